@@ -1,0 +1,58 @@
+"""showtell trains, measures and explains image captioners: a CNN reads a photo, an LSTM tells what it shows.
+
+The names below are the public ones. They are imported when first used, so that `showtell --help` never waits for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from showtell.config import Recipe, load_recipe
+    from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
+    from showtell.errors import ShowtellError
+    from showtell.inference import Caption, Captioner, Word
+    from showtell.metrics import evaluate
+    from showtell.training.run import train
+
+_HOMES = {
+    "Annotations": "showtell.data.annotations",
+    "Caption": "showtell.inference",
+    "CaptionedImage": "showtell.data.annotations",
+    "Captioner": "showtell.inference",
+    "Recipe": "showtell.config",
+    "ShowtellError": "showtell.errors",
+    "Word": "showtell.inference",
+    "evaluate": "showtell.metrics",
+    "load_recipe": "showtell.config",
+    "read_annotations": "showtell.data.annotations",
+    "train": "showtell.training.run",
+}
+
+__all__ = [
+    "Annotations",
+    "Caption",
+    "CaptionedImage",
+    "Captioner",
+    "Recipe",
+    "ShowtellError",
+    "Word",
+    "__version__",
+    "evaluate",
+    "load_recipe",
+    "read_annotations",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'showtell' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

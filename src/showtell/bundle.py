@@ -1,0 +1,165 @@
+"""The bundle is the model: a folder with model.safetensors, config.json, tokenizer.json and README.md. No pickles."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from showtell.config import Recipe, parse_recipe
+from showtell.data.vocabulary import Vocabulary
+from showtell.errors import BundleError
+from showtell.images import ImageTransform
+from showtell.model.captioner import CaptionerModel
+from showtell.model.decoders import Decoder, build_decoder
+from showtell.model.encoder import Encoder
+
+FORMAT_VERSION = 1
+_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A captioner as it was saved, in `eval()`."""
+
+    path: Path
+    encoder: Encoder
+    decoder: Decoder
+    vocabulary: Vocabulary
+    transform: ImageTransform
+    search: dict[str, Any]  # decoding defaults
+    config: dict[str, Any]  # config.json
+    grid: tuple[int, int] | None
+
+
+def build_model(recipe: Recipe, encoder: Encoder, vocabulary_size: int) -> CaptionerModel:
+    """The model that a recipe describes, its decoder freshly initialised."""
+    options = recipe.decoder.model_dump()
+    decoder = build_decoder(
+        options.pop("name"), feature_size=encoder.feature_size, vocabulary_size=vocabulary_size, **options
+    )
+    return CaptionerModel(encoder, decoder)
+
+
+def build_encoder(recipe: Recipe, *, weights: Path | None = None, pretrained: bool | None = None) -> Encoder:
+    """The encoder that a recipe describes; weights from a file, from the hub, or none (`pretrained=False`)."""
+    options = recipe.encoder.model_dump()
+    wanted = options.pop("pretrained")
+    return Encoder(**options, weights=weights, pretrained=wanted if pretrained is None else pretrained)
+
+
+def save_bundle(
+    folder: Path,
+    *,
+    model: CaptionerModel,
+    vocabulary: Vocabulary,
+    recipe: Recipe,
+    training: Mapping[str, Any],
+    card: str,
+) -> None:
+    """Writes a bundle; each file appears whole or not at all, config.json last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in unique_tensors(model).items()}
+    config = {
+        "format_version": FORMAT_VERSION,
+        "recipe": recipe.model_dump(mode="json"),
+        "transform": model.encoder.transform.to_dict(),
+        "vocabulary_size": len(vocabulary),
+        "training": dict(training),
+    }
+    _write(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    _write(folder / "tokenizer.json", lambda path: vocabulary.save(path))
+    _write(folder / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    _write(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
+    """Reads a bundle without executing code. `BundleError` if it is missing, incomplete, newer or broken."""
+    folder = Path(path)
+    config = _read_config(folder)
+    recipe = parse_recipe(config["recipe"], where=str(folder / "config.json"))
+    vocabulary = Vocabulary.load(folder / "tokenizer.json")
+    if len(vocabulary) != config["vocabulary_size"]:
+        raise BundleError(
+            f"{folder}: tokenizer.json has {len(vocabulary)} tokens, the model {config['vocabulary_size']}; "
+            "the files are not of the same bundle"
+        )
+    model = build_model(recipe, build_encoder(recipe, pretrained=False), len(vocabulary))
+    load_weights(folder, model)
+    model.eval().requires_grad_(False).to(device)
+    transform = ImageTransform.from_dict(config["transform"])
+    if transform != model.encoder.transform:
+        raise BundleError(f"{folder}: its transform is not the one its encoder builds; train it again with this version")
+    return Bundle(
+        path=folder,
+        encoder=model.encoder,
+        decoder=model.decoder,
+        vocabulary=vocabulary,
+        transform=transform,
+        search=recipe.search.model_dump(),
+        config=config,
+        grid=model.encoder.grid,
+    )
+
+
+def load_weights(folder: Path, model: CaptionerModel) -> None:
+    """Puts a bundle's weights into `model`; `BundleError` where they do not fit."""
+    path = folder / "model.safetensors"
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path} cannot be read ({error}); copy the bundle again") from None
+    wanted = unique_tensors(model)
+    wrong = sorted(found.keys() ^ wanted.keys()) + [n for n in wanted if n in found and found[n].shape != wanted[n].shape]
+    if wrong:
+        raise BundleError(f"{path}: {len(wrong)} tensors do not fit the model that config.json describes, first {wrong[0]}")
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(found[name])
+
+
+def unique_tensors(model: CaptionerModel) -> dict[str, Tensor]:
+    """Parameters and buffers by name, a tensor that two modules share only once."""
+    seen: set[int] = set()
+    unique = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            unique[name] = tensor
+    return unique
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    missing = [name for name in _FILES if not (folder / name).is_file()]
+    if missing:
+        nested = folder / "bundle"
+        hint = f"; did you mean {nested}?" if (nested / "config.json").is_file() else ""
+        raise BundleError(f"{folder} is not a bundle: {', '.join(missing)} is missing; expected a run's folder 'bundle'{hint}")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        version = int(config["format_version"])
+        config["recipe"], config["transform"], config["vocabulary_size"]
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        raise BundleError(f"{folder / 'config.json'} is broken; copy the bundle again") from None
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"{folder} has format version {version}, this showtell reads up to {FORMAT_VERSION}; install a newer showtell"
+        )
+    return dict(config)
+
+
+def _write(path: Path, write: Any) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    write(temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,86 @@
+"""The command line: `showtell data · train · evaluate · caption · trace · demo`.
+
+Exit codes: 0 done; 1 some inputs failed and the rest were done; 2 wrong input; 130 interrupted. Results go to stdout,
+progress and notes to stderr. Nothing heavy is imported before the arguments are known to make sense.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import showtell
+from showtell.commands import caption, data, demo, evaluate, trace, train
+from showtell.errors import ShowtellError
+
+
+class _PoliteGroup(TyperGroup):
+    """Turns what a user can cause into one sentence on stderr and an exit code; our own bugs keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except ShowtellError as error:
+            _fail(str(error), 2)
+        except KeyboardInterrupt as error:
+            _fail(str(error) or "interrupted", 130)
+        except BrokenPipeError:  # the reader has seen enough: `showtell caption … | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _fail(f"{error.filename}: {(error.strerror or type(error).__name__).lower()}", 2)
+        return result
+
+
+app = typer.Typer(
+    cls=_PoliteGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # importing rich for the help alone takes longer than all the rest
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data.app, name="data")
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("caption")(caption.caption)
+app.command("trace")(trace.trace)
+app.command("demo")(demo.demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"showtell {showtell.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and stop.")
+    ] = False,
+) -> None:
+    """Train, measure and explain image captioners: a CNN reads a photo, an LSTM tells what it shows."""
+
+
+def _fail(sentence: str, code: int) -> None:
+    typer.echo(f"showtell: {sentence}", err=True)
+    raise typer.Exit(code)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command, by default that of the process, and leaves by `SystemExit`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text, a terminal may know no "…"
+    app(args=arguments, prog_name="showtell")
+    return 0

@@ -1,0 +1,1 @@
+"""One file a command. They parse, check and print; what they do lives elsewhere."""

@@ -1,0 +1,147 @@
+"""`showtell caption`: captions as they come, of files, folders, patterns and standard input."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from showtell.commands.terminal import need_bundle, note
+from showtell.errors import DataError, ImageError
+
+if TYPE_CHECKING:
+    from showtell.inference import Caption
+
+Input = tuple[str, Path | bytes]  # what it is called in the output, and what is opened
+
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a")  # the other formats have a NUL, which no path has
+
+
+def caption(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, e.g. runs/flickr8k-attention/bundle.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Files, folders, patterns; '-' reads stdin: paths, or one image."),
+    ],
+    format: Annotated[Literal["text", "jsonl", "csv"], typer.Option(help="What is printed.")] = "text",
+    n: Annotated[int, typer.Option("--n", min=1, max=100, help="Captions an image.")] = 1,
+    beam: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Beams an image [default: the bundle's, or n where that is more]."),
+    ] = None,
+) -> None:
+    """Caption images. A broken one is reported on stderr and the rest go on (exit code 1)."""
+    if beam is not None and n > beam:
+        raise typer.BadParameter(f"--n {n} captions need --beam {n} or more, found {beam}")
+    need_bundle(bundle)
+    inputs = list_inputs(images)
+    from showtell.inference import Captioner
+
+    captioner = Captioner.load(bundle)
+    names: deque[str] = deque()
+    results = captioner.caption_each(_sources(inputs, names), beam=beam, n=n)
+    done = failed = 0
+    try:
+        for line in _header(format):
+            typer.echo(line)
+        for result in results:
+            name = names.popleft()
+            if isinstance(result, ImageError):
+                failed += 1
+                note(one_line(str(result)))
+                continue
+            done += 1
+            for line in _FORMATS[format](name, result, n):
+                typer.echo(line)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted after {done} captioned images; what was printed is whole") from None
+    if not done:
+        raise DataError(f"no image was captioned: {'all ' + str(failed) + ' failed' if failed else 'none was given'}")
+    if failed:
+        note(f"{done} captioned, {failed} failed")
+        raise typer.Exit(1)
+
+
+def list_inputs(arguments: Iterable[str]) -> Iterator[Input]:
+    """Every image that the arguments name. Wrong ones raise `DataError` here, before anything is loaded."""
+    from showtell.images import find_images
+
+    parts: list[Callable[[], Iterator[Input]]] = []
+    for argument in arguments:
+        if argument == "-":
+            parts.append(read_stdin)
+        else:
+            found: list[Input] = [(str(path), path) for path in find_images([argument])]
+            parts.append(lambda found=found: iter(found))  # type: ignore[misc]
+    return (item for part in parts for item in part())
+
+
+def read_stdin() -> Iterator[Input]:
+    """Paths, one a line; or, where standard input starts like an image file, that image, called '-'."""
+    stream = sys.stdin.buffer
+    head = stream.read(16)
+    if head.startswith(_MAGIC) or b"\0" in head or head[8:12] == b"WEBP":
+        yield "-", head + stream.read()
+        return
+    begun = head if head.endswith(b"\n") else head + stream.readline()
+    for lines in (io.BytesIO(begun), stream):
+        for line in lines:
+            name = os.fsdecode(line.rstrip(b"\r\n"))
+            if name.strip():
+                yield name, Path(name)
+
+
+def one_line(text: str) -> str:
+    """Text whose line breaks (a file's name may have some) are written out."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _sources(inputs: Iterable[Input], names: deque[str]) -> Iterator[Path | bytes]:
+    """What the captioner opens; it reads ahead, so the names wait in `names`."""
+    for name, source in inputs:
+        names.append(name)
+        yield source
+
+
+def _header(format: str) -> list[str]:
+    return ["image,rank,caption,log_prob"] if format == "csv" else []
+
+
+def _ranked(best: Caption, n: int) -> list[Caption]:
+    return [best, *best.alternatives][:n]
+
+
+def _text(name: str, best: Caption, n: int) -> Iterator[str]:
+    yield f"{one_line(name)}: {best.text}"
+    for other in _ranked(best, n)[1:]:
+        yield f"    {other.text}  ({other.log_prob:.2f})"
+
+
+def _jsonl(name: str, best: Caption, n: int) -> Iterator[str]:
+    value = {"image": name, **_values(best), "words": [{"text": w.text, "log_prob": w.log_prob} for w in best.words]}
+    if n > 1:
+        value["alternatives"] = [_values(other) for other in _ranked(best, n)[1:]]
+    yield json.dumps(value, ensure_ascii=False)
+
+
+def _csv(name: str, best: Caption, n: int) -> Iterator[str]:
+    for rank, item in enumerate(_ranked(best, n), start=1):
+        row = io.StringIO()
+        csv.writer(row, lineterminator="").writerow([name, rank, item.text, f"{item.log_prob:.6f}"])
+        yield row.getvalue()
+
+
+def _values(item: Caption) -> dict[str, object]:
+    return {"caption": item.text, "log_prob": item.log_prob, "score": item.score}
+
+
+_FORMATS: dict[str, Callable[[str, Caption, int], Iterator[str]]] = {"text": _text, "jsonl": _jsonl, "csv": _csv}

@@ -1,0 +1,75 @@
+"""What commands share: notes and progress on stderr, arguments that are checked before torch is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from showtell.errors import BundleError, DataError, RecipeError
+
+ProgressCallback = Callable[[str, int, int], None]
+
+
+def note(text: str) -> None:
+    """A sentence for people, on stderr."""
+    typer.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:
+    """One object on stdout, and nothing else."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[ProgressCallback]:
+    """A function (what, done, total) that draws bars on stderr where that is a terminal, and is silent elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        current: tuple[str, TaskID] | None = None
+
+        def update(what: str, done: int, total: int) -> None:
+            nonlocal current
+            if current is None or current[0] != what:
+                if current is not None:
+                    bars.remove_task(current[1])
+                current = (what, bars.add_task(what, total=total))
+            bars.update(current[1], completed=done, total=total)
+
+        yield update
+
+
+def need_data(path: Path) -> Path:
+    """The path of a data set that exists."""
+    if not path.exists():
+        raise DataError(
+            f"no data set at '{path}'; expected a folder of images and captions, or its caption file: name it with --data"
+        )
+    return path
+
+
+def need_bundle(path: Path) -> Path:
+    """A folder that looks like a bundle; whether it is whole is seen when it is loaded."""
+    if (path / "config.json").is_file():
+        return path
+    nested = path / "bundle"
+    hint = f"did you mean '{nested}'?" if (nested / "config.json").is_file() else "train one with  showtell train"
+    found = "has no config.json" if path.is_dir() else "is not a folder"
+    raise BundleError(f"'{path}' {found}; expected a bundle (model.safetensors, config.json, tokenizer.json); {hint}")
+
+
+def need_file(path: Path, option: str) -> Path:
+    """A file that exists."""
+    if not path.is_file():
+        raise RecipeError(f"{option} {path}: no such file")
+    return path

@@ -1,0 +1,25 @@
+"""`showtell trace`: one image after every stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from showtell.commands.terminal import need_bundle
+
+
+def trace(
+    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
+    image: Annotated[Path, typer.Argument(help="An image.")],
+) -> None:
+    """Print one image after every stage: its shape, and the file and line that made it."""
+    need_bundle(bundle)
+    from showtell.images import open_image
+
+    open_image(image)  # a wrong image is answered before torch is imported
+    from showtell.trace import trace_image
+
+    for stage in trace_image(bundle, image):
+        typer.echo(stage.line())

@@ -1,0 +1,77 @@
+"""`showtell train`: a recipe becomes a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from showtell.commands.terminal import need_data, need_file, note, progress
+
+if TYPE_CHECKING:
+    from showtell.config import Recipe
+    from showtell.training.run import TrainResult
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe: a TOML file, or the name of a built-in one.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Changes to the recipe.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The data set, instead of the recipe's data.path.")
+    ] = None,
+    encoder_weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The encoder's weights as .safetensors, instead of the hub's.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The run's folder [default: runs/<recipe>]; its bundle is DIR/bundle."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run exactly.")] = False,
+) -> None:
+    """Train a captioner; every epoch ends with BLEU-1…4, ROUGE-L and CIDEr on the validation split."""
+    from showtell.config import load_recipe
+
+    resolved = load_recipe(recipe, overrides or [])
+    need_data(data or Path(resolved.data.path))
+    if encoder_weights is not None:
+        need_file(encoder_weights, "--encoder-weights")
+    folder = out or Path("runs") / resolved.name
+    result = _run(resolved, data=data, encoder_weights=encoder_weights, out=folder, resume=resume)
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.scores.items())
+    typer.echo(f"best epoch {result.best_epoch} of {result.epochs} (validation: {scores})")
+    typer.echo(f"bundle: {result.bundle}")
+
+
+def _run(recipe: Recipe, *, data: Path | None, encoder_weights: Path | None, out: Path, resume: bool) -> TrainResult:
+    note(f"recipe {recipe.model_dump_json()}")
+    from showtell.training.run import train as train_recipe
+    from showtell.training.runlog import EpochReport
+
+    def report(epoch: EpochReport) -> None:
+        typer.echo(epoch.line())
+        for sample in epoch.samples:
+            note(f"    {sample}")
+
+    try:
+        with progress() as bar:
+            return train_recipe(
+                recipe, data=data, encoder_weights=encoder_weights, out=out, resume=resume,
+                report=report, note=note, progress=bar,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_left_behind(out)) from None
+
+
+def _left_behind(out: Path) -> str:
+    kept = [
+        sentence
+        for file, sentence in (
+            ("checkpoint.safetensors", f"add --resume to continue from the checkpoint in {out}"),
+            ("bundle/config.json", f"the best epoch so far is {out / 'bundle'}"),
+        )
+        if (out / file).is_file()
+    ]
+    return "interrupted; " + ("; ".join(kept) or "nothing was saved yet")

@@ -1,0 +1,198 @@
+"""The recipe: all that decides a training run, as frozen, typed values read from TOML."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from showtell.errors import RecipeError
+
+_BUILT_IN = Path(__file__).parent / "recipes"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataConfig(_Section):
+    """Where the samples come from and how captions become tokens."""
+
+    path: str = "flickr8k"
+    val: float = Field(0.1, gt=0, lt=1, description="share of images, where the data has no split of its own")
+    test: float = Field(0.1, ge=0, lt=1)
+    split_seed: int = 0
+    vocabulary: Literal["word", "bpe"] = "word"
+    min_count: int = Field(5, ge=1, description="rarer words become <unk> (word)")
+    vocabulary_size: int = Field(8000, ge=10, description="number of subwords (bpe)")
+    max_tokens: int = Field(30, ge=2, description="longer captions are cut for training")
+    cache: str = Field("", description="folder of the feature cache; empty: one per encoder below the user's cache")
+
+
+class EncoderConfig(_Section):
+    """The CNN. Neither its normalisation nor its input size is guessed: both come with the weights."""
+
+    name: str = "inception_v3.tf_in1k"
+    layer: str = Field("", description="a module's name, e.g. Mixed_7a; empty: the last one before the classifier")
+    pooled: bool = Field(False, description="True: one vector an image (1×1×F); False: the grid (R×F)")
+    pretrained: bool = True
+    image_size: int = Field(0, ge=0, description="0: the weights' own")
+    crop: Literal["", "center", "squash"] = Field("", description="empty: the weights' own; squash: the whole frame")
+
+
+class DecoderConfig(_Section):
+    """The LSTM. `attention` (its width) and `gate` matter to the attention decoder alone."""
+
+    name: str = "attention"
+    embedding: int = Field(512, ge=1)
+    hidden: int = Field(512, ge=1)
+    layers: int = Field(1, ge=1, le=8)
+    attention: int = Field(512, ge=1)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    tied: bool = Field(False, description="the output layer shares the word embeddings (needs embedding == hidden for lstm)")
+
+
+class PhaseConfig(_Section):
+    """A stretch of training. Without `encoder_from` the CNN is left alone and the feature cache is used."""
+
+    epochs: int = Field(20, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    encoder_from: str = Field("", description="train the CNN from this module on, e.g. Mixed_6e")
+    encoder_lr: float = Field(1e-5, gt=0)
+    batch_images: int = Field(0, ge=0, description="0: the one of [train]")
+    augment: bool = Field(True, description="random crops, mirror images, where the images are read (CNN + LSTM)")
+
+
+class TrainConfig(_Section):
+    """How the weights are found."""
+
+    seed: int = 0
+    batch_images: int = Field(32, ge=1, description="images a batch; each brings all of its captions, up to captions_per_image")
+    captions_per_image: int = Field(5, ge=1)
+    accumulate: int = Field(1, ge=1)
+    precision: Literal["auto", "no", "bf16", "fp16"] = Field("auto", description="auto: bf16 where it is native")
+    weight_decay: float = Field(0.0, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    doubly_stochastic: float = Field(0.0, ge=0)
+    warmup: int = Field(0, ge=0, description="steps of linear warm-up in each phase")
+    cosine: bool = Field(True, description="the learning rate falls to a twentieth along a half cosine in each phase")
+    clip: float = Field(5.0, ge=0, description="largest norm of the gradient; 0: unlimited")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights that are scored and kept; 0: none")
+    patience: int = Field(5, ge=1, description="epochs without a better validation CIDEr that end a phase")
+    max_phases: int = Field(0, ge=0, description="0: all")
+    workers: int = Field(2, ge=1, description="threads that decode images")
+    checkpoint_steps: int = Field(0, ge=0, description="also write a checkpoint after so many steps; 0: after each epoch")
+    phases: tuple[PhaseConfig, ...] = Field((PhaseConfig(),), min_length=1)
+
+
+class SearchConfig(_Section):
+    """Decoding defaults: used for validation, stored in the bundle."""
+
+    beam: int = Field(3, ge=1, le=100)
+    length_penalty: float = Field(1.0, ge=0)
+    max_length: int = Field(25, ge=1)
+    no_repeat_ngram: int = Field(0, ge=0)
+
+    def describe(self) -> str:
+        """The decoding, as a protocol names it."""
+        return f"beam {self.beam}, length normalisation {self.length_penalty:g}"
+
+
+class Recipe(_Section):
+    """A whole run, resolved: printed, saved with the run and saved in the bundle."""
+
+    name: str = "recipe"
+    data: DataConfig = DataConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    train: TrainConfig = TrainConfig()
+    search: SearchConfig = SearchConfig()
+
+    def phases(self) -> tuple[PhaseConfig, ...]:
+        """The phases that will be run, `train.max_phases` applied."""
+        return self.train.phases[: self.train.max_phases or None]
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a TOML file, or a built-in one by its name, with `section.key=value` overrides applied.
+
+    Raises `RecipeError` for a missing file, broken TOML, an unknown key (with the nearest name) or a wrong value.
+    """
+    path = find_recipe(source)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not a TOML file: {error}") from None
+    for override in overrides:
+        _apply(raw, override)
+    raw.setdefault("name", path.stem)
+    return parse_recipe(raw, where=str(path))
+
+
+def parse_recipe(raw: dict[str, Any], *, where: str) -> Recipe:
+    """The recipe that nested dictionaries describe; `where` names their source in errors."""
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: " + "; ".join(_explain(dict(e)) for e in error.errors())) from None
+
+
+def find_recipe(source: str | Path) -> Path:
+    """The file of a recipe given as a path or as a built-in recipe's name."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    built_in = _BUILT_IN / f"{source}.toml"
+    if built_in.is_file():
+        return built_in
+    names = sorted(p.stem for p in _BUILT_IN.glob("*.toml"))
+    near = difflib.get_close_matches(path.stem, names, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"built in are {', '.join(names)}"
+    raise RecipeError(f"no recipe '{source}': expected a TOML file or the name of a built-in recipe; {hint}")
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Sets one `section.key=value` in place; a value is TOML, and a bare word is a string."""
+    key, separator, text = override.partition("=")
+    *sections, last = key.strip().split(".")
+    if not separator or not sections or not last:
+        raise RecipeError(f"'{override}' is not an override: expected section.key=value, as in train.patience=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = raw
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"'{override}': '{section}' holds a value or a list, not a section")
+    table[last] = value
+
+
+def _explain(error: dict[str, Any]) -> str:
+    """One pydantic error as a sentence; unknown keys get the nearest known name."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] != "extra_forbidden":
+        return f"'{key}' is {json.dumps(error['input'], default=str)}: {error['msg'].lower()}"
+    known = _known_keys(location[:-1])
+    near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
+    return f"unknown key '{key}'; {hint}"
+
+
+def _known_keys(sections: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for section in sections:
+        if section == "phases":
+            model = PhaseConfig
+        elif not section.isdigit():
+            annotation = model.model_fields[section].annotation
+            assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+            model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,188 @@
+"""Any known format -> `CaptionedImage`s. Everything after this module is format-free; nothing here imports torch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from showtell.errors import DataError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train", "training": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val",
+    "dev": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedImage:
+    """One image and what people said of it. `split` is None where the data's own lists leave it out."""
+
+    image_id: str
+    path: Path
+    captions: tuple[str, ...]
+    split: Split | None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong in the data, by file and line (None: the file as a whole)."""
+
+    file: str
+    line: int | None
+    kind: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line is not None else self.file
+        return f"{place}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A data set as it was found."""
+
+    format: str
+    root: Path
+    images: tuple[CaptionedImage, ...]
+    problems: tuple[Problem, ...]
+
+    def split(self, name: str) -> tuple[CaptionedImage, ...]:
+        """The images of a split ("dev" means "val"); `DataError` naming the splits that are there if it has none."""
+        wanted = SPLIT_NAMES.get(name.lower())
+        chosen = tuple(image for image in self.images if wanted is not None and image.split == wanted)
+        if not chosen:
+            sizes = ", ".join(f"{s} ({n})" for s in SPLITS if (n := sum(i.split == s for i in self.images)))
+            raise DataError(f"{self.root} has no image in the split '{name}'; it has {sizes or 'no splits'}")
+        return chosen
+
+
+@dataclass
+class Draft:
+    """What a reader has gathered: captions by image, splits, and what was wrong. Readers of all formats fill one."""
+
+    root: Path
+    format: str
+    captions: dict[str, list[str]] = field(default_factory=dict)
+    splits: dict[str, Split] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)  # where the format itself says where an image lies
+    places: dict[str, tuple[str, int | None]] = field(default_factory=dict)  # where an image was first mentioned
+    problems: list[Problem] = field(default_factory=list)
+    has_splits: bool = False
+
+    def add(self, image: str, caption: str, *, file: Path, line: int | None) -> None:
+        """One caption of one image; an empty one becomes a problem instead."""
+        self.places.setdefault(image, (self.name(file), line))
+        if not caption.strip():
+            self.problem(file, line, "empty-caption", f"the caption of {image} is empty; it is left out")
+            return
+        self.captions.setdefault(image, []).append(" ".join(caption.split()))
+
+    def assign(self, image: str, split: str | None, *, file: Path, line: int | None) -> None:
+        """Puts an image into a split; a second, other split becomes a problem."""
+        known = SPLIT_NAMES.get((split or "").strip().lower())
+        if known is None:
+            if split:
+                self.problem(file, line, "unknown-split", f"'{split}' is no split; expected train, val or test")
+            return
+        self.has_splits = True
+        if self.splits.setdefault(image, known) != known:
+            self.problem(file, line, "two-splits", f"{image} is in {self.splits[image]} and in {known}; kept in the first")
+
+    def problem(self, file: Path, line: int | None, kind: str, message: str) -> None:
+        """Notes something wrong."""
+        self.problems.append(Problem(self.name(file), line, kind, message))
+
+    def name(self, file: Path) -> str:
+        """A file's path as problems print it: relative to the data set."""
+        return str(file.relative_to(self.root)) if file.is_relative_to(self.root) else str(file)
+
+    def find(self, folders: Iterable[Path]) -> None:
+        """Looks images up by name in `folders`, for those whose path the format does not say."""
+        found: dict[str, Path] = {}
+        for folder in folders:
+            for path in sorted(folder.iterdir()):
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    found.setdefault(path.name, path)
+                    found.setdefault(path.stem, path)
+        for image in self.captions.keys() | self.splits.keys():
+            if image not in self.paths and Path(image).name in found:
+                self.paths[image] = found[Path(image).name]
+        self._uncaptioned = [p for p in found.values() if p.name not in self.captions and p.stem not in self.captions]
+        for path in dict.fromkeys(self._uncaptioned):
+            if path not in self.paths.values():
+                self.problem(path, None, "no-caption", f"{path.name} has no caption; it is left out")
+
+
+def read_annotations(
+    path: Path, *, val: float = 0.1, test: float = 0.1, seed: int = 0, require_images: bool = True
+) -> Annotations:
+    """The data set in a folder, or that an annotation file describes; its format is found out by looking.
+
+    Images whose file is missing are problems and are left out, unless `require_images` is False. Data without splits
+    are split by image, seeded, in the proportions `val` and `test`. Raises `DataError` where nothing can be read.
+    """
+    from showtell.data.formats import read_draft
+
+    draft = read_draft(path)
+    images = _images(draft, require_images=require_images)
+    if not images:
+        raise DataError(_nothing(draft))
+    if not draft.has_splits:
+        images = _split(images, val=val, test=test, seed=seed)
+    _assert_disjoint(images)
+    return Annotations(draft.format, draft.root, tuple(images), tuple(draft.problems))
+
+
+def _images(draft: Draft, *, require_images: bool) -> list[CaptionedImage]:
+    """Images with captions and, where required, a file; what is left out is noted."""
+    images = []
+    for image, captions in draft.captions.items():
+        path = draft.paths.get(image)
+        if path is None or not path.is_file():
+            file, line = draft.places[image]
+            message = f"{image} has {len(captions)} captions and no image file; it is left out"
+            draft.problems.append(Problem(file, line, "missing-image", message))
+            if require_images:
+                continue
+        images.append(CaptionedImage(image, path or draft.root / image, tuple(captions), draft.splits.get(image)))
+    for image in draft.splits.keys() - draft.captions.keys():
+        file, line = draft.places.get(image, (str(draft.root), None))
+        draft.problems.append(Problem(file, line, "no-caption", f"{image} is in {draft.splits[image]} and has no caption"))
+    return images
+
+
+def _split(images: list[CaptionedImage], *, val: float, test: float, seed: int) -> list[CaptionedImage]:
+    """Splits by image; the same image gets the same split whatever order the data came in."""
+    if val + test >= 1:
+        raise DataError(f"val {val} and test {test} leave nothing to train on; their sum must be below 1")
+    shuffled = sorted(images, key=lambda image: image.image_id)
+    random.Random(seed).shuffle(shuffled)
+    held_out, tested = (max(1, round(share * len(images))) if share else 0 for share in (val, test))
+    names: dict[str, Split] = {i.image_id: "val" for i in shuffled[:held_out]}
+    names |= {i.image_id: "test" for i in shuffled[held_out : held_out + tested]}
+    return [CaptionedImage(i.image_id, i.path, i.captions, names.get(i.image_id, "train")) for i in images]
+
+
+def _assert_disjoint(images: Iterable[CaptionedImage]) -> None:
+    seen: dict[str, Split | None] = {}
+    for image in images:
+        assert seen.setdefault(image.image_id, image.split) == image.split, image.image_id
+
+
+def _nothing(draft: Draft) -> str:
+    kinds = _counted(problem.kind for problem in draft.problems)
+    found = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no captions"
+    return f"{draft.root} was read as {draft.format} and holds no image with a caption ({found}); expected both"
+
+
+def _counted(kinds: Iterable[str]) -> Mapping[str, int]:
+    counts: dict[str, int] = {}
+    for kind in kinds:
+        counts[kind] = counts.get(kind, 0) + 1
+    return counts

@@ -1,0 +1,142 @@
+"""Batches for training: groups of captions of the same image, so that what depends on the image alone is done once.
+
+B images · K captions of an image · T steps · R regions · F feature size · S side of the input in pixels
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from showtell.data.annotations import CaptionedImage
+from showtell.data.features import FeatureCache
+from showtell.data.mirror import mirror_caption, mirrorable
+from showtell.data.vocabulary import Vocabulary
+from showtell.images import ImageTransform, open_image
+
+_POOL = 16  # batches that are sorted by length together: little padding, and still another order every epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`inputs` are features (B,R,F) or images (B,3,S,S); `tokens` (B,K,T) start with `<start>`, padded with 0."""
+
+    inputs: Tensor
+    tokens: Tensor
+    image_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Up to K captions of one image: the unit that is shuffled."""
+
+    image: CaptionedImage
+    captions: tuple[str, ...]
+    tokens: tuple[tuple[int, ...], ...]
+
+
+def make_groups(
+    images: Sequence[CaptionedImage], vocabulary: Vocabulary, *, captions_per_image: int, max_tokens: int
+) -> list[Group]:
+    """Every caption of every image, in groups of at most `captions_per_image`; longer captions are cut."""
+    groups = []
+    for image in images:
+        encoded = [tuple(ids[: max_tokens + 1]) for ids in vocabulary.encode_all(image.captions)]
+        for i in range(0, len(encoded), captions_per_image):
+            chunk = slice(i, i + captions_per_image)
+            groups.append(Group(image, image.captions[chunk], tuple(encoded[chunk])))
+    return groups
+
+
+def epoch_order(groups: Sequence[Group], *, batch_images: int, seed: int, epoch: int) -> list[list[Group]]:
+    """The batches of an epoch: each group once, of like length within a batch, decided by (seed, epoch) alone."""
+    draw = random.Random(f"order {seed} {epoch}")
+    shuffled = list(groups)
+    draw.shuffle(shuffled)
+    pool = batch_images * _POOL
+    batches = []
+    for start in range(0, len(shuffled), pool):
+        part = sorted(shuffled[start : start + pool], key=lambda group: max(map(len, group.tokens)))
+        batches += [part[i : i + batch_images] for i in range(0, len(part), batch_images)]
+    draw.shuffle(batches)
+    return batches
+
+
+def pad(rows: Sequence[Sequence[Sequence[int]]], pad_id: int = 0) -> Tensor:
+    """Token ids of B images × up to K captions × up to T tokens -> (B,K,T)."""
+    width = max(len(captions) for captions in rows)
+    steps = max(len(ids) for captions in rows for ids in captions)
+    tokens = torch.full((len(rows), width, steps), pad_id, dtype=torch.long)
+    for i, captions in enumerate(rows):
+        for k, ids in enumerate(captions):
+            tokens[i, k, : len(ids)] = torch.tensor(ids)
+    return tokens
+
+
+def feature_batches(order: Sequence[Sequence[Group]], cache: FeatureCache) -> Iterator[Batch]:
+    """Batches whose inputs come from the cache: the CNN is left alone."""
+    for groups in order:
+        rows = [cache.row(group.image.path) for group in groups]
+        assert None not in rows, "the cache is filled before training"
+        features = cache.rows([row for row in rows if row is not None])  # (B,R,F)
+        yield Batch(features, pad([g.tokens for g in groups]), tuple(g.image.image_id for g in groups))
+
+
+def image_batches(
+    order: Sequence[Sequence[Group]],
+    *,
+    transform: ImageTransform,
+    vocabulary: Vocabulary,
+    augment: bool,
+    seed: int,
+    epoch: int,
+    workers: int,
+    max_tokens: int,
+) -> Iterator[Batch]:
+    """Batches whose inputs are the images themselves, decoded in threads one batch ahead: CNN + LSTM."""
+    encode: Callable[[str], tuple[int, ...]] = lambda text: tuple(vocabulary.encode(text)[: max_tokens + 1])  # noqa: E731
+
+    def load(group: Group) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], tuple[tuple[int, ...], ...]]:
+        image = open_image(group.image.path)
+        if not augment:
+            return transform(image), group.tokens
+        draw = random.Random(f"augment {seed} {epoch} {group.image.image_id} {group.captions[0]}")
+        image, captions = augment_sample(image, group.captions, draw)
+        return transform(image), tuple(map(encode, captions))
+
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = [pool.map(load, groups) for groups in order[:1]]
+        for index, groups in enumerate(order):
+            waiting += [pool.map(load, ahead) for ahead in order[index + 1 : index + 2]]
+            pixels, tokens = zip(*waiting.pop(0), strict=True)
+            yield Batch(torch.from_numpy(np.stack(pixels)), pad(tokens), tuple(g.image.image_id for g in groups))
+
+
+def augment_sample(
+    image: Image.Image, captions: tuple[str, ...], draw: random.Random
+) -> tuple[Image.Image, tuple[str, ...]]:
+    """A random crop of at least 80 % of each side; half of the time mirrored, with "left" and "right" swapped.
+
+    An image is mirrored only where each of its captions can be.
+    """
+    width, height = image.size
+    w, h = (max(1, round(side * draw.uniform(0.8, 1.0))) for side in (width, height))
+    left, top = draw.randint(0, width - w), draw.randint(0, height - h)
+    image = image.crop((left, top, left + w, top + h))
+    if draw.random() < 0.5 and all(map(mirrorable, captions)):
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        captions = tuple(map(mirror_caption, captions))
+    return image, captions
+
+
+def image_paths(images: Sequence[CaptionedImage]) -> list[Path]:
+    """The files of images, in order."""
+    return [image.path for image in images]

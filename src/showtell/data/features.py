@@ -1,0 +1,268 @@
+"""The feature cache: every image encoded once, in half precision, memory-mapped.
+
+A cache is a folder: `cache.json` (whose features these are), `features.f16` (rows of R·F numbers) and `index.jsonl` (one line
+an image: content digest, row, path, size, time). Rows are written before their lines, so that a process that dies leaves
+at worst rows without a line, which the next one overwrites. An image is known by its content: another folder, another
+split or another data set finds it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from showtell.errors import CacheError, ImageError
+from showtell.images import ImageTransform, open_image
+
+_VERSION = 1
+_LARGEST_HALF = 65504.0
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What tells an image on disk from another one without reading it."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> Key:
+        """The key of a file as it is now."""
+        stat = path.stat()
+        return cls(os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+
+
+class FeatureCache:
+    """Half-precision features of images, by content. One process writes at a time."""
+
+    def __init__(self, folder: Path, *, fingerprint: str, regions: int, feature_size: int) -> None:
+        """Opens or creates the cache in `folder`; `CacheError` if it holds another encoder's features."""
+        self.folder, self.regions, self.feature_size = folder, regions, feature_size
+        self._by_key: dict[Key, int] = {}
+        self._by_digest: dict[str, int] = {}
+        self._mapped: NDArray[np.float16] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        header = {"version": _VERSION, "fingerprint": fingerprint, "regions": regions, "feature_size": feature_size}
+        _check_header(folder / "cache.json", header)
+        self._read_index()
+
+    def __len__(self) -> int:
+        return max(self._by_digest.values(), default=-1) + 1
+
+    def row(self, path: Path) -> int | None:
+        """The row of an image's features; None if it was never encoded, or changed since."""
+        try:
+            return self._by_key.get(Key.of(path))
+        except OSError:
+            return None
+
+    def rows(self, indices: Sequence[int]) -> Tensor:
+        """Features (B,R,F) in single precision, on the CPU."""
+        if self._mapped is None or len(self._mapped) < len(self):
+            shape = (len(self), self.regions, self.feature_size)
+            self._mapped = np.memmap(self.folder / "features.f16", np.float16, "r", shape=shape)
+        return torch.from_numpy(self._mapped[np.asarray(indices, dtype=np.int64)]).float()
+
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[Callable[[Sequence[tuple[Key, str]], Tensor], None]]:
+        """A function that appends (keys with digests, features (B,R,F)); a second writer gets `CacheError`."""
+        with (self.folder / "index.jsonl").open("r+b") as index, (self.folder / "features.f16").open("r+b") as data:
+            _lock(index, self.folder)
+            _drop_torn_line(index)
+
+            def append(images: Sequence[tuple[Key, str]], features: Tensor) -> None:
+                first = len(self)
+                data.seek(first * self.regions * self.feature_size * 2)
+                half = features.float().clamp(-_LARGEST_HALF, _LARGEST_HALF).half().cpu().numpy()
+                data.write(half.tobytes())
+                data.flush()
+                self._add(index, [(key, digest, first + i) for i, (key, digest) in enumerate(images)])
+
+            yield append
+
+    def _alias(self, found: Sequence[tuple[Key, str]]) -> None:
+        """Remembers further files whose content is already here."""
+        with (self.folder / "index.jsonl").open("r+b") as index:
+            _lock(index, self.folder)
+            _drop_torn_line(index)
+            self._add(index, [(key, digest, self._by_digest[digest]) for key, digest in found])
+
+    def _add(self, index: IO[bytes], entries: Sequence[tuple[Key, str, int]]) -> None:
+        index.seek(0, os.SEEK_END)
+        for key, digest, row in entries:
+            line = {"digest": digest, "row": row, "path": key.path, "size": key.size, "mtime_ns": key.mtime_ns}
+            index.write(json.dumps(line).encode() + b"\n")
+            self._by_key[key] = self._by_digest[digest] = row
+        index.flush()
+
+    def _read_index(self) -> None:
+        (self.folder / "features.f16").touch()
+        index = self.folder / "index.jsonl"
+        index.touch()
+        whole = (self.folder / "features.f16").stat().st_size // (self.regions * self.feature_size * 2)
+        for line in index.read_bytes().splitlines():
+            try:
+                entry = json.loads(line)
+                key = Key(entry["path"], entry["size"], entry["mtime_ns"])
+                digest, row = entry["digest"], entry["row"]
+            except (ValueError, KeyError, TypeError):  # a line that a dying process tore
+                continue
+            if row < whole:
+                self._by_key[key] = self._by_digest[digest] = row
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An image that could not be encoded, and why."""
+
+    path: Path
+    reason: str
+
+
+def encode_into(
+    cache: FeatureCache,
+    paths: Sequence[Path],
+    *,
+    encode: Callable[[Tensor], Tensor],
+    transform: ImageTransform,
+    batch: int = 32,
+    workers: int = 2,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Failure]:
+    """Encodes the images that `cache` does not know yet; returns those that cannot be decoded.
+
+    `encode` maps normalised images (B,3,S,S) to features (B,R,F). Decoding runs in threads, two batches ahead, so
+    that memory stays flat and the encoder never waits. `progress` gets (images done, images to do).
+    """
+    missing = [path for path in dict.fromkeys(paths) if cache.row(path) is None]
+    progress(0, len(missing))
+    if not missing:
+        return []
+    failures: list[Failure] = []
+    done = 0
+    with cache.writer() as append, ThreadPoolExecutor(workers) as pool:
+        for loaded in _ahead(pool, [missing[i : i + batch] for i in range(0, len(missing), batch)], cache, transform):
+            failures += [item for item in loaded if isinstance(item, Failure)]
+            fresh = [item for item in loaded if isinstance(item, _Loaded)]
+            if fresh:
+                features = encode(torch.from_numpy(np.stack([item.pixels for item in fresh])))
+                append([(item.key, item.digest) for item in fresh], features)
+            done += len(loaded)
+            progress(done, len(missing))
+    known = [item for item in map(_digested, missing) if item and cache._by_key.get(item[0]) is None and item[1] in cache._by_digest]
+    if known:
+        cache._alias(known)
+    return failures
+
+
+def encode_all(
+    paths: Sequence[Path],
+    *,
+    encode: Callable[[Tensor], Tensor],
+    transform: ImageTransform,
+    batch: int = 32,
+    workers: int = 2,
+) -> Iterator[Tensor]:
+    """Features (B,R,F) of `paths`, batch by batch, kept nowhere: validation while the CNN itself is trained."""
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(paths), batch):
+            pixels = list(pool.map(lambda p: transform(open_image(p)), paths[start : start + batch]))
+            yield encode(torch.from_numpy(np.stack(pixels)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    key: Key
+    digest: str
+    pixels: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The content is in the cache already, or comes earlier in this very pass."""
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, chunks: list[list[Path]], cache: FeatureCache, transform: ImageTransform
+) -> Iterator[list[_Loaded | _Known | Failure]]:
+    seen = set(cache._by_digest)
+
+    def load(path: Path) -> _Loaded | _Known | Failure:
+        try:
+            key, data = Key.of(path), path.read_bytes()
+            digest = _digest(data)
+            if digest in seen:
+                return _Known()
+            seen.add(digest)
+            return _Loaded(key, digest, transform(open_image(data)))
+        except (ImageError, OSError) as error:
+            return Failure(path, str(error))
+
+    waiting = []
+    for chunk in chunks:
+        waiting.append([pool.submit(load, path) for path in chunk])
+        if len(waiting) > 2:
+            yield [future.result() for future in waiting.pop(0)]
+    for futures in waiting:
+        yield [future.result() for future in futures]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _digested(path: Path) -> tuple[Key, str] | None:
+    try:
+        return Key.of(path), _digest(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _check_header(path: Path, header: dict[str, Any]) -> None:
+    if not path.exists():
+        if any(path.parent.iterdir()):
+            raise CacheError(f"{path.parent} is not a feature cache and not empty; name another folder as data.cache")
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(header))
+        temporary.replace(path)
+        return
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = {}
+    if found != header:
+        raise CacheError(
+            f"{path.parent} holds features of another encoder (other weights, layer, size or transform: fingerprint "
+            f"{str(found.get('fingerprint'))[:12]}, expected {header['fingerprint'][:12]}); name another folder as data.cache"
+        )
+
+
+def _lock(file: IO[bytes], folder: Path) -> None:
+    """Keeps a second process from writing; released when the file is closed, or its process dies."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise CacheError(f"{folder} is being written by another process; wait for it, or set data.cache") from None
+
+
+def _drop_torn_line(index: IO[bytes]) -> None:
+    index.seek(0)
+    content = index.read()
+    index.truncate(content.rfind(b"\n") + 1)

@@ -1,0 +1,259 @@
+"""One reader a format; `read_draft` finds out which one by looking at the folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from showtell.data.annotations import IMAGE_SUFFIXES, Draft
+from showtell.errors import DataError
+
+_TOKEN_LINE = re.compile(r"^([^\t]+?)#(\w+)\t(.*)$")
+_MISKEYED = re.compile(r"^(.+\.(?:jpe?g|png))\.\d+$", re.IGNORECASE)
+_LIST_NAME = re.compile(r"(train|dev|val|test)[_.-]?images?|(?:^|[_.-])(train|dev|val|valid|test)(?:[_.-]|$)", re.IGNORECASE)
+_IMAGE_KEYS = ("image", "image_id", "file_name", "filename", "file", "path", "img", "image_path", "name")
+_CAPTION_KEYS = ("caption", "captions", "text", "sentence", "sentences", "comment", "description")
+_SPLIT_KEYS = ("split", "set", "subset", "fold")
+
+LOOKED_FOR = (
+    "Flickr's token file with image lists, captions.txt (Kaggle), dataset*.json (Karpathy), COCO annotation files, "
+    "a .csv, .tsv or .jsonl with the columns image and caption, or images with a .txt beside each"
+)
+
+
+def read_draft(path: Path) -> Draft:
+    """Everything a data set says, as it says it. `DataError` for a folder in which nothing is recognised."""
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"no folder or file {path}; expected a data set: {LOOKED_FOR}")
+    root = path if path.is_dir() else path.parent
+    for reader in (_read_token_file, _read_json, _read_table, _read_pairs):
+        draft = reader(path, root)
+        if draft is not None:
+            return draft
+    names = ", ".join(sorted(p.name for p in root.iterdir())[:6]) or "nothing"
+    raise DataError(f"{path} is no data set that showtell knows: found {names}; looked for {LOOKED_FOR}")
+
+
+def _read_token_file(path: Path, root: Path) -> Draft | None:
+    """Flickr8k and Flickr30k as published, and the seed's layout: `name.jpg#0<TAB>caption` lines and image lists."""
+    token_file = next((p for p in _files(path, (".txt", ".token", ".csv", "")) if _looks_like_tokens(p)), None)
+    if token_file is None:
+        return None
+    draft = Draft(root, "flickr (token file)")
+    for number, line in _lines(draft, token_file):
+        match = _TOKEN_LINE.match(line)
+        if match is None:
+            if line.strip():
+                draft.problem(token_file, number, "not-a-caption", f"expected NAME#N<TAB>CAPTION, found '{line[:40]}'")
+            continue
+        image, caption = match[1], match[3]
+        if (wrong := _MISKEYED.match(image)) is not None:
+            draft.problem(token_file, number, "mis-keyed", f"the key {image} is mis-keyed; read as {wrong[1]}")
+            image = wrong[1]
+        draft.add(image, caption, file=token_file, line=number)
+    for file in _files(path if path.is_dir() else root, (".txt",)):
+        match = _LIST_NAME.search(file.stem) if file != token_file else None
+        if match is not None:
+            _read_list(draft, file, (match[1] or match[2]).lower())
+    draft.find(_image_folders(root))
+    return draft
+
+
+def _read_list(draft: Draft, file: Path, split: str) -> None:
+    rows = [(number, line.strip()) for number, line in _lines(draft, file) if line.strip()]
+    if not rows or any("\t" in line or " " in line for _, line in rows[:5]):
+        return  # captions or something else, not a list of names
+    for number, image in rows:
+        image = image if image in draft.captions or Path(image).suffix else f"{image}.jpg"
+        draft.places.setdefault(image, (draft.name(file), number))
+        draft.assign(image, split, file=file, line=number)
+
+
+def _read_json(path: Path, root: Path) -> Draft | None:
+    """Karpathy's JSON and COCO's annotation files."""
+    for file in _files(path, (".json",)):
+        content = _json(file) if file.stat().st_size < 2**31 else None
+        if not isinstance(content, dict) or not isinstance(content.get("images"), list) or not content["images"]:
+            continue
+        first = content["images"][0]
+        if isinstance(first, dict) and "sentences" in first:
+            return _karpathy(root, file, content)
+        if isinstance(first, dict) and isinstance(content.get("annotations"), list):
+            return _coco(path, root)
+    return None
+
+
+def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
+    draft = Draft(root, "karpathy (JSON)")
+    folders = _image_folders(root)
+    for index, entry in enumerate(content["images"]):
+        if not isinstance(entry, dict) or "filename" not in entry:
+            draft.problem(file, None, "not-an-image", f"images[{index}] has no 'filename'; it is left out")
+            continue
+        image = str(entry["filename"])
+        for sentence in entry.get("sentences", []):
+            draft.add(image, str(sentence.get("raw") or " ".join(sentence.get("tokens", []))), file=file, line=None)
+        draft.places.setdefault(image, (draft.name(file), None))
+        draft.assign(image, entry.get("split"), file=file, line=None)
+        if entry.get("filepath"):
+            nested = [f / entry["filepath"] / image for f in (root, *folders)]
+            draft.paths |= {image: p for p in nested if p.is_file()}
+    draft.find(folders)
+    return draft
+
+
+def _coco(path: Path, root: Path) -> Draft:
+    """captions_train*.json, captions_val*.json: the id of an image is COCO's number, its split the file's name."""
+    draft = Draft(root, "coco (JSON)")
+    names: dict[str, str] = {}
+    for file in _files(path, (".json",)):
+        content = _json(file)
+        if not isinstance(content, dict) or "annotations" not in content or "images" not in content:
+            continue
+        for entry in content["images"]:
+            names[str(entry["id"])] = str(entry["file_name"])
+            if (match := re.search(r"train|val|dev|test", file.stem, re.IGNORECASE)) is not None:
+                draft.assign(str(entry["id"]), match[0], file=file, line=None)
+        for entry in content["annotations"]:
+            if "caption" in entry:
+                draft.add(str(entry["image_id"]), str(entry["caption"]), file=file, line=None)
+    by_name = {p.name: p for folder in _image_folders(root) for p in folder.iterdir()}
+    draft.paths |= {i: by_name[Path(n).name] for i, n in names.items() if Path(n).name in by_name}
+    draft.has_splits = len(set(draft.splits.values())) > 1
+    return draft
+
+
+def _read_table(path: Path, root: Path) -> Draft | None:
+    """Kaggle's CSV and one's own CSV, TSV or JSONL."""
+    for file in _files(path, (".jsonl", ".csv", ".tsv", ".txt", "")):
+        rows: Callable[[Draft, Path], Iterator[tuple[int, dict[str, Any]]]]
+        rows = _json_rows if file.suffix == ".jsonl" else _table_rows
+        draft = Draft(root, "jsonl" if file.suffix == ".jsonl" else "table (CSV)")
+        if file.suffix != ".jsonl" and not _has_header(file):
+            continue
+        for number, row in rows(draft, file):
+            image, captions = _value(row, _IMAGE_KEYS), _value(row, _CAPTION_KEYS)
+            if image is None or captions is None:
+                draft.problem(file, number, "not-a-caption", "expected an image and a caption in this row; it is left out")
+                continue
+            for caption in captions if isinstance(captions, list) else [captions]:
+                draft.add(str(image), str(caption), file=file, line=number)
+            draft.assign(str(image), _value(row, _SPLIT_KEYS), file=file, line=number)
+        draft.paths = {i: p for i in draft.places if (p := root / i).is_file()}
+        draft.find(_image_folders(root))
+        return draft
+    return None
+
+
+def _read_pairs(path: Path, root: Path) -> Draft | None:
+    """Images with a text file of the same name beside each, one caption a line; folders train, val, test are splits."""
+    pairs = [(p, p.with_suffix(".txt")) for p in sorted(root.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+    pairs = [(image, text) for image, text in pairs if text.is_file()]
+    if not path.is_dir() or not pairs:
+        return None
+    draft = Draft(root, "pairs (text beside images)")
+    for image, text in pairs:
+        name = image.relative_to(root).as_posix()
+        draft.paths[name] = image
+        rows = list(_lines(draft, text))
+        for number, line in rows:
+            if line.strip() or len(rows) == 1:
+                draft.add(name, line, file=text, line=number)
+        first = image.relative_to(root).parts[0].lower()
+        if first in ("train", "val", "dev", "valid", "test"):
+            draft.assign(name, first, file=text, line=None)
+    return draft
+
+
+def _files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Candidates: the file itself, or what lies in the folder and one level below it; the nearest first."""
+    if path.is_file():
+        return [path] if path.suffix.lower() in suffixes else []
+    near = sorted(p for p in path.iterdir() if p.is_file())
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    below = [p for folder in folders for p in sorted(folder.iterdir()) if p.is_file()]
+    return [p for p in near + below if p.suffix.lower() in suffixes and not p.name.lower().startswith("readme")]
+
+
+def _image_folders(root: Path) -> list[Path]:
+    """The folder and those up to two levels below, for looking images up by name; beside it, where it has no folders."""
+    if not any(p.is_dir() for p in root.iterdir()) and not any(p.suffix.lower() in IMAGE_SUFFIXES for p in root.iterdir()):
+        root = root.parent
+    folders = [root]
+    for level in (1, 2):
+        del level
+        folders += [p for f in list(folders) for p in sorted(f.iterdir()) if p.is_dir() and p not in folders and p.name[0] != "."]
+    return folders
+
+
+def _looks_like_tokens(file: Path) -> bool:
+    with file.open("rb") as opened:
+        head = opened.read(4096).decode("utf-8", "replace").lstrip("\ufeff")
+    return any(_TOKEN_LINE.match(line) for line in head.splitlines()[:3])
+
+
+def _has_header(file: Path) -> bool:
+    with file.open("rb") as opened:
+        first = opened.readline(4096).decode("utf-8", "replace").lstrip("\ufeff").lower()
+    cells = [cell.strip().strip('"') for cell in re.split(r"[,\t;|]", first)]
+    return any(c in _IMAGE_KEYS for c in cells) and any(c in _CAPTION_KEYS for c in cells)
+
+
+def _table_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    lines = [line for _, line in _lines(draft, file)]
+    delimiter = next((d for d in "\t,;|" if d in lines[0]), ",")
+    header = [cell.strip().lower() for cell in next(csv.reader([lines[0]], delimiter=delimiter))]
+    reader = csv.reader(io.StringIO("\n".join(lines[1:])), delimiter=delimiter)
+    for cells in reader:
+        if not cells:
+            continue
+        if len(cells) > len(header) == 2:  # a caption with commas that nobody quoted
+            cells = [cells[0], delimiter.join(cells[1:])]
+        yield reader.line_num + 1, dict(zip(header, cells, strict=False))
+
+
+def _json_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in _lines(draft, file):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            draft.problem(file, number, "not-json", f"not a JSON object ({error}); it is left out")
+            continue
+        if isinstance(row, dict):
+            yield number, {str(key).lower(): value for key, value in row.items()}
+
+
+def _value(row: dict[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((row[key] for key in keys if row.get(key) is not None), None)
+
+
+def _lines(draft: Draft, file: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines as text; one that is not UTF-8 is read as Windows-1252 and noted."""
+    raw = file.read_bytes()
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        draft.problem(file, None, "encoding", "UTF-16, expected UTF-8; read all the same")
+        raw = raw.decode("utf-16").encode()
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        line = line.removesuffix(b"\r")
+        if number > 1 and not line and number == raw.count(b"\n") + 1:
+            return
+        try:
+            yield number, line.decode("utf-8")
+        except UnicodeDecodeError:
+            draft.problem(file, number, "encoding", "not UTF-8; read as Windows-1252")
+            yield number, line.decode("cp1252", "replace")
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is not JSON ({error}); expected Karpathy's or COCO's annotations") from None

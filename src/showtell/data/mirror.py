@@ -1,0 +1,39 @@
+"""A mirrored picture needs mirrored words: "left" and "right" change places."""
+
+from __future__ import annotations
+
+import re
+
+_PAIRS = (
+    ("left", "right"), ("leftmost", "rightmost"), ("leftward", "rightward"), ("leftwards", "rightwards"),
+    ("lefthand", "righthand"), ("clockwise", "counterclockwise"),
+    ("links", "rechts"), ("linke", "rechte"), ("linken", "rechten"), ("linker", "rechter"), ("linkes", "rechtes"),
+    ("gauche", "droite"), ("izquierda", "derecha"), ("izquierdo", "derecho"),
+)  # fmt: skip
+_SWAP = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
+_WORD = re.compile(r"[^\W\d_]+")
+# Where "right" or "left" may mean something else (right behind, all right, has left, left over), or where the picture
+# holds what cannot be mirrored (letters, numbers), the sample is not mirrored at all: rare, and never wrong.
+_UNSAFE = re.compile(
+    r"\b(?:right (?:now|away|behind|before|after|next|beside|above|below|under|through|in front|at|up|into|there|here)"
+    r"|all right|just right|(?:is|are|was|were|has|have|had|been|being) left\b(?!\s*(?:of|side))|left (?:over|behind|alone|out|open)"
+    r"|leaves|leaving|letters?|numbers?|words?|sign|signs|text|says|saying|reads|reading|written|logo|banner)\b",
+    re.IGNORECASE,
+)
+
+
+def mirrorable(caption: str) -> bool:
+    """Whether the caption stays true of the mirrored picture once `mirror_caption` has changed it."""
+    return _UNSAFE.search(caption) is None
+
+
+def mirror_caption(caption: str) -> str:
+    """The caption of the mirrored picture: words for left and right swapped, their case kept."""
+    return _WORD.sub(lambda match: _swapped(match[0]), caption)
+
+
+def _swapped(word: str) -> str:
+    other = _SWAP.get(word.lower())
+    if other is None:
+        return word
+    return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other

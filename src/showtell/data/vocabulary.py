@@ -1,0 +1,135 @@
+"""Words and subwords: a Hugging Face `tokenizers` model, trained on the train split and saved as tokenizer.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from showtell.errors import BundleError, DataError
+
+SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
+
+# A word: letters, marks and digits, with apostrophes or hyphens inside ("t-shirt", "man's", "l'été"). Scripts that are
+# written without spaces give one token a character; `bpe` does better on those.
+_SPACELESS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+_WORD = rf"{_SPACELESS}\p{{M}}*|[\p{{L}}\p{{M}}\p{{N}}]+(?:['’\-][\p{{L}}\p{{M}}\p{{N}}]+)*"
+
+
+class Vocabulary:
+    """Captions to token ids and back. Ids 0–3 are `<pad>`, `<start>`, `<end>`, `<unk>`."""
+
+    pad_id, start_id, end_id, unk_id = range(4)
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        for index, token in enumerate(SPECIAL):
+            if tokenizer.token_to_id(token) != index:
+                raise BundleError(f"the tokenizer gives '{token}' the id {tokenizer.token_to_id(token)}, expected {index}")
+
+    @classmethod
+    def train(
+        cls,
+        captions: Iterable[str],
+        *,
+        kind: Literal["word", "bpe"] = "word",
+        min_count: int = 5,
+        size: int = 8000,
+    ) -> Vocabulary:
+        """A vocabulary of the words seen at least `min_count` times, or of `size` subwords ("bpe").
+
+        Raises `DataError` where nothing is left to say.
+        """
+        tokenizer = _word_tokenizer() if kind == "word" else _bpe_tokenizer()
+        trainer = (
+            trainers.WordLevelTrainer(special_tokens=list(SPECIAL), min_frequency=min_count, vocab_size=2**31 - 1)
+            if kind == "word"
+            else trainers.BpeTrainer(special_tokens=list(SPECIAL), vocab_size=size, show_progress=False)
+        )
+        trainer.show_progress = False
+        tokenizer.train_from_iterator(captions, trainer)
+        vocabulary = cls(tokenizer)
+        if len(vocabulary) == len(SPECIAL):
+            raise DataError(
+                f"the vocabulary is empty: no word occurs {min_count} times or more in the captions of the train split; "
+                "lower data.min_count or check the captions"
+            )
+        return vocabulary
+
+    def __len__(self) -> int:
+        return self._tokenizer.get_vocab_size()
+
+    def encode(self, caption: str) -> list[int]:
+        """Token ids of a caption, `<start>` first and `<end>` last."""
+        return [self.start_id, *self._tokenizer.encode(caption).ids, self.end_id]
+
+    def encode_all(self, captions: Sequence[str]) -> list[list[int]]:
+        """`encode` of many captions at once."""
+        encodings = self._tokenizer.encode_batch(list(captions))
+        return [[self.start_id, *encoding.ids, self.end_id] for encoding in encodings]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids up to `<end>`; markers never appear in it."""
+        return str(self._tokenizer.decode(self._spoken(ids), skip_special_tokens=True))
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The tokens of ids up to `<end>`, one by one (subwords keep their `▁` as a space)."""
+        return [str(self._tokenizer.id_to_token(i)).replace("▁", " ").strip() or "·" for i in self._spoken(ids)]
+
+    def unknown_rate(self, captions: Iterable[str]) -> float:
+        """The share of words in `captions` that the vocabulary does not have, 0 … 1."""
+        ids = [i for encoding in self._tokenizer.encode_batch(list(captions)) for i in encoding.ids]
+        return ids.count(self.unk_id) / max(1, len(ids))
+
+    def to_json(self) -> str:
+        """The whole tokenizer as the JSON text that `from_json` reads."""
+        return str(self._tokenizer.to_str(pretty=True))
+
+    @classmethod
+    def from_json(cls, text: str) -> Vocabulary:
+        """The vocabulary in `text`; `BundleError` if it is none."""
+        try:
+            return cls(Tokenizer.from_str(text))
+        except BundleError:
+            raise
+        except Exception as error:  # tokenizers raises bare Exception
+            raise BundleError(f"not a tokenizer.json: {error}; train again or restore the file") from None
+
+    def save(self, path: Path) -> None:
+        """Writes tokenizer.json."""
+        path.write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Reads tokenizer.json; `BundleError` where it is missing or broken."""
+        if not path.is_file():
+            raise BundleError(f"no {path.name} in {path.parent}: expected a bundle with its vocabulary")
+        return cls.from_json(path.read_text(encoding="utf-8"))
+
+    def _spoken(self, ids: Iterable[int]) -> list[int]:
+        spoken: list[int] = []
+        for i in ids:
+            if i == self.end_id:
+                break
+            if i > self.unk_id:
+                spoken.append(int(i))
+        return spoken
+
+
+def _word_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    # Data sets that were tokenised before ("dog 's", "is n't") mean the same words as those that were not.
+    rejoin = normalizers.Replace(Regex(r"\s+(?=(?:['’](?:s|re|ve|ll|d|m)|n['’]t)(?:\s|$))"), "")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), rejoin])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
+    return tokenizer
+
+
+def _bpe_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return tokenizer

@@ -1,0 +1,143 @@
+"""`showtell demo`: draws a data set, trains on it, scores, captions and explains. Offline, minutes on two cores."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from showtell.config import Recipe, load_recipe
+from showtell.data.annotations import CaptionedImage
+from showtell.errors import DataError
+from showtell.evaluation import Evaluation, evaluate_bundle
+
+if TYPE_CHECKING:
+    from showtell.inference import Caption
+    from showtell.training.runlog import EpochReport
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A held-out picture, what the model says of it, and the drawing of where it looked."""
+
+    image: CaptionedImage
+    caption: Caption
+    drawing: Path
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Where all of it lies, and what came of it."""
+
+    out: Path
+    data: Path
+    bundle: Path
+    page: Path
+    test: Evaluation
+
+    def lines(self) -> Iterator[str]:
+        """The end of the demo's output: what was made, then CIDEr against its floors."""
+        yield f"data      {self.data}"
+        yield f"bundle    {self.bundle}"
+        yield f"report    {self.page}"
+        yield f"try       showtell caption {self.bundle} {self.data / 'images'}"
+        yield f"          showtell trace {self.bundle} {self.test.images[0].path}"
+        cider, floors = self.test.report.scores["cider"], self.test.floors
+        constant, shuffled = floors["constant"].scores["cider"], floors["shuffled"].scores["cider"]
+        ratio = f"{cider / constant:.1f} times the constant caption's {constant:.3f}" if constant else "the floor is 0"
+        yield f"test CIDEr {cider:.3f}: {ratio}"
+        yield f"with the images shuffled it falls to {shuffled:.3f}: the captioner looks at its image"
+
+
+def run_demo(
+    out: Path,
+    *,
+    images: int | None = None,
+    overrides: tuple[str, ...] = (),
+    say: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] = lambda text: None,
+    progress: Progress = lambda what, done, total: None,
+) -> DemoResult:
+    """Everything once, below `out`; an earlier demo there is replaced.
+
+    `say` gets results, `note` what goes on. Raises `DataError` where `out` holds something else.
+    """
+    recipe = load_recipe("scenes", overrides)
+    _clear(out)
+    from showtell.data.scenes import draw_scenes
+
+    note(f"drawing scenes into {out / 'scenes'}")
+    data = draw_scenes(out / "scenes") if images is None else draw_scenes(out / "scenes", images=images)
+    epochs, bundle = _train(recipe, data=data, out=out / "run", say=say, note=note, progress=progress)
+    note("scoring the test split")
+    test = evaluate_bundle(bundle, data, progress=progress, note=note)
+    say("")
+    for line in test.lines():
+        say(line)
+    say("")
+    explained = _explain(bundle, test.images[:3], out / "attention")
+    for item in explained:
+        say(f"{item.image.image_id}: {item.caption.text}")
+        say(f"    where it looked: {item.drawing}")
+    say("")
+    from showtell.report.page import write_page
+
+    page = out / "report.html"
+    write_page(
+        page,
+        title="showtell: drawn scenes",
+        evaluation=test,
+        pictures=[(item.image.path, item.drawing, item.caption.text, item.image.captions) for item in explained],
+        epochs=[(e.epoch, e.train_loss, e.scores, e.best) for e in epochs],
+    )
+    return DemoResult(out, data, bundle, page, test)
+
+
+def _clear(out: Path) -> None:
+    """Removes what an earlier demo left, and nothing else."""
+    if not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / "scenes").is_dir()):
+        raise DataError(f"'{out}' is not an earlier demo's folder; name an empty or a new one with --out")
+    for part in ("scenes", "run", "attention"):
+        shutil.rmtree(out / part, ignore_errors=True)
+
+
+def _train(
+    recipe: Recipe,
+    *,
+    data: Path,
+    out: Path,
+    say: Callable[[str], None],
+    note: Callable[[str], None],
+    progress: Progress,
+) -> tuple[list[EpochReport], Path]:
+    note(f"training the recipe '{recipe.name}': a small CNN from scratch, together with the LSTM")
+    from showtell.training.run import train
+
+    epochs: list[EpochReport] = []
+
+    def report(epoch: EpochReport) -> None:
+        epochs.append(epoch)
+        say(epoch.line())
+
+    result = train(recipe, data=data, out=out, report=report, note=note, progress=progress)
+    return epochs, result.bundle
+
+
+def _explain(bundle: Path, images: tuple[CaptionedImage, ...], folder: Path) -> list[Explained]:
+    from showtell.inference import Captioner
+    from showtell.report.attention import draw_attention
+
+    folder.mkdir(parents=True, exist_ok=True)
+    captions = Captioner.load(bundle).caption([image.path for image in images])
+    explained = []
+    for image, caption in zip(images, captions, strict=True):
+        drawing = folder / f"{image.path.stem}.png"
+        draw_attention(image.path, caption, drawing)
+        explained.append(Explained(image, caption, drawing))
+    return explained

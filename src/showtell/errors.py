@@ -1,0 +1,46 @@
+"""The errors that showtell raises on purpose; each message says what was found, what was expected, what to do.
+
+    ShowtellError                 anything below; the command line prints it and exits with code 2
+    ├── RecipeError               a recipe's key or value is wrong
+    ├── DataError                 a data set cannot be read, or holds nothing to work on
+    │   └── ImageError            one image cannot be decoded
+    ├── BundleError               a bundle is missing, incomplete or of a newer version
+    ├── CacheError                a feature cache belongs to another encoder
+    ├── DownloadError             no mirror delivered what was asked for
+    └── MissingExtraError         an optional dependency is not installed
+"""
+
+
+class ShowtellError(Exception):
+    """Base of all errors that a user can cause."""
+
+
+class RecipeError(ShowtellError):
+    """A recipe's key or value is wrong."""
+
+
+class DataError(ShowtellError):
+    """A data set cannot be read, or holds nothing to work on."""
+
+
+class ImageError(DataError):
+    """One image cannot be decoded."""
+
+
+class BundleError(ShowtellError):
+    """A bundle is missing, incomplete or of a newer version."""
+
+
+class CacheError(ShowtellError):
+    """A feature cache belongs to another encoder."""
+
+
+class DownloadError(ShowtellError):
+    """No mirror delivered what was asked for."""
+
+
+class MissingExtraError(ShowtellError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs the extra '{extra}': run  pip install 'showtell[{extra}]'")

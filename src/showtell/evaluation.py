@@ -1,0 +1,208 @@
+"""Scores of a bundle, or of predictions that somebody else made, on a split of a data set; with their floors.
+
+The floors say what a score is worth: the best constant caption needs no image at all, and a captioner whose score
+survives shuffled images does not look at them. Importing this module, and scoring predictions, needs no torch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import showtell
+from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
+from showtell.errors import DataError, ImageError
+from showtell.metrics import Protocol, Report, best_constant_caption, evaluate, read_predictions
+
+if TYPE_CHECKING:
+    from showtell.inference import Captioner
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A report and, for a bundle, the reports of its floors: "constant" and "shuffled"."""
+
+    report: Report
+    floors: Mapping[str, Report] = field(default_factory=dict)
+    constant: str = ""  # the caption behind floors["constant"]
+    failures: tuple[str, ...] = ()  # images of the split that were left out, and why
+    images: tuple[CaptionedImage, ...] = ()
+    candidates: tuple[str, ...] = ()  # one an image, in their order
+
+    def to_dict(self) -> dict[str, Any]:
+        """For --json: the scores under their names, the protocol beside them."""
+        protocol = self.report.to_dict()["protocol"]
+        result: dict[str, Any] = {**self.report.scores, "protocol": protocol}
+        if self.floors:
+            result["floors"] = {name: dict(floor.scores) for name, floor in self.floors.items()}
+        if self.constant:
+            result["constant_caption"] = self.constant
+        if self.failures:
+            result["left_out"] = list(self.failures)
+        return result
+
+    def lines(self) -> list[str]:
+        """For people: a table of the scores beside their floors, then the protocol."""
+        columns = {"score": self.report, **{f"{name} floor": floor for name, floor in self.floors.items()}}
+        head = f"{'':8s}" + "".join(f"{name:>16s}" for name in columns)
+        table = [
+            f"{name:8s}" + "".join(f"{report.scores[name]:16.4f}" for report in columns.values())
+            for name in self.report.scores
+        ]
+        legend = [f'constant floor: "{self.constant}" for every image'] if self.constant else []
+        if "shuffled" in self.floors:
+            legend.append("shuffled floor: each image's caption given to another image")
+        protocol = self.report.to_dict()["protocol"]
+        return [
+            head,
+            *table,
+            *legend,
+            "protocol: " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in protocol.items()),
+        ]
+
+
+def evaluate_predictions(
+    predictions: Path, data: Path, *, split: str = "test", allow_missing: bool = False, decoding: str = "unknown"
+) -> Evaluation:
+    """Scores a file of predictions against the references of a split; the image files are not needed.
+
+    `DataError` where images of the split have no prediction, unless `allow_missing` leaves those images out.
+    """
+    annotations = read_annotations(data, require_images=False)
+    images = annotations.split(split)
+    found = read_predictions(predictions)
+    pairs = [(image, caption) for image in images if (caption := _prediction(found, image)) is not None]
+    missing = len(images) - len(pairs)
+    if not pairs:
+        raise DataError(
+            f"{predictions}: none of its {len(found)} image ids (first '{next(iter(found), '')}') is an image of the "
+            f"{split} split of {data} (first '{images[0].image_id}'); expected the data set's ids or file names"
+        )
+    if missing and not allow_missing:
+        known = {image.image_id for image, _ in pairs}
+        example = next(image.image_id for image in images if image.image_id not in known)
+        raise DataError(
+            f"{predictions}: {missing} of the {len(images)} images of the {split} split have no prediction (first "
+            f"'{example}'); add them, or score the other {len(pairs)} alone with --allow-missing"
+        )
+    references = [list(image.captions) for image, _ in pairs]
+    candidates = [caption for _, caption in pairs]
+    protocol = make_protocol(annotations, split, references, decoding=decoding)
+    left_out = (f"{missing} images without a prediction",) if missing else ()
+    report = evaluate(candidates, references, protocol=protocol)
+    return Evaluation(report, failures=left_out, images=tuple(i for i, _ in pairs), candidates=tuple(candidates))
+
+
+def evaluate_bundle(
+    bundle: Path,
+    data: Path,
+    *,
+    split: str = "test",
+    seed: int = 0,
+    progress: Progress = lambda what, done, total: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
+    """Captions a split's images with the bundle's own decoding, free running, and scores them beside both floors.
+
+    Where the data has no split of its own, it is split as the bundle's training was. Images whose file is missing are
+    left out (see `note`), those that cannot be decoded are `failures`; `DataError` where none is left.
+    """
+    from showtell.inference import Captioner
+
+    captioner = Captioner.load(bundle)
+    annotations, images = _images_of(captioner, data, split, note)
+    candidates: dict[int, str] = {}
+    failures: list[str] = []
+    for index, result in enumerate(captioner.caption_each([image.path for image in images])):
+        if isinstance(result, ImageError):
+            failures.append(str(result))
+        else:
+            candidates[index] = result.text
+        progress(f"captioning the {split} split", index + 1, len(images))
+    if not candidates:
+        raise DataError(f"none of the {len(images)} images of the {split} split can be decoded; first: {failures[0]}")
+    kept = [images[index] for index in candidates]
+    references = [list(image.captions) for image in kept]
+    protocol = make_protocol(annotations, split, references, decoding=_decoding(captioner))
+    spoken = list(candidates.values())
+    report = evaluate(spoken, references, protocol=protocol)
+    floors = (
+        {"shuffled": evaluate(derange(spoken, seed=seed), references, protocol=protocol)} if len(spoken) > 1 else {}
+    )
+    constant = constant_caption(annotations)
+    if constant:
+        fixed = replace(protocol, decoding="one caption for all")
+        floors = {"constant": evaluate([constant] * len(kept), references, protocol=fixed), **floors}
+    return Evaluation(report, floors, constant, tuple(failures), tuple(kept), tuple(spoken))
+
+
+def constant_caption(annotations: Annotations) -> str:
+    """The caption of the train split that scores best for all of its images; empty where there is no train split."""
+    captions = [caption for image in annotations.images if image.split == "train" for caption in image.captions]
+    return best_constant_caption(captions) if captions else ""
+
+
+def derange(candidates: Sequence[str], *, seed: int) -> list[str]:
+    """The candidates in a seeded order in which none keeps its place (Sattolo's algorithm)."""
+    draw, shuffled = random.Random(seed), list(candidates)
+    for i in range(len(shuffled) - 1, 0, -1):
+        j = draw.randrange(i)
+        shuffled[i], shuffled[j] = shuffled[j], shuffled[i]
+    return shuffled
+
+
+def make_protocol(
+    annotations: Annotations, split: str, references: Iterable[Sequence[str]], *, decoding: str
+) -> Protocol:
+    """What has to stand beside a score."""
+    counts = [len(captions) for captions in references]
+    low, high = min(counts), max(counts)
+    return Protocol(
+        dataset=annotations.root.resolve().name,
+        split="val" if split == "dev" else split,
+        images=len(counts),
+        references_per_image=str(low) if low == high else f"{low}–{high}",
+        tokenizer="PTB",
+        decoding=decoding,
+        version=showtell.__version__,
+    )
+
+
+def _images_of(
+    captioner: Captioner, data: Path, split: str, note: Callable[[str], None]
+) -> tuple[Annotations, tuple[CaptionedImage, ...]]:
+    """The data set, split as in training, and the images of the split. Missing files must not shift the split."""
+    settings = captioner.bundle.config["recipe"].get("data", {})
+    shares = {key: settings[key] for key in ("val", "test") if key in settings}
+    annotations = read_annotations(data, seed=int(settings.get("split_seed", 0)), **shares)
+    wanted = "val" if split == "dev" else split
+    images = tuple(image for image in annotations.images if image.split == wanted)
+    if not images:
+        listed = read_annotations(data, require_images=False).split(split)  # says so where there is no such split
+        raise DataError(
+            f"{data}: the {split} split lists {len(listed)} images and none of their files is there (first "
+            f"'{listed[0].path.name}'); restore them, name another --split, or score captions alone with --predictions"
+        )
+    missing = sum(problem.kind == "missing-image" for problem in annotations.problems)
+    if missing:
+        note(f"{missing} images of the data set have no file and are left out; see  showtell data check {data}")
+    return annotations, images
+
+
+def _decoding(captioner: Captioner) -> str:
+    from showtell.config import SearchConfig
+
+    return SearchConfig(**captioner.bundle.search).describe()
+
+
+def _prediction(found: Mapping[str, str], image: CaptionedImage) -> str | None:
+    """By the data set's id, the file's name or its stem, whichever is there first."""
+    for key in (image.image_id, image.path.name, image.path.stem, Path(image.image_id).stem):
+        if key in found:
+            return found[key]
+    return None

@@ -1,0 +1,167 @@
+"""Safe decoding, and the one path that pixels take in training, evaluation and serving."""
+
+from __future__ import annotations
+
+import glob
+import io
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from showtell.errors import DataError, ImageError
+
+SUFFIXES = frozenset(".jpg .jpeg .png .webp .gif .bmp .tif .tiff .ppm .pgm .avif".split())
+MAX_PIXELS = 100_000_000
+MAX_BYTES = 256 * 1024 * 1024
+
+Source = str | Path | bytes | BinaryIO | Image.Image
+
+_INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTransform:
+    """How pixels become numbers. Two caches or bundles go together exactly when their transforms are equal.
+
+    "center": the shorter side becomes `resize` pixels, the middle `size`×`size` is kept; "squash": the whole frame
+    becomes `size`×`size`. `mean` and `std` are of RGB in 0 … 1.
+    """
+
+    size: int
+    resize: int
+    crop_mode: Literal["center", "squash"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bilinear", "bicubic"]
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """An RGB image -> float32 (3,size,size), normalised."""
+        box = self.crop_box(*image.size)
+        resized = image.resize((self.size, self.size), _INTERPOLATION[self.interpolation], box=box)
+        pixels = np.asarray(resized, dtype=np.float32) / np.float32(255)  # (S,S,3)
+        pixels = (pixels - np.float32(self.mean)) / np.float32(self.std)
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (3,S,S)
+
+    def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom) of what the encoder sees, in pixels of an image of that size."""
+        if self.crop_mode == "squash":
+            return (0.0, 0.0, float(width), float(height))
+        side = min(width, height) * min(1.0, self.size / self.resize)
+        left, top = (width - side) / 2, (height - side) / 2
+        return (left, top, left + side, top + side)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As config.json keeps it."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """What `to_dict` gave."""
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+def open_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture as RGB: upright, first frame, transparency on white, 16 bits scaled to 8.
+
+    Raises `ImageError` for what is not a whole image, or has more than `max_pixels` (read from its header, before
+    a pixel is decoded).
+    """
+    name = str(source) if isinstance(source, str | Path) else "image"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a damaged EXIF block, a palette with transparency: dealt with below
+            return _decode(source, name, max_pixels)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged data
+        raise ImageError(f"{name}: cannot be read as an image ({_reason(error)})") from None
+
+
+def find_images(arguments: Iterable[str]) -> Iterator[Path]:
+    """The files that `photo.jpg folder/ '*.png'` name: folders are searched through, patterns expanded, sorted.
+
+    Raises `DataError` for an argument that names nothing.
+    """
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not found:
+                raise DataError(f"no image in {argument}: expected files ending in {', '.join(sorted(SUFFIXES))}")
+            yield from found
+        elif path.exists() or not glob.has_magic(argument):
+            yield path  # a missing file is reported when it is opened, and the rest goes on
+        else:
+            matches = sorted(Path(p) for p in glob.glob(argument, recursive=True))
+            if not matches:
+                raise DataError(f"no file matches '{argument}'")
+            yield from (p for p in matches if p.is_file())
+
+
+def _decode(source: Source, name: str, max_pixels: int) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return _upright_rgb(source)
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.is_dir():
+            raise ImageError(f"{name}: a folder, expected an image")
+        if path.stat().st_size > MAX_BYTES:
+            raise ImageError(f"{name}: {path.stat().st_size / 2**20:.0f} MiB, expected at most {MAX_BYTES // 2**20}")
+        source = path.read_bytes()
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    with _limit_lifted(), Image.open(stream) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(f"{name}: {width}×{height} pixels, expected at most {max_pixels:,} in all")
+        image.load()
+        return _upright_rgb(image)
+
+
+class _limit_lifted:  # noqa: N801 (reads as a statement)
+    """Pillow's own bomb limit only warns between one and two times its size; ours is exact and comes first."""
+
+    def __enter__(self) -> None:
+        Image.MAX_IMAGE_PIXELS = None
+
+    def __exit__(self, *_: object) -> None:
+        """Stays lifted: the limit is global, and resetting it would race with other threads."""
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception:  # noqa: S110 (a damaged EXIF block: the picture itself is whole)
+        pass
+    if image.mode.startswith("I") or image.mode == "F":
+        return _eight_bits(image).convert("RGB")
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, "white")
+        return Image.alpha_composite(white, layered).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Integer and float greyscale -> L: 16 bits are divided by 257, floats in 0 … 1 multiplied by 255."""
+    values = np.asarray(image).astype(np.float64)
+    largest = float(values.max(initial=0))
+    if image.mode == "F":
+        scale = 255.0 if largest <= 1 else 255.0 / max(largest, 255.0)
+    else:
+        scale = 1.0 if largest <= 255 and not image.mode.startswith("I;16") else 255.0 / max(65535.0, largest)
+    return Image.fromarray(np.clip(np.nan_to_num(values) * scale, 0, 255).round().astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).split("<")[0].strip() or type(error).__name__
+    return "not an image, or of a kind that Pillow does not read" if "cannot identify" in text else text
+
+

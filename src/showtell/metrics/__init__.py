@@ -1,0 +1,21 @@
+"""Caption metrics as functions over lists of strings; no Java, no torch."""
+
+from showtell.metrics.bleu import bleu
+from showtell.metrics.cider import cider_d
+from showtell.metrics.evaluate import Protocol, Report, evaluate
+from showtell.metrics.floors import best_constant_caption
+from showtell.metrics.predictions import read_predictions
+from showtell.metrics.rouge import rouge_l
+from showtell.metrics.tokenize import tokenize
+
+__all__ = [
+    "Protocol",
+    "Report",
+    "best_constant_caption",
+    "bleu",
+    "cider_d",
+    "evaluate",
+    "read_predictions",
+    "rouge_l",
+    "tokenize",
+]

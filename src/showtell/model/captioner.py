@@ -1,0 +1,23 @@
+"""Encoder and decoder as one module: the thing that is trained."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from showtell.model.contract import Output
+from showtell.model.decoders import Decoder
+from showtell.model.encoder import Encoder
+
+
+class CaptionerModel(nn.Module):
+    """An image goes in, the logits of its captions come out."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def forward(self, inputs: Tensor, tokens: Tensor) -> Output:
+        """inputs: images (B,3,S,S) or their features (B,R,F); tokens (B,K,T) -> logits (B,K,T,V), attention."""
+        features = self.encoder(inputs) if inputs.ndim == 4 else inputs
+        output: Output = self.decoder(features, tokens)
+        return output

@@ -1,0 +1,81 @@
+"""Show and Tell: the image is the LSTM's first input, then `<start>`, then the words.
+
+Vinyals et al., "Show and Tell: A Neural Image Caption Generator", 2015, equations (10)–(12). Deviations: dropout on the
+inputs and outputs of the LSTM; layer normalisation of the image's vector, which makes it as large as a word's.
+
+B images · K rows of an image · T steps · F feature size · E embedding · H hidden · L layers · V vocabulary
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from showtell.model.contract import Output, Step, init_embedding
+
+
+class LSTMMemory(NamedTuple):
+    """The image as the LSTM's first input."""
+
+    image: Tensor  # (B,E)
+
+
+class LSTMState(NamedTuple):
+    """Hidden and cell states of all layers."""
+
+    h: Tensor  # (B,K,L,H)
+    c: Tensor  # (B,K,L,H)
+
+
+class LSTMDecoder(nn.Module):
+    """A word-level language model that saw the image first."""
+
+    def __init__(
+        self,
+        *,
+        feature_size: int,
+        vocabulary_size: int,
+        embedding: int,
+        hidden: int,
+        layers: int = 1,
+        dropout: float = 0.0,
+        tied: bool = False,
+    ) -> None:
+        super().__init__()
+        self.image = nn.Sequential(nn.Linear(feature_size, embedding), nn.LayerNorm(embedding))
+        self.embedding = init_embedding(nn.Embedding(vocabulary_size, embedding))
+        self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden, vocabulary_size)
+        if tied:
+            self.output.weight = self.embedding.weight
+
+    def prepare(self, features: Tensor) -> LSTMMemory:
+        """features (B,R,F) -> the image's vector; a grid is averaged over its regions."""
+        return LSTMMemory(self.image(self.dropout(features.mean(1))))  # (B,E)
+
+    def init_state(self, memory: LSTMMemory, rows: int) -> LSTMState:
+        """The state after the LSTM has seen the image (equation 10), for each of K rows."""
+        _, (h, c) = self.lstm(self.dropout(memory.image)[:, None])  # (L,B,H)
+        expand = (-1, rows, -1, -1)
+        return LSTMState(*(x.transpose(0, 1)[:, None].expand(expand) for x in (h, c)))  # (B,K,L,H)
+
+    def step(self, tokens: Tensor, state: LSTMState, memory: LSTMMemory) -> Step:
+        """tokens (B,K) -> logits (B,K,V), for the word after `tokens`."""
+        logits, state = self._run(tokens[..., None], state)
+        return Step(logits[:, :, 0], state, None)
+
+    def forward(self, features: Tensor, tokens: Tensor) -> Output:
+        """features (B,R,F), tokens (B,K,T) from `<start>` on -> logits (B,K,T,V): teacher forcing."""
+        logits, _ = self._run(tokens, self.init_state(self.prepare(features), tokens.shape[1]))
+        return Output(logits, None)
+
+    def _run(self, tokens: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        """tokens (B,K,T) -> logits (B,K,T,V) and the state after them (equations 11 and 12)."""
+        images, rows, steps = tokens.shape
+        words = self.dropout(self.embedding(tokens.flatten(0, 1)))  # (N,T,E), N = B·K
+        before = tuple(x.flatten(0, 1).transpose(0, 1).contiguous() for x in state)  # (L,N,H)
+        hidden, after = self.lstm(words, before)  # (N,T,H)
+        logits = self.output(self.dropout(hidden)).view(images, rows, steps, -1)  # (B,K,T,V)
+        return logits, LSTMState(*(x.transpose(0, 1).unflatten(0, (images, rows)) for x in after))

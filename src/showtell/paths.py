@@ -1,0 +1,18 @@
+"""Where showtell keeps what it can make again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder(wanted: str, fingerprint: str) -> Path:
+    """The feature cache's folder for an encoder.
+
+    A folder that is a cache itself is used as it is (and checked when opened); any other is a place for caches, one
+    folder an encoder. Without one, that place is below `SHOWTELL_CACHE`, by default the user's cache.
+    """
+    if wanted and (Path(wanted) / "cache.json").is_file():
+        return Path(wanted)
+    home = Path(os.environ.get("SHOWTELL_CACHE") or Path.home() / ".cache" / "showtell") / "features"
+    return (Path(wanted) if wanted else home) / fingerprint[:16]

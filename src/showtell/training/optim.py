@@ -1,0 +1,67 @@
+"""Optimizer, learning-rate schedule and averaged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from showtell.config import PhaseConfig, TrainConfig
+
+
+def build_optimizer(
+    decoder: Iterable[nn.Parameter], encoder: Iterable[nn.Parameter], *, phase: PhaseConfig, weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW with one learning rate for the LSTM and one for the CNN; biases and norms are not decayed."""
+    groups = []
+    for parameters, lr in ((list(decoder), phase.lr), (list(encoder), phase.encoder_lr)):
+        for decay, chosen in ((weight_decay, [p for p in parameters if p.ndim > 1]), (0.0, [p for p in parameters if p.ndim < 2])):
+            if chosen:
+                groups.append({"params": chosen, "lr": lr, "base_lr": lr, "weight_decay": decay})
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, *, step: int, steps: int, train: TrainConfig) -> float:
+    """Sets each group's rate for `step` of a phase of `steps`; returns the LSTM's."""
+    factor = schedule(step, steps, warmup=train.warmup, cosine=train.cosine)
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def schedule(step: int, steps: int, *, warmup: int, cosine: bool) -> float:
+    """The share of the base rate at `step`: linear up during `warmup`, then constant or a half cosine down to 1/20."""
+    if step < warmup:
+        return (step + 1) / warmup
+    if not cosine:
+        return 1.0
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class AveragedWeights:
+    """An exponential moving average of a model's trained tensors, corrected for its start.
+
+    The decay grows as (1 + n) / (10 + n) up to `decay`, so that the first steps do not weigh for ever.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, decay: float) -> None:
+        self.decay, self.count = decay, 0
+        self.average = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def update(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes in the weights after one optimizer step."""
+        self.count += 1
+        weight = 1 - min(self.decay, (1 + self.count) / (10 + self.count))
+        torch._foreach_lerp_(list(self.average.values()), [tensors[name].detach() for name in self.average], weight)
+
+    @torch.no_grad()
+    def swap(self, tensors: Mapping[str, Tensor]) -> None:
+        """Exchanges the average with the model's weights; a second call undoes the first."""
+        for name, average in self.average.items():
+            current = tensors[name].detach().clone()
+            tensors[name].copy_(average)
+            average.copy_(current)

@@ -1,0 +1,418 @@
+"""A whole run, from a recipe to a bundle: phases, validation, the best epoch kept, checkpoints, resume."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+import showtell
+from showtell.bundle import build_encoder, build_model, load_weights, save_bundle, unique_tensors
+from showtell.config import PhaseConfig, Recipe
+from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
+from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, image_batches, image_paths, make_groups
+from showtell.data.features import FeatureCache, encode_all, encode_into
+from showtell.data.vocabulary import Vocabulary
+from showtell.errors import DataError, RecipeError
+from showtell.metrics import Protocol, Report, evaluate
+from showtell.model.encoder import Encoder, fast_bfloat16
+from showtell.paths import cache_folder
+from showtell.training.card import model_card
+from showtell.training.checkpoint import load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
+from showtell.training.interrupt import Interrupt
+from showtell.training.loop import train_steps
+from showtell.training.optim import AveragedWeights, build_optimizer
+from showtell.training.runlog import EpochReport, RunLog
+from showtell.training.validate import chunks, generate
+
+_MAY_CHANGE = {"max_phases", "workers", "checkpoint_steps"}  # keys of [train] that a resumed run may have otherwise
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves behind. `scores` are those of the best epoch on the validation split."""
+
+    bundle: Path
+    best_epoch: int
+    epochs: int
+    scores: dict[str, float]
+
+
+@dataclass
+class Position:
+    """How far a run has come; with the checkpoint's tensors, all that `--resume` needs."""
+
+    phase: int = 0
+    phase_epoch: int = 0  # epochs of this phase that are done
+    epoch: int = 0  # epochs of the run that are done
+    step: int = 0  # steps of the epoch under way that are done
+    loss: float = 0.0  # summed over the words of those steps
+    words: int = 0
+    stale: int = 0  # epochs of this phase since CIDEr rose
+    best_cider: float = -1.0
+    best_epoch: int = 0
+    encoder_trained: bool = False
+    averaged: int = 0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The data of a run, format-free."""
+
+    train: list[Group]
+    val: tuple[CaptionedImage, ...]
+    name: str
+
+
+def train(
+    recipe: Recipe,
+    *,
+    data: Path | None = None,
+    encoder_weights: Path | None = None,
+    out: Path,
+    resume: bool = False,
+    report: Callable[[EpochReport], None] = lambda report: None,
+    note: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> TrainResult:
+    """Trains what `recipe` says and leaves the best epoch's captioner in `out/bundle`.
+
+    `report` is called after every epoch, `note` with sentences for people, `progress` with (what, done, total).
+    Raises `RecipeError` and `DataError` for wrong input before anything is written; `KeyboardInterrupt`, after a
+    checkpoint, when interrupted.
+    """
+    run = Run(recipe, data=data, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
+    return run.run(report)
+
+
+class Run:
+    """Owns the state of one training run: model, optimizer, averaged weights, position."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        data: Path | None,
+        encoder_weights: Path | None,
+        out: Path,
+        resume: bool,
+        note: Callable[[str], None],
+        progress: Callable[[str, int, int], None],
+    ) -> None:
+        self.recipe, self.out, self._note, self._progress = recipe, out, note, progress
+        self.checkpoint = out / "checkpoint.safetensors"
+        resuming = _check_folder(out, recipe, resume=resume)
+        torch.set_flush_denormal(True)  # denormals slow an optimizer step more than tenfold
+        torch.manual_seed(recipe.train.seed)
+        self.accelerator = Accelerator(
+            mixed_precision=_precision(recipe.train.precision), gradient_accumulation_steps=recipe.train.accumulate
+        )
+        annotations = read_annotations(
+            data or Path(recipe.data.path), val=recipe.data.val, test=recipe.data.test, seed=recipe.data.split_seed
+        )
+        for sentence in _summary(annotations):
+            note(sentence)
+        self._train_images, self._val_images = annotations.split("train"), annotations.split("val")
+        self.vocabulary = self._build_vocabulary()
+        encoder = build_encoder(recipe, weights=encoder_weights)
+        self.model = build_model(recipe, encoder, len(self.vocabulary)).to(self.accelerator.device)
+        self._dataset_name = annotations.root.resolve().name
+        self._protocol_format = annotations.format
+        self.cache: FeatureCache | None = None
+        self.position = Position()
+        tensors: dict[str, Tensor] = {}
+        if resuming:
+            tensors, position = read_checkpoint(self.checkpoint)
+            self.position = Position(**position)
+            self._restore_model(tensors)
+        else:
+            _save_recipe(out, recipe)
+        self._start_phase(tensors)
+
+    @property
+    def phase(self) -> PhaseConfig:
+        """The phase under way."""
+        return self.recipe.train.phases[self.position.phase]
+
+    def run(self, report: Callable[[EpochReport], None]) -> TrainResult:
+        """All epochs that are left."""
+        log = RunLog(self.out, keep_epochs=self.position.epoch)
+        with Interrupt() as interrupt:
+            while self.position.phase < len(self.recipe.phases()):
+                seconds, lr = time.monotonic(), 0.0
+                for lr in self._epoch():
+                    if interrupt.asked:
+                        self._save()
+                        raise KeyboardInterrupt
+                epoch = self._finish_epoch(lr, seconds)
+                log.write(epoch)
+                report(epoch)
+                self._advance()
+                self._save()
+        log.close()
+        return self._result()
+
+    def _epoch(self) -> Iterator[float]:
+        """Trains to the end of the epoch under way; yields the learning rate after each step."""
+        place, train = self.position, self.recipe.train
+        if place.step == 0:
+            torch.manual_seed(_seed(train.seed, place.epoch))
+        batch_images = self.phase.batch_images or train.batch_images
+        order = epoch_order(self.samples.train, batch_images=batch_images, seed=train.seed, epoch=place.epoch)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        order = order[rank : len(order) - len(order) % world : world] if world > 1 else order
+        total = len(order)
+        steps = train_steps(
+            self._batches(order[place.step :]),
+            model=self.wrapped,
+            optimizer=self.optimizer,
+            accelerator=self.accelerator,
+            train=train,
+            trained=self.trained,
+            averaged=self.averaged,
+            first_step=place.phase_epoch * total + place.step,
+            phase_steps=self.phase.epochs * total,
+        )
+        for done in steps:
+            place.step += 1
+            place.loss += done.loss * done.words
+            place.words += done.words
+            self._progress(f"epoch {place.epoch + 1}", place.step, total)
+            if train.checkpoint_steps and place.step % train.checkpoint_steps == 0 and place.step < total:
+                self._save()
+            yield done.lr
+
+    def _batches(self, order: Sequence[Sequence[Group]]) -> Iterator[Batch]:
+        if self.cache is not None:
+            return feature_batches(order, self.cache)
+        return image_batches(
+            order,
+            transform=self.model.encoder.transform,
+            vocabulary=self.vocabulary,
+            augment=self.phase.augment,
+            seed=self.recipe.train.seed,
+            epoch=self.position.epoch,
+            workers=self.recipe.train.workers,
+            max_tokens=self.recipe.data.max_tokens,
+        )
+
+    def _finish_epoch(self, lr: float, started: float) -> EpochReport:
+        """Validates, keeps the bundle if it is the best so far, and says so."""
+        place = self.position
+        if self.averaged is not None:
+            self.averaged.swap(self.trained)
+        candidates, scored = self._validate()
+        scores = dict(scored.scores)
+        best = scores["cider"] > place.best_cider
+        place.epoch += 1
+        place.phase_epoch += 1
+        place.stale = 0 if best else place.stale + 1
+        if best:
+            place.best_cider, place.best_epoch = scores["cider"], place.epoch
+            if self.accelerator.is_main_process:
+                self._save_bundle(scored)
+        if self.averaged is not None:
+            self.averaged.swap(self.trained)
+        report = EpochReport(
+            epoch=place.epoch,
+            phase=place.phase + 1,
+            train_loss=place.loss / max(1, place.words),
+            lr=lr,
+            scores=scores,
+            samples=_three(self.samples.val, candidates),
+            seconds=time.monotonic() - started,
+            best=best,
+            trains_encoder=bool(self.phase.encoder_from),
+        )
+        place.step, place.loss, place.words = 0, 0.0, 0
+        return report
+
+    def _validate(self) -> tuple[list[str], Report]:
+        images = self.samples.val
+        features: Any
+        if self.cache is not None:
+            cache = self.cache
+            rows = [row for image in images if (row := cache.row(image.path)) is not None]
+            features = (cache.rows(chunk) for chunk in chunks(rows, 100))
+        else:
+            encoder, paths = self.model.encoder, image_paths(images)
+            features = encode_all(paths, encode=self._encode, transform=encoder.transform, workers=self.recipe.train.workers)
+        candidates = generate(
+            self.model.decoder, features, self.vocabulary, search=self.recipe.search, device=self.accelerator.device
+        )
+        references = [list(image.captions) for image in images]
+        return candidates, evaluate(candidates, references, protocol=self._protocol(references))
+
+    def _protocol(self, references: list[list[str]]) -> Protocol:
+        counts = sorted({len(captions) for captions in references})
+        per_image = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
+        return Protocol(
+            dataset=self.samples.name, split="val", images=len(references), references_per_image=per_image,
+            tokenizer="PTB", decoding=self.recipe.search.describe(), version=showtell.__version__,
+        )  # fmt: skip
+
+    def _advance(self) -> None:
+        """Goes to the next phase when this one is over; it starts from the best epoch's weights."""
+        place = self.position
+        if place.phase_epoch < self.phase.epochs and place.stale < self.recipe.train.patience:
+            return
+        place.phase, place.phase_epoch, place.stale, place.averaged = place.phase + 1, 0, 0, 0
+        load_weights(self.out / "bundle", self.model)
+        if place.phase < len(self.recipe.phases()):
+            self._start_phase({})
+
+    def _start_phase(self, tensors: dict[str, Tensor]) -> None:
+        """Freezes and unfreezes, fills the cache, builds the optimizer; `tensors` are a checkpoint's, if resuming."""
+        if self.position.phase >= len(self.recipe.phases()):
+            return
+        phase, place = self.phase, self.position
+        encoder = self.model.encoder
+        encoder.requires_grad_(False)
+        if phase.encoder_from:
+            self.cache, place.encoder_trained = None, True
+            chosen = encoder.unfreeze_from(phase.encoder_from)
+        else:
+            self.cache, chosen = self._fill_cache(encoder), []
+        self._choose_samples()
+        self.trained = {name: t for name, t in unique_tensors(self.model).items() if t.requires_grad}
+        self.optimizer = build_optimizer(
+            self.model.decoder.parameters(), chosen, phase=phase, weight_decay=self.recipe.train.weight_decay
+        )
+        decay = self.recipe.train.ema
+        self.averaged = AveragedWeights(self.trained, decay=decay) if decay else None
+        if any(name.startswith("optimizer/") for name in tensors):
+            load_optimizer(self.optimizer, tensors)
+        if self.averaged is not None and place.averaged:
+            self.averaged.count = place.averaged
+            for name, average in self.averaged.average.items():
+                average.copy_(tensors[f"averaged/{name}"])
+        if "rng" in tensors:
+            torch.set_rng_state(tensors["rng"])
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+
+    def _choose_samples(self) -> None:
+        """Leaves out images that the cache could not take in because they cannot be decoded."""
+        cache = self.cache
+        usable = [[i for i in part if cache is None or cache.row(i.path) is not None] for part in (self._train_images, self._val_images)]
+        if not usable[0] or not usable[1]:
+            raise DataError("no image of the train or val split can be decoded; run  showtell data check  on the folder")
+        groups = make_groups(
+            usable[0], self.vocabulary,
+            captions_per_image=self.recipe.train.captions_per_image, max_tokens=self.recipe.data.max_tokens,
+        )  # fmt: skip
+        self.samples = Samples(groups, tuple(usable[1]), self._dataset_name)
+
+    def _fill_cache(self, encoder: Encoder) -> FeatureCache:
+        fingerprint = encoder.fingerprint()
+        cache = FeatureCache(
+            cache_folder(self.recipe.data.cache, fingerprint), fingerprint=fingerprint,
+            regions=encoder.regions, feature_size=encoder.feature_size,
+        )  # fmt: skip
+        paths = image_paths([*self._train_images, *self._val_images])
+        with self.accelerator.main_process_first():
+            failures = encode_into(
+                cache, paths, encode=self._encode, transform=encoder.transform, workers=self.recipe.train.workers,
+                progress=lambda done, total: self._progress("encoding images", done, total),
+            )  # fmt: skip
+        for failure in failures:
+            self._note(f"left out: {failure.reason}")
+        return cache
+
+    def _encode(self, images: Tensor) -> Tensor:
+        return self.model.encoder.encode(images.to(self.accelerator.device))
+
+    def _build_vocabulary(self) -> Vocabulary:
+        data = self.recipe.data
+        captions = [caption for image in self._train_images for caption in image.captions]
+        return Vocabulary.train(captions, kind=data.vocabulary, min_count=data.min_count, size=data.vocabulary_size)
+
+    def _save_bundle(self, scored: Report) -> None:
+        training = {
+            "dataset": self.samples.name, "epoch": self.position.epoch, "phase": self.position.phase + 1,
+            "train_images": len(self._train_images), **scored.to_dict(),
+        }  # fmt: skip
+        save_bundle(
+            self.out / "bundle", model=self.model, vocabulary=self.vocabulary, recipe=self.recipe,
+            training=training, card=model_card(self.recipe, training),
+        )  # fmt: skip
+
+    def _save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        place = self.position
+        model = unique_tensors(self.model)
+        tensors = {f"model/{n}": t for n, t in model.items() if n.startswith("decoder.") or place.encoder_trained}
+        tensors |= optimizer_tensors(self.optimizer) if place.phase_epoch or place.step else {}
+        if self.averaged is not None and (place.phase_epoch or place.step):
+            place.averaged = self.averaged.count
+            tensors |= {f"averaged/{name}": t for name, t in self.averaged.average.items()}
+        tensors["rng"] = torch.get_rng_state()
+        write_checkpoint(self.checkpoint, tensors, vars(place))
+
+    @torch.no_grad()
+    def _restore_model(self, tensors: dict[str, Tensor]) -> None:
+        model = unique_tensors(self.model)
+        for name, tensor in tensors.items():
+            if name.startswith("model/"):
+                model[name.removeprefix("model/")].copy_(tensor)
+
+    def _result(self) -> TrainResult:
+        config = json.loads((self.out / "bundle" / "config.json").read_text(encoding="utf-8"))
+        return TrainResult(self.out / "bundle", self.position.best_epoch, self.position.epoch, config["training"]["scores"])
+
+
+def _check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
+    """Whether there is something to resume; `RecipeError` where that and `resume` do not go together."""
+    if (out / "recipe.json").exists() and not resume:
+        raise RecipeError(f"{out} already holds a run; add --resume to continue it, or name another folder with --out")
+    if not (out / "checkpoint.safetensors").exists():
+        return False
+    before, now = json.loads((out / "recipe.json").read_text(encoding="utf-8")), recipe.model_dump(mode="json")
+    changed = [
+        f"{section}.{key}"
+        for section in ("data", "encoder", "decoder", "train", "search")
+        for key in now[section]
+        if before[section].get(key) != now[section][key] and key not in _MAY_CHANGE
+    ]
+    if changed:
+        raise RecipeError(f"{out} was trained with another recipe: {', '.join(changed)} changed; use another --out")
+    return True
+
+
+def _save_recipe(out: Path, recipe: Recipe) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _summary(annotations: Annotations) -> Iterator[str]:
+    sizes = {name: sum(i.split == name for i in annotations.images) for name in ("train", "val", "test")}
+    counted = ", ".join(f"{count} {name}" for name, count in sizes.items())
+    yield f"{annotations.root}: {annotations.format}, {len(annotations.images)} images with captions ({counted})"
+    if annotations.problems:
+        yield f"{len(annotations.problems)} problems in the data; see  showtell data check {annotations.root}"
+
+
+def _precision(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    native = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return "bf16" if native or fast_bfloat16("cpu") else "no"
+
+
+def _three(images: Sequence[CaptionedImage], candidates: Sequence[str]) -> list[str]:
+    draw = random.Random(0)
+    chosen = draw.sample(range(len(images)), min(3, len(images)))
+    return [f"{images[i].image_id}: {candidates[i]}" for i in chosen]
+
+
+def _seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch + 1]).generate_state(1)[0])

@@ -1,0 +1,73 @@
+"""What a run tells: one JSON line and one set of TensorBoard points an epoch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch: where it was, what it cost, how its captions score on the validation split (free running)."""
+
+    epoch: int  # from 1, over all phases
+    phase: int  # from 1
+    train_loss: float  # nats a word, as trained (smoothing and regularisers included)
+    lr: float
+    scores: dict[str, float]
+    samples: list[str]
+    seconds: float
+    best: bool
+    trains_encoder: bool
+
+    def line(self) -> str:
+        """One line for people."""
+        s = self.scores
+        bleu = " ".join(f"{s[f'bleu_{n}'] * 100:5.1f}" for n in range(1, 5))
+        what = "CNN+LSTM" if self.trains_encoder else "LSTM"
+        return (
+            f"epoch {self.epoch:3d}  phase {self.phase} {what:8s}  loss {self.train_loss:6.3f}  BLEU-1…4 {bleu}  "
+            f"ROUGE-L {s['rouge_l'] * 100:5.1f}  CIDEr {s['cider'] * 100:6.1f}{' *' if self.best else '  '}  {self.seconds:5.0f} s"
+        )
+
+    def to_json(self) -> str:
+        """One line for programs."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+class RunLog:
+    """`log.jsonl` and TensorBoard's events in a run's folder."""
+
+    def __init__(self, folder: Path, *, keep_epochs: int) -> None:
+        """Opens the log; lines after epoch `keep_epochs`, from before a resume, are dropped."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._path = folder / "log.jsonl"
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        kept = [line for line in lines if (epoch := _epoch(line)) is not None and epoch <= keep_epochs]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(self._path)
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_epochs + 1)  # type: ignore[no-untyped-call]
+
+    def write(self, report: EpochReport) -> None:
+        """Appends one epoch."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(report.to_json() + "\n")
+        points = {"loss/train": report.train_loss, "lr": report.lr, **{f"val/{k}": v for k, v in report.scores.items()}}
+        for name, value in points.items():
+            self._events.add_scalar(name, value, report.epoch)  # type: ignore[no-untyped-call]
+        self._events.add_text("val/samples", "  \n".join(report.samples), report.epoch)  # type: ignore[no-untyped-call]
+        self._events.flush()  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Closes the event file."""
+        self._events.close()  # type: ignore[no-untyped-call]
+
+
+def _epoch(line: str) -> int | None:
+    try:
+        return int(json.loads(line)["epoch"])
+    except (ValueError, KeyError, TypeError):  # a line that a dying process tore
+        return None

@@ -1,0 +1,119 @@
+"""The feature cache: what it keeps, what it refuses, what an interruption leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from showtell.data.features import FeatureCache, encode_into
+from showtell.errors import CacheError
+from showtell.images import ImageTransform
+
+HALF = (0.5, 0.5, 0.5)
+TRANSFORM = ImageTransform(size=8, resize=8, crop_mode="squash", mean=HALF, std=HALF, interpolation="bilinear")
+
+
+def encode(images: Tensor) -> Tensor:
+    return images.flatten(2).mean(2)[:, None]  # (B,1,3): the mean colour
+
+
+def paint(folder: Path, count: int, first: int = 0) -> list[Path]:
+    paths = [folder / f"{i}.png" for i in range(first, first + count)]
+    for i, path in enumerate(paths, start=first):
+        Image.new("RGB", (9, 7), (i * 10, 255 - i * 10, 100)).save(path)
+    return paths
+
+
+def open_cache(folder: Path, fingerprint: str = "a" * 64) -> FeatureCache:
+    return FeatureCache(folder / "cache", fingerprint=fingerprint, regions=1, feature_size=3)
+
+
+def fill(cache: FeatureCache, paths: list[Path], **options: int) -> int:
+    """Fills the cache; returns how many images were encoded."""
+    seen: list[int] = []
+
+    def counted(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return encode(images)
+
+    assert not encode_into(cache, paths, encode=counted, transform=TRANSFORM, batch=options.get("batch", 2))
+    return sum(seen)
+
+
+def test_features_are_those_of_the_images(tmp_path: Path) -> None:
+    paths, cache = paint(tmp_path, 5), open_cache(tmp_path)
+    assert fill(cache, paths) == 5
+    rows = [cache.row(path) for path in paths]
+    expected = np.array([[i * 10, 255 - i * 10, 100] for i in range(5)]) / 255 * 2 - 1
+    assert None not in rows
+    np.testing.assert_allclose(cache.rows([r for r in rows if r is not None])[:, 0], expected, atol=1e-3)
+
+
+def test_nothing_is_encoded_twice_even_under_another_name(tmp_path: Path) -> None:
+    paths, cache = paint(tmp_path, 3), open_cache(tmp_path)
+    fill(cache, paths)
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(paths[1].read_bytes())
+    assert fill(open_cache(tmp_path), [*paths, copy]) == 0
+    assert open_cache(tmp_path).row(copy) == open_cache(tmp_path).row(paths[1])
+
+
+def test_a_changed_image_is_encoded_again(tmp_path: Path) -> None:
+    paths, cache = paint(tmp_path, 2), open_cache(tmp_path)
+    fill(cache, paths)
+    Image.new("RGB", (30, 30), "white").save(paths[0])
+    assert open_cache(tmp_path).row(paths[0]) is None
+    assert fill(open_cache(tmp_path), paths) == 1
+
+
+def test_an_interruption_costs_only_what_was_under_way(tmp_path: Path) -> None:
+    paths, cache = paint(tmp_path, 6), open_cache(tmp_path)
+    fill(cache, paths[:4])
+    index = tmp_path / "cache" / "index.jsonl"
+    index.write_bytes(index.read_bytes()[:-20])  # died while writing a line
+    with (tmp_path / "cache" / "features.f16").open("ab") as data:
+        data.write(b"\1\2\3")  # and in the middle of a row
+    again = open_cache(tmp_path)
+    assert fill(again, paths) == 3
+    whole = open_cache(tmp_path)
+    rows = [r for path in paths if (r := whole.row(path)) is not None]
+    expected = np.array([[i * 10, 255 - i * 10, 100] for i in range(6)]) / 255 * 2 - 1
+    np.testing.assert_allclose(whole.rows(rows)[:, 0], expected, atol=1e-3)
+
+
+def test_a_cache_of_other_weights_is_refused(tmp_path: Path) -> None:
+    open_cache(tmp_path)
+    with pytest.raises(CacheError, match="another encoder"):
+        open_cache(tmp_path, fingerprint="b" * 64)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "thesis.tex").touch()
+    with pytest.raises(CacheError, match="not a feature cache"):
+        open_cache(tmp_path)
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path)
+    with cache.writer(), pytest.raises(CacheError, match="another process"), open_cache(tmp_path).writer():
+        pass
+
+
+def test_broken_images_are_named_and_the_rest_go_on(tmp_path: Path) -> None:
+    paths, cache = paint(tmp_path, 3), open_cache(tmp_path)
+    paths[1].write_bytes(paths[1].read_bytes()[:40])
+    failures = encode_into(cache, paths, encode=encode, transform=TRANSFORM)
+    assert [failure.path for failure in failures] == [paths[1]]
+    assert cache.row(paths[0]) is not None and cache.row(paths[2]) is not None
+
+
+def test_large_features_do_not_become_infinite(tmp_path: Path) -> None:
+    paths, cache = paint(tmp_path, 1), open_cache(tmp_path)
+    encode_into(cache, paths, encode=lambda images: torch.full((len(images), 1, 3), 1e6), transform=TRANSFORM)
+    assert torch.isfinite(cache.rows([0])).all()

@@ -1,0 +1,30 @@
+"""Left and right change places."""
+
+from __future__ import annotations
+
+import pytest
+
+from showtell.data.mirror import mirror_caption, mirrorable
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("A dog left of a cat.", "A dog right of a cat."),
+        ("The Right hand, the leftmost ball", "The Left hand, the rightmost ball"),
+        ("ein Hund links neben einer Katze", "ein Hund rechts neben einer Katze"),
+        ("a bright light", "a bright light"),
+    ],
+)
+def test_words_change_places_and_back(before: str, after: str) -> None:
+    assert mirror_caption(before) == after
+    assert mirror_caption(after) == before
+
+
+@pytest.mark.parametrize("caption", ["he stands right behind her", "a sign that says stop", "two balls are left"])
+def test_what_could_become_wrong_is_not_mirrored(caption: str) -> None:
+    assert not mirrorable(caption)
+
+
+def test_plain_sides_are_mirrorable() -> None:
+    assert mirrorable("a red ball is left of a blue box") and mirrorable("a dog runs")

@@ -1,0 +1,71 @@
+"""Captions to token ids and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from showtell.data.vocabulary import Vocabulary
+from showtell.errors import BundleError, DataError
+
+CAPTIONS = ["A dog's T-shirt is red .", "a red dog, running!", "Ein Hund läuft über die Straße."] * 2
+
+
+def words(**options: int) -> Vocabulary:
+    return Vocabulary.train(CAPTIONS, min_count=options.get("min_count", 1))
+
+
+def test_words_are_kept_whole_and_punctuation_is_not_a_word() -> None:
+    vocabulary = words()
+    ids = vocabulary.encode("A dog's T-shirt, red!")
+    assert ids[0] == vocabulary.start_id and ids[-1] == vocabulary.end_id
+    assert vocabulary.tokens(ids) == ["a", "dog's", "t-shirt", "red"]
+    assert vocabulary.decode(ids) == "a dog's t-shirt red"
+
+
+def test_decoding_stops_at_the_end_and_never_speaks_a_marker() -> None:
+    vocabulary = words()
+    red = vocabulary.encode("red")[1]
+    assert vocabulary.decode([1, red, 3, 0, red, 2, red]) == "red red"
+
+
+def test_unicode_words_survive() -> None:
+    vocabulary = words()
+    assert vocabulary.decode(vocabulary.encode("Ein Hund läuft über die Straße")) == "ein hund läuft über die straße"
+
+
+def test_rare_words_become_unknown() -> None:
+    vocabulary = words(min_count=3)
+    assert vocabulary.unknown_rate(["a red hund"]) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe"])
+def test_saved_and_loaded_is_the_same(kind: str, tmp_path: Path) -> None:
+    vocabulary = Vocabulary.train(CAPTIONS, kind=kind, min_count=1, size=60)  # type: ignore[arg-type]
+    vocabulary.save(tmp_path / "tokenizer.json")
+    loaded = Vocabulary.load(tmp_path / "tokenizer.json")
+    assert len(loaded) == len(vocabulary)
+    assert loaded.encode_all(CAPTIONS) == [vocabulary.encode(c) for c in CAPTIONS]
+
+
+def test_subwords_give_back_a_language_without_spaces() -> None:
+    captions = ["赤い車が道を走る", "青い車が走る", "赤い犬が走る"]
+    vocabulary = Vocabulary.train(captions, kind="bpe", size=60)
+    assert vocabulary.decode(vocabulary.encode("青い犬が道を走る")) == "青い犬が道を走る"
+
+
+def test_a_vocabulary_of_nothing_is_refused() -> None:
+    with pytest.raises(DataError, match="min_count"):
+        Vocabulary.train(["one two three"], min_count=9)
+
+
+def test_a_broken_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"tokenizer\.json"):
+        Vocabulary.load(tmp_path / "tokenizer.json")
+
+
+def test_words_that_were_split_before_are_joined_again() -> None:
+    vocabulary = words()
+    assert vocabulary.tokens(vocabulary.encode("a dog 's t-shirt")) == ["a", "dog's", "t-shirt"]

@@ -1,0 +1,271 @@
+"""The command line as others call it: what it prints where, and its exit codes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from showtell.cli import app
+
+IDS = ("a", "b", "c", "d")
+
+
+def run(*arguments: object, stdin: bytes | str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments], input=stdin, prog_name="showtell")
+
+
+def refused(result: Result, *words: str) -> None:
+    """Exit code 2, nothing on stdout, one sentence on stderr that names the words."""
+    assert result.exit_code == 2, (result.exit_code, result.output, result.exception)
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of four captioned test images, without the image files' help in training."""
+    root = tmp_path_factory.mktemp("captioned")
+    (root / "images").mkdir()
+    lines = []
+    for index, name in enumerate(IDS):
+        Image.new("RGB", (32, 24), (60 * index, 90, 20)).save(root / "images" / f"{name}.png")
+        captions = [f"a {word} thing number {index}" for word in ("small", "plain", "flat")]
+        lines.append({"image": f"images/{name}.png", "captions": captions, "split": "test"})
+    (root / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
+def write_predictions(path: Path, ids: tuple[str, ...] = IDS, suffix: str = ".png") -> Path:
+    texts = [{"image_id": f"{i}{suffix}", "caption": f"a small thing number {IDS.index(i)}"} for i in ids]
+    path.write_text(json.dumps(texts))
+    return path
+
+
+def test_help_and_version() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for name in ("train", "evaluate", "caption", "trace", "demo", "data"):
+        assert name in result.stdout
+    assert run("--version").stdout.startswith("showtell 0.1.0")
+
+
+def test_help_does_not_keep_anybody_waiting() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "showtell", "--help"], check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    seconds()
+    assert statistics.median(seconds() for _ in range(5)) < 0.4
+
+
+def test_wrong_usage_exits_with_2() -> None:
+    for arguments in (["paint"], ["train"], ["caption", "only-a-bundle"], ["evaluate", "--data", "."]):
+        result = run(*arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr
+
+
+def test_unknown_recipes_and_keys_name_the_nearest(tmp_path: Path) -> None:
+    refused(run("train", "scene", "--data", tmp_path), "did you mean 'scenes'")
+    refused(run("train", "scenes", "train.patiense=3", "--data", tmp_path), "did you mean 'patience'")
+    refused(run("train", "scenes", "patience", "--data", tmp_path), "section.key=value")
+    refused(run("train", "scenes", "train.patience=x", "--data", tmp_path), "train.patience")
+
+
+def test_train_refuses_missing_inputs(tmp_path: Path) -> None:
+    refused(run("train", "scenes", "--data", tmp_path / "nowhere"), "nowhere", "--data")
+    refused(run("train", "scenes", "--data", tmp_path, "--encoder-weights", tmp_path / "w"), "--encoder-weights")
+
+
+def test_data_check_prints_one_object(captioned: Path) -> None:
+    result = run("data", "check", captioned, "--json")
+    assert result.exit_code == 0, result.output
+    assert isinstance(json.loads(result.stdout), dict)
+    assert "images" in run("data", "check", captioned).stdout
+
+
+def test_data_refuses_wrong_places(tmp_path: Path) -> None:
+    refused(run("data", "check", tmp_path / "nowhere"), "nowhere")
+    refused(run("data", "check", tmp_path), str(tmp_path))
+    refused(run("data", "get", "flickr9k", "--to", tmp_path), "flickr9k")
+
+
+def test_predictions_are_scored_as_fractions(captioned: Path, tmp_path: Path) -> None:
+    for suffix in (".png", ""):
+        predictions = write_predictions(tmp_path / "p.json", suffix=suffix)
+        result = run("evaluate", "--predictions", predictions, "--data", captioned, "--json")
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)
+        assert {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"} <= found.keys()
+        assert found["bleu_4"] == pytest.approx(1.0, abs=1e-6)
+        assert (found["protocol"]["images"], found["protocol"]["split"]) == (4, "test")
+
+
+def test_predictions_do_not_need_images_or_torch(captioned: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(captioned / "captions.jsonl", bare)
+    predictions = write_predictions(tmp_path / "p.json")
+    program = (
+        "import sys\nfrom showtell.cli import app\n"
+        f"app(['evaluate', '--predictions', {str(predictions)!r}, '--data', {str(bare)!r}], standalone_mode=False)\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr.strip().endswith("False"), done.stderr
+    assert "protocol:" in done.stdout
+
+
+def test_missing_predictions_are_counted(captioned: Path, tmp_path: Path) -> None:
+    partial = write_predictions(tmp_path / "p.json", IDS[:3])
+    refused(run("evaluate", "--predictions", partial, "--data", captioned), "1 of the 4 images", "--allow-missing")
+    result = run("evaluate", "--predictions", partial, "--data", captioned, "--allow-missing", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["protocol"]["images"] == 3
+
+
+def test_evaluate_refuses_wrong_input(captioned: Path, tmp_path: Path) -> None:
+    predictions = write_predictions(tmp_path / "p.json")
+    refused(run("evaluate", "--predictions", predictions, "--data", captioned, "--split", "tset"), "tset")
+    refused(run("evaluate", "--predictions", predictions, "--data", captioned, "--split", "val"), "test (4)")
+    refused(run("evaluate", "--predictions", tmp_path / "none.json", "--data", captioned), "none.json")
+    refused(run("evaluate", tmp_path, "--data", captioned), "config.json")
+    stranger = tmp_path / "s.json"
+    stranger.write_text(json.dumps([{"image_id": "zebra", "caption": "a zebra"}]))
+    refused(run("evaluate", "--predictions", stranger, "--data", captioned), "zebra")
+
+
+def test_a_bundle_is_scored_beside_its_floors(tiny_bundle: Path, scenes: Path) -> None:
+    result = run("evaluate", tiny_bundle, "--data", scenes, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["floors"].keys() == {"constant", "shuffled"}
+    for floor in found["floors"].values():
+        assert floor.keys() <= found.keys()
+    assert found["floors"]["constant"]["bleu_1"] > 0.2
+    assert "shuffled floor" in run("evaluate", tiny_bundle, "--data", scenes).stdout
+
+
+def test_a_split_without_image_files_is_refused(tiny_bundle: Path, scenes: Path, tmp_path: Path) -> None:
+    whole = shutil.copytree(scenes, tmp_path / "scenes")
+    for path in whole.rglob("*"):
+        if path.is_file() and path.suffix == ".jsonl":
+            entries = [json.loads(line) for line in path.read_text().splitlines()]
+    for entry in entries:
+        if entry["split"] == "test":
+            (whole / entry["image"]).unlink()
+    refused(run("evaluate", tiny_bundle, "--data", whole), "none of their files", "--predictions")
+
+
+def test_captions_of_files_folders_and_patterns(tiny_bundle: Path, captioned: Path) -> None:
+    folder = captioned / "images"
+    for arguments in ([folder], [f"{folder}/*.png"], [folder / f"{i}.png" for i in IDS]):
+        result = run("caption", tiny_bundle, *arguments)
+        assert result.exit_code == 0, result.output
+        assert [Path(line.split(": ")[0]).stem for line in result.stdout.splitlines()] == list(IDS)
+
+
+def test_json_lines_and_csv(tiny_bundle: Path, captioned: Path) -> None:
+    image = captioned / "images" / "a.png"
+    (line,) = run("caption", tiny_bundle, image, "--format", "jsonl", "--n", "3").stdout.splitlines()
+    found = json.loads(line)
+    assert found["image"] == str(image)
+    assert len(found["alternatives"]) == 2
+    assert found["log_prob"] <= 0
+    rows = list(csv.DictReader(io.StringIO(run("caption", tiny_bundle, image, "--format", "csv", "--n", "2").stdout)))
+    assert [row["rank"] for row in rows] == ["1", "2"]
+    assert rows[0]["caption"] == found["caption"]
+
+
+def test_standard_input_names_images_or_is_one(tiny_bundle: Path, captioned: Path) -> None:
+    paths = [str(captioned / "images" / f"{i}.png") for i in IDS]
+    named = run("caption", tiny_bundle, "-", stdin="\n".join(paths) + "\n")
+    assert named.stdout == run("caption", tiny_bundle, *paths).stdout
+    itself = run("caption", tiny_bundle, "-", stdin=Path(paths[0]).read_bytes())
+    assert itself.stdout == "-: " + named.stdout.splitlines()[0].split(": ", 1)[1] + "\n"
+    short = run("caption", tiny_bundle, "-", stdin="\nx\ny\n\nz")
+    assert [line.split(":")[0] for line in short.stderr.splitlines()[:3]] == ["x", "y", "z"]
+    refused(run("caption", tiny_bundle, "-", stdin=""), "none was given")
+
+
+def test_broken_files_are_reported_and_the_rest_goes_on(tiny_bundle: Path, captioned: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ünder way"
+    shutil.copytree(captioned / "images", folder)
+    (folder / "empty.jpg").touch()
+    (folder / "text\nin.jpg").write_text("not an image")
+    (folder / os.fsdecode(b"\xff name.jpg")).write_bytes(b"\xff\xd8\xff")
+    result = run("caption", tiny_bundle, folder, folder / "missing.png")
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == len(IDS)
+    assert len(result.stderr.splitlines()) == 5  # one a broken file, and the count
+    assert "4 captioned, 4 failed" in result.stderr
+
+
+def test_caption_refuses_wrong_input(tiny_bundle: Path, tmp_path: Path) -> None:
+    refused(run("caption", tmp_path, tmp_path / "x.png"), "config.json")
+    refused(run("caption", tiny_bundle.parent, tmp_path / "x.png"), "did you mean")
+    refused(run("caption", tiny_bundle, tmp_path), "no image")
+    refused(run("caption", tiny_bundle, f"{tmp_path}/*.png"), "*.png")
+    assert run("caption", tiny_bundle, "x.png", "--n", "5", "--beam", "2").exit_code == 2
+    assert run("caption", tiny_bundle, "x.png", "--format", "xml").exit_code == 2
+    newer = shutil.copytree(tiny_bundle, tmp_path / "newer")
+    config = json.loads((newer / "config.json").read_text())
+    (newer / "config.json").write_text(json.dumps({**config, "format_version": 99}))
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
+    refused(run("caption", newer, tmp_path / "x.png"), "version 99")
+
+
+def test_trace_names_shapes_and_lines(tiny_bundle: Path, captioned: Path) -> None:
+    result = run("trace", tiny_bundle, captioned / "images" / "a.png")
+    assert result.exit_code == 0, result.output
+    for text in ("RGB 32×24", "(3,S,S) = 3×96×96", "1×36×128", "vocabulary.decode", "showtell/search.py:"):
+        assert text in result.stdout
+    refused(run("trace", tiny_bundle, captioned / "captions.jsonl"), "captions.jsonl")
+
+
+def test_interruption_says_what_is_left(monkeypatch: pytest.MonkeyPatch, scenes: Path, tmp_path: Path) -> None:
+    def interrupted(*_: object, out: Path, **__: object) -> None:
+        out.mkdir()
+        (out / "checkpoint.safetensors").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("showtell.training.run.train", interrupted)
+    result = run("train", "scenes", "--data", scenes, "--out", tmp_path / "run")
+    assert result.exit_code == 130
+    assert "--resume" in result.stderr.splitlines()[-1]
+
+
+def test_a_closed_pipe_is_quiet(captioned: Path, tiny_bundle: Path) -> None:
+    command = f"{sys.executable} -m showtell caption {tiny_bundle} {captioned}/images --format jsonl | head -c 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("{", "")
+
+
+@pytest.mark.slow
+def test_training_by_command(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    small = ["train.batch_images=16", "train.max_phases=1", "decoder.hidden=16", "decoder.embedding=16"]
+    result = run("train", "scenes", *small, "--data", scenes, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "CIDEr" in result.stdout.splitlines()[0]
+    assert result.stdout.splitlines()[-1] == f"bundle: {out / 'bundle'}"
+    refused_again = run("train", "scenes", *small, "--data", scenes, "--out", out)
+    assert refused_again.exit_code == 2
+    assert "--resume" in refused_again.stderr
+    assert run("caption", out / "bundle", scenes / "images").exit_code == 0

@@ -1,0 +1,8 @@
+"""`python train.py` trains on the folder flickr8k/. The model is src/showtell/model, the recipe is below recipes/."""
+
+import sys
+
+from showtell.cli import main
+
+sys.argv[1:1] = ["train", "recipes/flickr8k-attention.toml"]
+main()
