@@ -17,7 +17,8 @@ SOURCE = ROOT / "src" / "showtell"
 
 # From the top to the ground; a module imports what stands below it. Parts of one layer do not know each other.
 LAYERS = (
-    ("cli", "__main__"),
+    ("__main__",),
+    ("cli",),
     ("commands",),
     ("demo",),
     ("report",),
@@ -26,7 +27,8 @@ LAYERS = (
     ("bundle",),
     ("model", "search", "metrics", "data"),
     ("images",),
-    ("config", "errors", "paths"),
+    ("config",),
+    ("errors", "paths"),
 )
 LIGHT = (
     "metrics", "data/annotations.py", "data/formats.py", "data/check.py", "config.py", "errors.py", "images.py",

@@ -98,7 +98,9 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
     model.eval().requires_grad_(False).to(device)
     transform = ImageTransform.from_dict(config["transform"])
     if transform != model.encoder.transform:
-        raise BundleError(f"{folder}: its transform is not the one its encoder builds; train it again with this version")
+        raise BundleError(
+            f"{folder}: its transform is not the one its encoder builds; train it again with this version"
+        )
     return Bundle(
         path=folder,
         encoder=model.encoder,
@@ -119,9 +121,13 @@ def load_weights(folder: Path, model: CaptionerModel) -> None:
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{path} cannot be read ({error}); copy the bundle again") from None
     wanted = unique_tensors(model)
-    wrong = sorted(found.keys() ^ wanted.keys()) + [n for n in wanted if n in found and found[n].shape != wanted[n].shape]
+    wrong = sorted(found.keys() ^ wanted.keys()) + [
+        n for n in wanted if n in found and found[n].shape != wanted[n].shape
+    ]
     if wrong:
-        raise BundleError(f"{path}: {len(wrong)} tensors do not fit the model that config.json describes, first {wrong[0]}")
+        raise BundleError(
+            f"{path}: {len(wrong)} tensors do not fit the model that config.json describes, first {wrong[0]}"
+        )
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(found[name])
@@ -143,7 +149,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if missing:
         nested = folder / "bundle"
         hint = f"; did you mean {nested}?" if (nested / "config.json").is_file() else ""
-        raise BundleError(f"{folder} is not a bundle: {', '.join(missing)} is missing; expected a run's folder 'bundle'{hint}")
+        raise BundleError(
+            f"{folder} is not a bundle: {', '.join(missing)} is missing; expected a run's folder 'bundle'{hint}"
+        )
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         version = int(config["format_version"])

@@ -54,7 +54,9 @@ class DecoderConfig(_Section):
     layers: int = Field(1, ge=1, le=8)
     attention: int = Field(512, ge=1)
     dropout: float = Field(0.5, ge=0, lt=1)
-    tied: bool = Field(False, description="the output layer shares the word embeddings (needs embedding == hidden for lstm)")
+    tied: bool = Field(
+        False, description="the output layer shares the word embeddings (needs embedding == hidden for lstm)"
+    )
 
 
 class PhaseConfig(_Section):
@@ -72,7 +74,9 @@ class TrainConfig(_Section):
     """How the weights are found."""
 
     seed: int = 0
-    batch_images: int = Field(32, ge=1, description="images a batch; each brings all of its captions, up to captions_per_image")
+    batch_images: int = Field(
+        32, ge=1, description="images a batch; each brings all of its captions, up to captions_per_image"
+    )
     captions_per_image: int = Field(5, ge=1)
     accumulate: int = Field(1, ge=1)
     precision: Literal["auto", "no", "bf16", "fp16"] = Field("auto", description="auto: bf16 where it is native")
@@ -86,7 +90,9 @@ class TrainConfig(_Section):
     patience: int = Field(5, ge=1, description="epochs without a better validation CIDEr that end a phase")
     max_phases: int = Field(0, ge=0, description="0: all")
     workers: int = Field(2, ge=1, description="threads that decode images")
-    checkpoint_steps: int = Field(0, ge=0, description="also write a checkpoint after so many steps; 0: after each epoch")
+    checkpoint_steps: int = Field(
+        0, ge=0, description="also write a checkpoint after so many steps; 0: after each epoch"
+    )
     phases: tuple[PhaseConfig, ...] = Field((PhaseConfig(),), min_length=1)
 
 

@@ -48,9 +48,10 @@ class DemoResult:
         yield f"          showtell trace {self.bundle} {self.test.images[0].path}"
         cider, floors = self.test.report.scores["cider"], self.test.floors
         constant, shuffled = floors["constant"].scores["cider"], floors["shuffled"].scores["cider"]
-        ratio = f"{cider / constant:.1f} times the constant caption's {constant:.3f}" if constant else "the floor is 0"
-        yield f"test CIDEr {cider:.3f}: {ratio}"
-        yield f"with the images shuffled it falls to {shuffled:.3f}: the captioner looks at its image"
+        times = f"{cider / constant:.1f} times" if constant else "above"
+        yield f"test CIDEr {100 * cider:.1f}, {times} the constant caption's {100 * constant:.1f}"
+        verdict = "looks at" if cider > 2 * shuffled else "hardly looks at"
+        yield f"with the images shuffled CIDEr is {100 * shuffled:.1f}: the captioner {verdict} its image"
 
 
 def run_demo(
@@ -130,14 +131,20 @@ def _train(
 
 
 def _explain(bundle: Path, images: tuple[CaptionedImage, ...], folder: Path) -> list[Explained]:
+    import numpy as np
+
+    from showtell.images import open_image
     from showtell.inference import Captioner
     from showtell.report.attention import draw_attention
 
     folder.mkdir(parents=True, exist_ok=True)
-    captions = Captioner.load(bundle).caption([image.path for image in images])
+    captioner = Captioner.load(bundle)
+    captions = captioner.caption([image.path for image in images])
     explained = []
     for image, caption in zip(images, captions, strict=True):
         drawing = folder / f"{image.path.stem}.png"
-        draw_attention(image.path, caption, drawing)
+        maps = np.stack([word.attention for word in caption.words if word.attention is not None])
+        words = [word.text for word in caption.words]
+        draw_attention(open_image(image.path), words, maps, captioner.bundle.transform).save(drawing)
         explained.append(Explained(image, caption, drawing))
     return explained

@@ -1,13 +1,13 @@
 """The errors that showtell raises on purpose; each message says what was found, what was expected, what to do.
 
-    ShowtellError                 anything below; the command line prints it and exits with code 2
-    ├── RecipeError               a recipe's key or value is wrong
-    ├── DataError                 a data set cannot be read, or holds nothing to work on
-    │   └── ImageError            one image cannot be decoded
-    ├── BundleError               a bundle is missing, incomplete or of a newer version
-    ├── CacheError                a feature cache belongs to another encoder
-    ├── DownloadError             no mirror delivered what was asked for
-    └── MissingExtraError         an optional dependency is not installed
+ShowtellError                 anything below; the command line prints it and exits with code 2
+├── RecipeError               a recipe's key or value is wrong
+├── DataError                 a data set cannot be read, or holds nothing to work on
+│   └── ImageError            one image cannot be decoded
+├── BundleError               a bundle is missing, incomplete or of a newer version
+├── CacheError                a feature cache belongs to another encoder
+├── DownloadError             no mirror delivered what was asked for
+└── MissingExtraError         an optional dependency is not installed
 """
 
 

@@ -7,8 +7,9 @@ survives shuffled images does not look at them. Importing this module, and scori
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import showtell
 from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
 from showtell.errors import DataError, ImageError
 from showtell.metrics import Protocol, Report, best_constant_caption, evaluate, read_predictions
+from showtell.metrics.evaluate import NAMES
 
 if TYPE_CHECKING:
     from showtell.inference import Captioner
@@ -36,8 +38,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """For --json: the scores under their names, the protocol beside them."""
-        protocol = self.report.to_dict()["protocol"]
-        result: dict[str, Any] = {**self.report.scores, "protocol": protocol}
+        result: dict[str, Any] = {**self.report.scores, "protocol": asdict(self.report.protocol)}
         if self.floors:
             result["floors"] = {name: dict(floor.scores) for name, floor in self.floors.items()}
         if self.constant:
@@ -49,21 +50,15 @@ class Evaluation:
     def lines(self) -> list[str]:
         """For people: a table of the scores beside their floors, then the protocol."""
         columns = {"score": self.report, **{f"{name} floor": floor for name, floor in self.floors.items()}}
-        head = f"{'':8s}" + "".join(f"{name:>16s}" for name in columns)
+        head = f"{'(×100)':8s}" + "".join(f"{name:>16s}" for name in columns)
         table = [
-            f"{name:8s}" + "".join(f"{report.scores[name]:16.4f}" for report in columns.values())
+            f"{NAMES[name]:8s}" + "".join(f"{100 * report.scores[name]:16.2f}" for report in columns.values())
             for name in self.report.scores
         ]
         legend = [f'constant floor: "{self.constant}" for every image'] if self.constant else []
         if "shuffled" in self.floors:
             legend.append("shuffled floor: each image's caption given to another image")
-        protocol = self.report.to_dict()["protocol"]
-        return [
-            head,
-            *table,
-            *legend,
-            "protocol: " + ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in protocol.items()),
-        ]
+        return [head, *table, *legend, *self.report.notes, f"protocol: {self.report.protocol}"]
 
 
 def evaluate_predictions(
@@ -75,7 +70,7 @@ def evaluate_predictions(
     """
     annotations = read_annotations(data, require_images=False)
     images = annotations.split(split)
-    found = read_predictions(predictions)
+    found = _with_numbers(read_predictions(predictions))
     pairs = [(image, caption) for image in images if (caption := _prediction(found, image)) is not None]
     missing = len(images) - len(pairs)
     if not pairs:
@@ -200,9 +195,27 @@ def _decoding(captioner: Captioner) -> str:
     return SearchConfig(**captioner.bundle.search).describe()
 
 
+def _with_numbers(found: Mapping[str, str]) -> dict[str, str]:
+    """Predictions under their keys, and under COCO's number where a key is one of COCO's file names."""
+    numbers = {number: caption for key, caption in found.items() if (number := _coco_number(key)) is not None}
+    return {**numbers, **found}
+
+
 def _prediction(found: Mapping[str, str], image: CaptionedImage) -> str | None:
-    """By the data set's id, the file's name or its stem, whichever is there first."""
-    for key in (image.image_id, image.path.name, image.path.stem, Path(image.image_id).stem):
-        if key in found:
+    """By the data set's id, the file's name, its stem or its number in COCO, whichever is there first."""
+    for key in (
+        image.image_id,
+        image.path.name,
+        image.path.stem,
+        Path(image.image_id).stem,
+        _coco_number(image.image_id),
+    ):
+        if key is not None and key in found:
             return found[key]
     return None
+
+
+def _coco_number(name: str) -> str | None:
+    """COCO_val2014_000000391895.jpg or 000000391895.jpg -> 391895."""
+    match = re.fullmatch(r"(?:.*_)?(\d{12})", Path(name).stem)
+    return str(int(match[1])) if match else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import io
 import warnings
@@ -16,7 +17,7 @@ from PIL import Image, ImageOps
 
 from showtell.errors import DataError, ImageError
 
-SUFFIXES = frozenset(".jpg .jpeg .png .webp .gif .bmp .tif .tiff .ppm .pgm .avif".split())
+SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"])
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 1024 * 1024
 
@@ -45,7 +46,7 @@ class ImageTransform:
         box = self.crop_box(*image.size)
         resized = image.resize((self.size, self.size), _INTERPOLATION[self.interpolation], box=box)
         pixels = np.asarray(resized, dtype=np.float32) / np.float32(255)  # (S,S,3)
-        pixels = (pixels - np.float32(self.mean)) / np.float32(self.std)
+        pixels = ((pixels - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (3,S,S)
 
     def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
@@ -136,10 +137,8 @@ class _limit_lifted:  # noqa: N801 (reads as a statement)
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    try:
+    with contextlib.suppress(Exception):  # a damaged EXIF block: the picture itself is whole
         image = ImageOps.exif_transpose(image)
-    except Exception:  # noqa: S110 (a damaged EXIF block: the picture itself is whole)
-        pass
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bits(image).convert("RGB")
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
@@ -163,5 +162,3 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _reason(error: Exception) -> str:
     text = str(error).split("<")[0].strip() or type(error).__name__
     return "not an image, or of a kind that Pillow does not read" if "cannot identify" in text else text
-
-

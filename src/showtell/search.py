@@ -20,19 +20,29 @@ class StepLike(Protocol):
     """What a step gives: logits (B,K,V), the next state, attention (B,K,R) or None."""
 
     @property
-    def logits(self) -> Tensor: ...
+    def logits(self) -> Tensor:
+        """(B,K,V)"""
+
     @property
-    def state(self) -> Any: ...
+    def state(self) -> Any:
+        """The State after this step."""
+
     @property
-    def attention(self) -> Tensor | None: ...
+    def attention(self) -> Tensor | None:
+        """(B,K,R)"""
 
 
 class StepDecoder(Protocol):
     """Memory is a tuple of tensors (B,…), State a tuple of tensors (B,K,…)."""
 
-    def prepare(self, features: Tensor) -> Any: ...
-    def init_state(self, memory: Any, rows: int) -> Any: ...
-    def step(self, tokens: Tensor, state: Any, memory: Any) -> StepLike: ...
+    def prepare(self, features: Tensor) -> Any:
+        """features (B,R,F) -> Memory."""
+
+    def init_state(self, memory: Any, rows: int) -> Any:
+        """The State of K rows an image before the first word."""
+
+    def step(self, tokens: Tensor, state: Any, memory: Any) -> StepLike:
+        """tokens (B,K) -> the logits of the words after them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +122,17 @@ def beam_search(
     for length in range(1, options.max_length + 1):
         step = decoder.step(tokens, state, memory)
         log_probs = step.logits.float().log_softmax(-1)  # (A,K,V)
-        looked = step.attention.float() if attention and step.attention is not None else log_probs.new_zeros((*tokens.shape, 0))
+        looked = (
+            step.attention.float()
+            if attention and step.attention is not None
+            else log_probs.new_zeros((*tokens.shape, 0))
+        )
         if beams is None or finished is None:
             beams, finished = _begin(log_probs, looked, options)
         _forbid(log_probs, beams.tokens, banned, options.no_repeat_ngram)
-        beams, parents, finished = _extend(beams, finished, log_probs, looked, length=length, end_id=end_id, options=options)
+        beams, parents, finished = _extend(
+            beams, finished, log_probs, looked, length=length, end_id=end_id, options=options
+        )
         tokens, state = beams.tokens[:, :, -1], _reorder(step.state, parents)
         done = _is_done(beams, finished, options)
         if length == options.max_length:
@@ -180,7 +196,9 @@ def _begin(log_probs: Tensor, looked: Tensor, options: SearchOptions) -> tuple[_
     full = (images, rows, options.max_length)
     ids = no_ids.new_zeros(full)
     lengths = no_ids.new_zeros((images, rows))
-    return beams, _Finished(none, none, lengths, ids, empty.new_zeros(full), looked.new_zeros((*full, looked.shape[-1])))
+    return beams, _Finished(
+        none, none, lengths, ids, empty.new_zeros(full), looked.new_zeros((*full, looked.shape[-1]))
+    )
 
 
 def _extend(
@@ -241,7 +259,8 @@ def _keep(finished: _Finished, new: _Beams, ends: Tensor, length: int, options: 
 def _is_done(beams: _Beams, finished: _Finished, options: SearchOptions) -> Tensor:
     """(A,): no live beam can get among the n best finished. Log-probabilities only fall; a longer caption divides by more."""
     bound = beams.log_prob.amax(1) / options.max_length**options.length_penalty
-    return (finished.score.topk(options.n, dim=1).values[:, -1] >= bound) | beams.log_prob.amax(1).isneginf()
+    nth: Tensor = finished.score.topk(options.n, dim=1).values[:, -1]
+    return (nth >= bound) | beams.log_prob.amax(1).isneginf()
 
 
 def _forbid(log_probs: Tensor, history: Tensor, banned: Sequence[int], ngram: int) -> None:
@@ -270,7 +289,9 @@ def _collect(beams: _Beams, finished: _Finished, row: int, options: SearchOption
     return found[: options.n]
 
 
-def _hypothesis(source: _Beams | _Finished, row: int, k: int, length: int, score: float, *, finished: bool) -> Hypothesis:
+def _hypothesis(
+    source: _Beams | _Finished, row: int, k: int, length: int, score: float, *, finished: bool
+) -> Hypothesis:
     words = length - finished
     looked = source.attention[row, k, :words].cpu() if source.attention.shape[-1] else None
     return Hypothesis(
@@ -315,4 +336,3 @@ def _reorder(state: Any, parents: Tensor) -> Any:
 
 def _rows(tensors: Any, left: Tensor) -> Any:
     return type(tensors)(*(x[left] for x in tensors))
-

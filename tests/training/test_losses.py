@@ -15,7 +15,9 @@ def test_padding_counts_nothing_and_the_end_counts() -> None:
     targets[0, 1, 2:] = 0
     targets[1, 2] = 0
     total, words = 0.0, 0
-    for (b, k, t), target in zip(torch.cartesian_prod(*map(torch.arange, targets.shape)).tolist(), targets.flatten(), strict=True):
+    for (b, k, t), target in zip(
+        torch.cartesian_prod(*map(torch.arange, targets.shape)).tolist(), targets.flatten(), strict=True
+    ):
         if target:
             total -= float(logits[b, k, t].log_softmax(0)[target])
             words += 1

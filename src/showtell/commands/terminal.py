@@ -53,7 +53,7 @@ def need_data(path: Path) -> Path:
     """The path of a data set that exists."""
     if not path.exists():
         raise DataError(
-            f"no data set at '{path}'; expected a folder of images and captions, or its caption file: name it with --data"
+            f"no data set at '{path}'; expected a folder of images and captions, or its caption file; see --data"
         )
     return path
 

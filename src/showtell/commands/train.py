@@ -40,8 +40,10 @@ def train(
         need_file(encoder_weights, "--encoder-weights")
     folder = out or Path("runs") / resolved.name
     result = _run(resolved, data=data, encoder_weights=encoder_weights, out=folder, resume=resume)
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.scores.items())
-    typer.echo(f"best epoch {result.best_epoch} of {result.epochs} (validation: {scores})")
+    from showtell.metrics.evaluate import NAMES
+
+    scores = ", ".join(f"{NAMES[name]} {100 * value:.1f}" for name, value in result.scores.items())
+    typer.echo(f"best epoch {result.best_epoch} of {result.epochs}; on the validation split, ×100: {scores}")
     typer.echo(f"bundle: {result.bundle}")
 
 

@@ -92,7 +92,9 @@ class Draft:
             return
         self.has_splits = True
         if self.splits.setdefault(image, known) != known:
-            self.problem(file, line, "two-splits", f"{image} is in {self.splits[image]} and in {known}; kept in the first")
+            self.problem(
+                file, line, "two-splits", f"{image} is in {self.splits[image]} and in {known}; kept in the first"
+            )
 
     def problem(self, file: Path, line: int | None, kind: str, message: str) -> None:
         """Notes something wrong."""
@@ -153,7 +155,9 @@ def _images(draft: Draft, *, require_images: bool) -> list[CaptionedImage]:
         images.append(CaptionedImage(image, path or draft.root / image, tuple(captions), draft.splits.get(image)))
     for image in draft.splits.keys() - draft.captions.keys():
         file, line = draft.places.get(image, (str(draft.root), None))
-        draft.problems.append(Problem(file, line, "no-caption", f"{image} is in {draft.splits[image]} and has no caption"))
+        draft.problems.append(
+            Problem(file, line, "no-caption", f"{image} is in {draft.splits[image]} and has no caption")
+        )
     return images
 
 

@@ -162,7 +162,11 @@ def encode_into(
                 append([(item.key, item.digest) for item in fresh], features)
             done += len(loaded)
             progress(done, len(missing))
-    known = [item for item in map(_digested, missing) if item and cache._by_key.get(item[0]) is None and item[1] in cache._by_digest]
+    known = [
+        item
+        for item in map(_digested, missing)
+        if item and cache._by_key.get(item[0]) is None and item[1] in cache._by_digest
+    ]
     if known:
         cache._alias(known)
     return failures

@@ -15,7 +15,9 @@ from showtell.errors import DataError
 
 _TOKEN_LINE = re.compile(r"^([^\t]+?)#(\w+)\t(.*)$")
 _MISKEYED = re.compile(r"^(.+\.(?:jpe?g|png))\.\d+$", re.IGNORECASE)
-_LIST_NAME = re.compile(r"(train|dev|val|test)[_.-]?images?|(?:^|[_.-])(train|dev|val|valid|test)(?:[_.-]|$)", re.IGNORECASE)
+_LIST_NAME = re.compile(
+    r"(train|dev|val|test)[_.-]?images?|(?:^|[_.-])(train|dev|val|valid|test)(?:[_.-]|$)", re.IGNORECASE
+)
 _IMAGE_KEYS = ("image", "image_id", "file_name", "filename", "file", "path", "img", "image_path", "name")
 _CAPTION_KEYS = ("caption", "captions", "text", "sentence", "sentences", "comment", "description")
 _SPLIT_KEYS = ("split", "set", "subset", "fold")
@@ -102,8 +104,9 @@ def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
         draft.places.setdefault(image, (draft.name(file), None))
         draft.assign(image, entry.get("split"), file=file, line=None)
         if entry.get("filepath"):
-            nested = [f / entry["filepath"] / image for f in (root, *folders)]
-            draft.paths |= {image: p for p in nested if p.is_file()}
+            nested = (f / entry["filepath"] / image for f in (root, *folders))
+            found = next((p for p in nested if p.is_file()), None)
+            draft.paths |= {image: found} if found else {}
     draft.find(folders)
     return draft
 
@@ -140,7 +143,9 @@ def _read_table(path: Path, root: Path) -> Draft | None:
         for number, row in rows(draft, file):
             image, captions = _value(row, _IMAGE_KEYS), _value(row, _CAPTION_KEYS)
             if image is None or captions is None:
-                draft.problem(file, number, "not-a-caption", "expected an image and a caption in this row; it is left out")
+                draft.problem(
+                    file, number, "not-a-caption", "expected an image and a caption in this row; it is left out"
+                )
                 continue
             for caption in captions if isinstance(captions, list) else [captions]:
                 draft.add(str(image), str(caption), file=file, line=number)
@@ -183,12 +188,19 @@ def _files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 def _image_folders(root: Path) -> list[Path]:
     """The folder and those up to two levels below, for looking images up by name; beside it, where it has no folders."""
-    if not any(p.is_dir() for p in root.iterdir()) and not any(p.suffix.lower() in IMAGE_SUFFIXES for p in root.iterdir()):
+    if not any(p.is_dir() for p in root.iterdir()) and not any(
+        p.suffix.lower() in IMAGE_SUFFIXES for p in root.iterdir()
+    ):
         root = root.parent
     folders = [root]
     for level in (1, 2):
         del level
-        folders += [p for f in list(folders) for p in sorted(f.iterdir()) if p.is_dir() and p not in folders and p.name[0] != "."]
+        folders += [
+            p
+            for f in list(folders)
+            for p in sorted(f.iterdir())
+            if p.is_dir() and p not in folders and p.name[0] != "."
+        ]
     return folders
 
 

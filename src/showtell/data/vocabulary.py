@@ -27,7 +27,9 @@ class Vocabulary:
         self._tokenizer = tokenizer
         for index, token in enumerate(SPECIAL):
             if tokenizer.token_to_id(token) != index:
-                raise BundleError(f"the tokenizer gives '{token}' the id {tokenizer.token_to_id(token)}, expected {index}")
+                raise BundleError(
+                    f"the tokenizer gives '{token}' the id {tokenizer.token_to_id(token)}, expected {index}"
+                )
 
     @classmethod
     def train(

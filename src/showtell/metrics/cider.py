@@ -72,7 +72,9 @@ def _similarity(candidate: _Vector, reference: _Vector) -> np.ndarray[tuple[int]
     """Clipped cosine by n, times the Gaussian penalty of the difference in length."""
     values = np.zeros(MAX_N)
     for n, (spoken, written) in enumerate(zip(candidate.weights, reference.weights, strict=True)):
-        total = sum(min(weight, written[ngram]) * written[ngram] for ngram, weight in spoken.items() if ngram in written)
+        total = sum(
+            min(weight, written[ngram]) * written[ngram] for ngram, weight in spoken.items() if ngram in written
+        )
         norms = candidate.norms[n] * reference.norms[n]
         values[n] = total / norms if norms else total
     penalty = math.exp(-((candidate.bigrams - reference.bigrams) ** 2) / (2 * _SIGMA_SQUARED))

@@ -28,7 +28,9 @@ def read_predictions(path: Path) -> dict[str, str]:
     for number, row in enumerate(rows, start=1):
         image, caption = _first(row, _IDS), _first(row, _CAPTIONS)
         if image is None or caption is None:
-            raise DataError(f"{path}, entry {number}: expected the keys image_id and caption, found {', '.join(row) or 'none'}")
+            raise DataError(
+                f"{path}, entry {number}: expected the keys image_id and caption, found {', '.join(row) or 'none'}"
+            )
         if str(image) in found:
             raise DataError(f"{path}, entry {number}: a second caption of {image}; expected one an image")
         found[str(image)] = str(caption)

@@ -6,9 +6,40 @@ import re
 from functools import lru_cache
 
 # coco-caption removes these; brackets stay, as "-lrb-" (its list has them in upper case, the tokens are in lower case).
-PUNCTUATION = frozenset("'' ' `` ` . ? ! , : - -- ... ;".split())
+PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-_ABBREVIATIONS = "mr mrs ms dr prof st jr sr vs etc inc ltd co corp mt ft gen col capt lt sgt rev hon no vol approx dept est ave blvd".split()
+_ABBREVIATIONS = [
+    "mr",
+    "mrs",
+    "ms",
+    "dr",
+    "prof",
+    "st",
+    "jr",
+    "sr",
+    "vs",
+    "etc",
+    "inc",
+    "ltd",
+    "co",
+    "corp",
+    "mt",
+    "ft",
+    "gen",
+    "col",
+    "capt",
+    "lt",
+    "sgt",
+    "rev",
+    "hon",
+    "no",
+    "vol",
+    "approx",
+    "dept",
+    "est",
+    "ave",
+    "blvd",
+]
 
 _TOKEN = re.compile(
     r"""
@@ -39,7 +70,9 @@ _TOKEN = re.compile(
 @lru_cache(maxsize=200_000)
 def _tokenize(caption: str) -> tuple[str, ...]:
     tokens = (_BRACKETS.get(token, token).lower() for token in _TOKEN.findall(caption))
-    return tuple(token.replace("’", "'") for token in tokens if token not in PUNCTUATION and token not in ('"', "“", "”"))
+    return tuple(
+        token.replace("’", "'") for token in tokens if token not in PUNCTUATION and token not in ('"', "“", "”")
+    )
 
 
 def tokenize(caption: str) -> list[str]:

@@ -6,6 +6,7 @@ B images · R regions (h·w of the grid, or 1 when pooled) · F feature size · 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -47,9 +48,9 @@ class Encoder(nn.Module):
             _load(model, weights)
         self.transform = transform_of(model, image_size=image_size, crop=crop)
         self.pooled = pooled
-        self._channels = int(model.num_features)
+        self._channels = int(model.num_features)  # type: ignore[arg-type]
         self._prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))
-        self.network = _cut(model, name, layer).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = _cut(model, name, layer).to(memory_format=torch.channels_last)
         self.eval().requires_grad_(False)
         with torch.inference_mode():
             probe = self._run(torch.zeros(1, 3, self.transform.size, self.transform.size))
@@ -78,7 +79,9 @@ class Encoder(nn.Module):
         self.requires_grad_(False)
         names = [name for name, _ in self.network.named_children()]
         if module not in names:
-            raise RecipeError(f"train.phases.encoder_from is '{module}', which this encoder does not have: {_some(names)}")
+            raise RecipeError(
+                f"train.phases.encoder_from is '{module}', which this encoder does not have: {_some(names)}"
+            )
         chosen = [p for name in names[names.index(module) :] for p in _without_norms(self.network.get_submodule(name))]
         for parameter in chosen:
             parameter.requires_grad_(True)
@@ -129,7 +132,9 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
         return SmallCNN()
     if not timm.is_model(name.split(".")[0]):
         near = timm.list_models(f"*{re.split('[._]', name)[0]}*")[:5]
-        raise RecipeError(f"encoder.name is '{name}', which timm does not know; near it: {', '.join(near) or 'nothing'}")
+        raise RecipeError(
+            f"encoder.name is '{name}', which timm does not know; near it: {', '.join(near) or 'nothing'}"
+        )
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")  # type: ignore[no-any-return]
     except Exception as error:  # the hub's client raises many kinds
@@ -150,7 +155,11 @@ def _load(model: nn.Module, path: Path) -> None:
     except SafetensorError as error:
         raise RecipeError(f"--encoder-weights {path}: not a safetensors file ({error})") from None
     wanted = model.state_dict()
-    wrong = [n for n in wanted if not n.endswith("num_batches_tracked") and (n not in state or state[n].shape != wanted[n].shape)]
+    wrong = [
+        n
+        for n in wanted
+        if not n.endswith("num_batches_tracked") and (n not in state or state[n].shape != wanted[n].shape)
+    ]
     if wrong:
         raise RecipeError(
             f"--encoder-weights {path}: {len(wrong)} of {len(wanted)} tensors are missing or of another shape "
@@ -166,7 +175,7 @@ def _cut(model: nn.Module, name: str, layer: str) -> nn.Module:
     if layer not in dict(model.named_modules()):
         names = [n for n, _ in model.named_children()]
         raise RecipeError(f"encoder.layer is '{layer}', which {name} does not have: {_some(names)}")
-    cut = create_feature_extractor(model, {layer: "features"})
+    cut: nn.Module = create_feature_extractor(model, {layer: "features"})
     return cut
 
 
@@ -200,7 +209,7 @@ class SmallCNN(nn.Module):
         }  # fmt: skip
         widths = (3, 32, 64, 96, num_features)
         self.layers = nn.Sequential()
-        for index, (i, o) in enumerate(zip(widths, widths[1:], strict=False)):
+        for index, (i, o) in enumerate(itertools.pairwise(widths)):
             self.layers.add_module(f"conv{index}", nn.Conv2d(i, o, 3, stride=2, padding=1))
             self.layers.add_module(f"norm{index}", nn.GroupNorm(8, o))
             self.layers.add_module(f"relu{index}", nn.ReLU())
@@ -209,4 +218,3 @@ class SmallCNN(nn.Module):
         """images (B,3,S,S) -> feature map (B,F,S/16,S/16)."""
         features: Tensor = self.layers(images)
         return features
-

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 from showtell.evaluation import Evaluation
+from showtell.metrics.evaluate import NAMES
 
 Picture = tuple[Path, Path, str, Sequence[str]]  # image, attention drawing, caption, references
 Epoch = tuple[int, float, Mapping[str, float], bool]  # number, loss, validation scores, best so far
@@ -46,12 +47,12 @@ def write_page(
 
 def _scores(evaluation: Evaluation) -> str:
     columns = {"model": evaluation.report.scores, **{n: f.scores for n, f in evaluation.floors.items()}}
-    head = "".join(f"<th>{escape(name)}</th>" for name in ["", *columns])
+    head = "".join(f"<th>{escape(name)}</th>" for name in ["×100", *columns])
     rows = "".join(
-        f"<tr><td>{escape(name)}</td>{''.join(f'<td>{scores[name]:.4f}</td>' for scores in columns.values())}</tr>"
+        f"<tr><td>{NAMES[name]}</td>{''.join(f'<td>{100 * scores[name]:.1f}</td>' for scores in columns.values())}</tr>"
         for name in evaluation.report.scores
     )
-    protocol = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in evaluation.report.to_dict()["protocol"].items())
+    protocol = str(evaluation.report.protocol)
     constant = f"constant: “{escape(evaluation.constant)}” for every image. " if evaluation.constant else ""
     legend = f"{constant}shuffled: each caption given to another image. Protocol: {escape(protocol)}."
     return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div><p class="soft">{legend}</p>'
@@ -61,7 +62,8 @@ def _figure(picture: Picture) -> str:
     image, drawing, caption, references = picture
     said = " · ".join(map(escape, references))
     return (
-        f'<figure><figcaption>{escape(caption)}</figcaption><p><img src="{_inline(image)}" alt="{escape(image.name)}"></p>'
+        f"<figure><figcaption>{escape(caption)}</figcaption>"
+        f'<p><img src="{_inline(image)}" alt="{escape(image.name)}"></p>'
         f'<p class="scroll"><img src="{_inline(drawing)}" alt="where the model looked for each word"></p>'
         f"<small>people say: {said}</small></figure>"
     )
@@ -72,10 +74,10 @@ def _epochs(epochs: Iterable[Epoch]) -> str:
     if not epochs:
         return ""
     names = list(epochs[0][2])
-    head = "".join(f"<th>{escape(name)}</th>" for name in ["epoch", "loss", *names])
+    head = "".join(f"<th>{escape(name)}</th>" for name in ["epoch", "loss", *(NAMES[name] for name in names)])
     rows = "".join(
         f"<tr{' class=best' if best else ''}><td>{number}</td><td>{loss:.3f}</td>"
-        f"{''.join(f'<td>{scores[name]:.4f}</td>' for name in names)}</tr>"
+        f"{''.join(f'<td>{100 * scores[name]:.1f}</td>' for name in names)}</tr>"
         for number, loss, scores, best in epochs
     )
     return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div><p class="soft">Bold: the best so far.</p>'

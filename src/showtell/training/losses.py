@@ -10,7 +10,9 @@ from showtell.model.contract import Output
 PAD = 0
 
 
-def caption_loss(output: Output, targets: Tensor, *, label_smoothing: float = 0.0, doubly_stochastic: float = 0.0) -> Tensor:
+def caption_loss(
+    output: Output, targets: Tensor, *, label_smoothing: float = 0.0, doubly_stochastic: float = 0.0
+) -> Tensor:
     """Mean cross-entropy per word in nats, `<end>` counted, padding not; a scalar.
 
     output.logits (B,K,T,V) are those before each of targets (B,K,T): the one token shift is the caller's,

@@ -17,7 +17,10 @@ def build_optimizer(
     """AdamW with one learning rate for the LSTM and one for the CNN; biases and norms are not decayed."""
     groups = []
     for parameters, lr in ((list(decoder), phase.lr), (list(encoder), phase.encoder_lr)):
-        for decay, chosen in ((weight_decay, [p for p in parameters if p.ndim > 1]), (0.0, [p for p in parameters if p.ndim < 2])):
+        for decay, chosen in (
+            (weight_decay, [p for p in parameters if p.ndim > 1]),
+            (0.0, [p for p in parameters if p.ndim < 2]),
+        ):
             if chosen:
                 groups.append({"params": chosen, "lr": lr, "base_lr": lr, "weight_decay": decay})
     return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)

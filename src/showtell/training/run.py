@@ -148,12 +148,13 @@ class Run:
         log = RunLog(self.out, keep_epochs=self.position.epoch)
         with Interrupt() as interrupt:
             while self.position.phase < len(self.recipe.phases()):
-                seconds, lr = time.monotonic(), 0.0
-                for lr in self._epoch():
+                seconds, rates = time.monotonic(), [0.0]
+                for rate in self._epoch():
+                    rates.append(rate)
                     if interrupt.asked:
                         self._save()
                         raise KeyboardInterrupt
-                epoch = self._finish_epoch(lr, seconds)
+                epoch = self._finish_epoch(rates[-1], seconds)
                 log.write(epoch)
                 report(epoch)
                 self._advance()
@@ -245,7 +246,9 @@ class Run:
             features = (cache.rows(chunk) for chunk in chunks(rows, 100))
         else:
             encoder, paths = self.model.encoder, image_paths(images)
-            features = encode_all(paths, encode=self._encode, transform=encoder.transform, workers=self.recipe.train.workers)
+            features = encode_all(
+                paths, encode=self._encode, transform=encoder.transform, workers=self.recipe.train.workers
+            )
         candidates = generate(
             self.model.decoder, features, self.vocabulary, search=self.recipe.search, device=self.accelerator.device
         )
@@ -302,9 +305,14 @@ class Run:
     def _choose_samples(self) -> None:
         """Leaves out images that the cache could not take in because they cannot be decoded."""
         cache = self.cache
-        usable = [[i for i in part if cache is None or cache.row(i.path) is not None] for part in (self._train_images, self._val_images)]
+        usable = [
+            [i for i in part if cache is None or cache.row(i.path) is not None]
+            for part in (self._train_images, self._val_images)
+        ]
         if not usable[0] or not usable[1]:
-            raise DataError("no image of the train or val split can be decoded; run  showtell data check  on the folder")
+            raise DataError(
+                "no image of the train or val split can be decoded; run  showtell data check  on the folder"
+            )
         groups = make_groups(
             usable[0], self.vocabulary,
             captions_per_image=self.recipe.train.captions_per_image, max_tokens=self.recipe.data.max_tokens,
@@ -367,7 +375,9 @@ class Run:
 
     def _result(self) -> TrainResult:
         config = json.loads((self.out / "bundle" / "config.json").read_text(encoding="utf-8"))
-        return TrainResult(self.out / "bundle", self.position.best_epoch, self.position.epoch, config["training"]["scores"])
+        return TrainResult(
+            self.out / "bundle", self.position.best_epoch, self.position.epoch, config["training"]["scores"]
+        )
 
 
 def _check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:

@@ -49,7 +49,7 @@ class RunLog:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         temporary.replace(self._path)
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_epochs + 1)  # type: ignore[no-untyped-call]
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_epochs + 1)
 
     def write(self, report: EpochReport) -> None:
         """Appends one epoch."""
@@ -57,13 +57,13 @@ class RunLog:
             file.write(report.to_json() + "\n")
         points = {"loss/train": report.train_loss, "lr": report.lr, **{f"val/{k}": v for k, v in report.scores.items()}}
         for name, value in points.items():
-            self._events.add_scalar(name, value, report.epoch)  # type: ignore[no-untyped-call]
-        self._events.add_text("val/samples", "  \n".join(report.samples), report.epoch)  # type: ignore[no-untyped-call]
-        self._events.flush()  # type: ignore[no-untyped-call]
+            self._events.add_scalar(name, value, report.epoch)
+        self._events.add_text("val/samples", "  \n".join(report.samples), report.epoch)
+        self._events.flush()
 
     def close(self) -> None:
         """Closes the event file."""
-        self._events.close()  # type: ignore[no-untyped-call]
+        self._events.close()
 
 
 def _epoch(line: str) -> int | None:

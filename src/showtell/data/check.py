@@ -1,0 +1,138 @@
+"""What a data set holds, and everything that is wrong with it; nothing here imports torch."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from showtell.data.annotations import SPLITS, Annotations, CaptionedImage, Problem, read_annotations
+from showtell.errors import ImageError
+
+_WORD = re.compile(r"\w+(?:['’\-]\w+)*")
+_MIN_COUNTS = (1, 2, 3, 5)
+_SHOWN = 5  # problems of a kind that people see; programs get all
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """A data set in figures. Lengths are in words; rates are shares of words, 0 … 1."""
+
+    path: str
+    format: str
+    images: int
+    captions: int
+    captions_per_image: dict[int, int]  # number of captions -> images that have so many
+    splits: dict[str, int]
+    vocabulary: dict[int, int]  # minimal count -> words of the train split that reach it
+    unknown_rate: dict[str, dict[int, float]]  # split -> minimal count -> share of its words not among them
+    lengths: dict[str, float]
+    problems: tuple[Problem, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        per_image = ", ".join(f"{n} captions: {count} images" for n, count in sorted(self.captions_per_image.items()))
+        lengths = ", ".join(f"{name} {value:g}" for name, value in self.lengths.items())
+        return [
+            f"{self.path}: {self.format}",
+            f"images      {self.images}, captions {self.captions} ({per_image})",
+            "splits      " + ", ".join(f"{name} {count}" for name, count in self.splits.items()),
+            "vocabulary  " + ", ".join(f"{n} words at min count {c}" for c, n in self.vocabulary.items()),
+            *(f"unknown     {s}: " + _rates(rates) for s, rates in self.unknown_rate.items()),
+            f"words       {lengths}",
+            *_grouped(self.problems),
+        ]
+
+
+def check(path: Path, *, decode: bool = True) -> CheckReport:
+    """Reads everything that there is to read; `decode=False` leaves the pixels alone. `DataError` for no data set."""
+    annotations = read_annotations(path)
+    problems = [*annotations.problems, *(_image_problems(annotations) if decode else ())]
+    captions = [caption for image in annotations.images for caption in image.captions]
+    counts = {split: _count(annotations, split) for split in SPLITS}
+    sizes = {split: sum(image.split == split for image in annotations.images) for split in SPLITS}
+    unlisted = sum(image.split is None for image in annotations.images)
+    return CheckReport(
+        path=str(path),
+        format=annotations.format,
+        images=len(annotations.images),
+        captions=len(captions),
+        captions_per_image=dict(Counter(len(image.captions) for image in annotations.images)),
+        splits={**sizes, **({"in no list": unlisted} if unlisted else {})},
+        vocabulary={c: sum(n >= c for n in counts["train"].values()) for c in _MIN_COUNTS},
+        unknown_rate={s: _unknown(counts[s], counts["train"]) for s in ("val", "test") if counts[s]},
+        lengths=_percentiles([len(_WORD.findall(caption)) for caption in captions]),
+        problems=tuple(problems),
+    )
+
+
+def _count(annotations: Annotations, split: str) -> Counter[str]:
+    chosen = (image for image in annotations.images if image.split == split)
+    return Counter(word for image in chosen for c in image.captions for word in _WORD.findall(c.lower()))
+
+
+def _unknown(counts: Counter[str], known: Counter[str]) -> dict[int, float]:
+    total = sum(counts.values())
+    return {c: sum(n for word, n in counts.items() if known[word] < c) / total for c in _MIN_COUNTS}
+
+
+def _percentiles(lengths: Sequence[int]) -> dict[str, float]:
+    ordered = sorted(lengths)
+    at = {f"p{p}": float(ordered[min(len(ordered) - 1, len(ordered) * p // 100)]) for p in (1, 50, 95, 99)}
+    return {"mean": round(sum(ordered) / len(ordered), 1), **at, "max": float(ordered[-1])}
+
+
+def _image_problems(annotations: Annotations) -> Iterator[Problem]:
+    """Images that cannot be decoded, and pictures that are in two splits by content."""
+    with ThreadPoolExecutor() as pool:
+        looked_at = list(pool.map(_look, annotations.images))
+    first: dict[str, CaptionedImage] = {}
+    for image, (digest, wrong) in zip(annotations.images, looked_at, strict=True):
+        name = _relative(image.path, annotations.root)
+        if wrong:
+            yield Problem(name, None, "undecodable", wrong)
+        other = first.setdefault(digest, image) if image.split else image
+        if other.split != image.split:
+            message = f"the same picture as {other.image_id}: one is in {other.split}, the other in {image.split}"
+            yield Problem(name, None, "same-picture", message)
+
+
+def _look(image: CaptionedImage) -> tuple[str, str]:
+    from showtell.images import open_image
+
+    try:
+        data = image.path.read_bytes()
+        open_image(data)
+    except (ImageError, OSError) as error:
+        return str(image.path), f"{image.image_id} cannot be decoded ({str(error).removeprefix('image: ')})"
+    return hashlib.sha256(data).hexdigest(), ""
+
+
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _rates(rates: dict[int, float]) -> str:
+    return ", ".join(f"{100 * rate:.2f} % of words at min count {c}" for c, rate in rates.items())
+
+
+def _grouped(problems: Iterable[Problem]) -> Iterator[str]:
+    kinds: dict[str, list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    if not kinds:
+        yield "no problems"
+    for kind, found in kinds.items():
+        yield f"{kind}: {len(found)}"
+        yield from (f"    {problem}" for problem in found[:_SHOWN])
+        if len(found) > _SHOWN:
+            yield f"    … and {len(found) - _SHOWN} more (--json names all)"

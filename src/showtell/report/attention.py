@@ -1,0 +1,68 @@
+"""Where the decoder looked: the photo, then one tile a word, the overlay aligned with what the encoder saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from showtell.images import ImageTransform
+
+_TILE, _LABEL, _GAP, _COLUMNS = 180, 26, 8, 5
+_PAPER, _INK = (255, 255, 255), (30, 30, 34)
+
+
+def draw_attention(
+    image: Image.Image, words: Sequence[str], attention: NDArray[np.float32], transform: ImageTransform
+) -> Image.Image:
+    """An RGB picture: the photo, then the photo once for each of T words, bright where the decoder looked.
+
+    `attention` (T,h,w) lies over the part of the image that `transform` shows the encoder; what it never saw is dimmed.
+    """
+    scale = _TILE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    photo = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    box = tuple(round(side * scale) for side in transform.crop_box(*image.size))
+    tiles = [(photo, ""), *((_overlay(photo, a, box), w) for w, a in zip(words, attention, strict=True))]
+    return _sheet(tiles, size)
+
+
+def _overlay(photo: Image.Image, weights: NDArray[np.float32], box: tuple[int, ...]) -> Image.Image:
+    """The photo, darkened where the weights are small; smooth, because the grid is coarser than the picture."""
+    left, top, right, bottom = box
+    spread = float(weights.max() - weights.min())
+    heat = (weights - weights.min()) / (spread or 1.0)
+    grid = Image.fromarray((heat * 255).astype(np.uint8))
+    seen = grid.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC)
+    mask = Image.new("L", photo.size, 0)
+    mask.paste(seen, (left, top))
+    strength = np.asarray(mask, np.float32)[..., None] / 255
+    pixels = np.asarray(photo, np.float32)
+    dim = pixels * 0.28
+    warm = pixels * 0.72 + np.array([255.0, 170.0, 40.0]) * 0.28
+    return Image.fromarray((dim + (warm - dim) * strength).clip(0, 255).astype(np.uint8))
+
+
+def _sheet(tiles: Sequence[tuple[Image.Image, str]], size: tuple[int, int]) -> Image.Image:
+    columns = min(_COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    cell = (max(size[0], 96) + _GAP, size[1] + _LABEL + _GAP)
+    sheet = Image.new("RGB", (columns * cell[0] + _GAP, rows * cell[1] + _GAP), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for index, (tile, word) in enumerate(tiles):
+        x, y = _GAP + index % columns * cell[0], _GAP + index // columns * cell[1]
+        sheet.paste(tile, (x + (cell[0] - _GAP - size[0]) // 2, y))
+        middle = (x + (cell[0] - _GAP) / 2, y + size[1] + _LABEL / 2)
+        pen.text(middle, word, fill=_INK, anchor="mm", font=_font(word, cell[0] - _GAP))
+    return sheet
+
+
+def _font(word: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The largest size at which the word fits under its tile."""
+    for size in (16, 14, 12, 10):
+        font = ImageFont.load_default(size)
+        if font.getlength(word) <= width:
+            return font
+    return ImageFont.load_default(8)
