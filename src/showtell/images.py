@@ -67,13 +67,13 @@ class ImageTransform:
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
-def open_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, name: str = "") -> Image.Image:
     """The picture as RGB: upright, first frame, transparency on white, 16 bits scaled to 8.
 
     Raises `ImageError` for what is not a whole image, or has more than `max_pixels` (read from its header, before
-    a pixel is decoded).
+    a pixel is decoded). `name` is what the error calls it: by default its path, or "image".
     """
-    name = str(source) if isinstance(source, str | Path) else "image"
+    name = name or (str(source) if isinstance(source, str | Path) else "image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a damaged EXIF block, a palette with transparency: dealt with below

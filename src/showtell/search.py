@@ -260,7 +260,8 @@ def _is_done(beams: _Beams, finished: _Finished, options: SearchOptions) -> Tens
     """(A,): no live beam can get among the n best finished. Log-probabilities only fall; a longer caption divides by more."""
     bound = beams.log_prob.amax(1) / options.max_length**options.length_penalty
     nth: Tensor = finished.score.topk(options.n, dim=1).values[:, -1]
-    return (nth >= bound) | beams.log_prob.amax(1).isneginf()
+    done: Tensor = (nth >= bound) | beams.log_prob.amax(1).isneginf()
+    return done
 
 
 def _forbid(log_probs: Tensor, history: Tensor, banned: Sequence[int], ngram: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -60,6 +60,13 @@ class Annotations:
             sizes = ", ".join(f"{s} ({n})" for s in SPLITS if (n := sum(i.split == s for i in self.images)))
             raise DataError(f"{self.root} has no image in the split '{name}'; it has {sizes or 'no splits'}")
         return chosen
+
+    def summary(self) -> Iterator[str]:
+        """What was found, in a sentence or two."""
+        counted = ", ".join(f"{sum(image.split == name for image in self.images)} {name}" for name in SPLITS)
+        yield f"{self.root}: {self.format}, {len(self.images)} images with captions ({counted})"
+        if self.problems:
+            yield f"{len(self.problems)} problems in the data; see  showtell data check {self.root}"
 
 
 @dataclass

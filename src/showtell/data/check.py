@@ -59,7 +59,7 @@ def check(path: Path, *, decode: bool = True) -> CheckReport:
     problems = [*annotations.problems, *(_image_problems(annotations) if decode else ())]
     captions = [caption for image in annotations.images for caption in image.captions]
     counts = {split: _count(annotations, split) for split in SPLITS}
-    sizes = {split: sum(image.split == split for image in annotations.images) for split in SPLITS}
+    sizes: dict[str, int] = {split: sum(image.split == split for image in annotations.images) for split in SPLITS}
     unlisted = sum(image.split is None for image in annotations.images)
     return CheckReport(
         path=str(path),

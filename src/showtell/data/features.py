@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -172,6 +173,26 @@ def encode_into(
     return failures
 
 
+def find_broken(
+    paths: Sequence[Path], *, workers: int = 2, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[Failure]:
+    """The images that cannot be decoded: where no cache is filled, training has to know them beforehand."""
+
+    def check(path: Path) -> Failure | None:
+        try:
+            open_image(path)
+        except (ImageError, OSError) as error:
+            return Failure(path, str(error))
+        return None
+
+    failures = []
+    with ThreadPoolExecutor(workers) as pool:
+        for done, failure in enumerate(pool.map(check, paths), start=1):
+            failures += [failure] if failure else []
+            progress(done, len(paths))
+    return failures
+
+
 def encode_all(
     paths: Sequence[Path],
     *,
@@ -181,10 +202,16 @@ def encode_all(
     workers: int = 2,
 ) -> Iterator[Tensor]:
     """Features (B,R,F) of `paths`, batch by batch, kept nowhere: validation while the CNN itself is trained."""
+
+    def load(path: Path) -> NDArray[np.float32]:
+        return transform(open_image(path))
+
+    chunks = [paths[start : start + batch] for start in range(0, len(paths), batch)]
     with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(paths), batch):
-            pixels = list(pool.map(lambda p: transform(open_image(p)), paths[start : start + batch]))
-            yield encode(torch.from_numpy(np.stack(pixels)))
+        waiting = deque(pool.map(load, chunk) for chunk in chunks[:1])
+        for index in range(len(chunks)):
+            waiting.extend(pool.map(load, ahead) for ahead in chunks[index + 1 : index + 2])
+            yield encode(torch.from_numpy(np.stack(list(waiting.popleft()))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +238,7 @@ def _ahead(
             if digest in seen:
                 return _Known()
             seen.add(digest)
-            return _Loaded(key, digest, transform(open_image(data)))
+            return _Loaded(key, digest, transform(open_image(data, name=str(path))))
         except (ImageError, OSError) as error:
             return Failure(path, str(error))
 

@@ -42,14 +42,14 @@ _ABBREVIATIONS = [
 ]
 
 _TOKEN = re.compile(
-    r"""
+    rf"""
       (?:https?://|www\.)\S+                                  # addresses
     | [a-z0-9_.+-]+@[a-z0-9-]+(?:\.[a-z0-9-]+)+
     | [a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|org|net|edu|gov)\b   # example.com
-    | (?:[a-z]\.){2,}                                         # u.s.
+    | (?:[a-z]\.){{2,}}                                         # u.s.
     | (?<!\w)[a-z]\.(?!\w)                                    # an initial
-    | (?:%s)\.                                                # mr.
-    | \.{2,}
+    | (?:{"|".join(_ABBREVIATIONS)})\.                                # mr.
+    | \.{{2,}}
     | (?:can(?=not\b)|gon(?=na\b)|got(?=ta\b)|wan(?=na\b)|gim(?=me\b)|lem(?=me\b))
     | \w+(?=n['’]t\b)
     | n['’]t\b
@@ -59,10 +59,9 @@ _TOKEN = re.compile(
     | [+-]?\d+(?:[.,:/]\d+)+ | \d+(?:st|nd|rd|th)\b
     | o['’]\w+                                                # o'clock
     | \w+(?:[-–]\w+)+(?=['’]|\b) | \w+
-    | `` | '' | -{2,}
+    | `` | '' | -{{2,}}
     | \S
-    """
-    % "|".join(_ABBREVIATIONS),
+    """,
     re.VERBOSE | re.IGNORECASE,
 )
 

@@ -195,7 +195,7 @@ def fast_bfloat16(device: str) -> bool:
 
 
 class SmallCNN(nn.Module):
-    """Five strided 3×3 convolutions, trained from scratch: the encoder of the demo's drawn scenes.
+    """Four strided 3×3 convolutions, trained from scratch: the encoder of the demo's drawn scenes.
 
     images (B,3,S,S) -> (B,F,S/16,S/16). Group norm, so that batches of any size and `eval()` mean the same.
     """

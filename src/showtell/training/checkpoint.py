@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from showtell.errors import BundleError
+
+
+@dataclass
+class Position:
+    """How far a run has come; with the checkpoint's tensors, all that `--resume` needs."""
+
+    phase: int = 0
+    phase_epoch: int = 0  # epochs of this phase that are done
+    epoch: int = 0  # epochs of the run that are done
+    step: int = 0  # steps of the epoch under way that are done
+    loss: float = 0.0  # summed over the words of those steps
+    words: int = 0
+    lr: float = 0.0  # of the last step
+    stale: int = 0  # epochs of this phase since CIDEr rose
+    best_cider: float = -1.0
+    best_epoch: int = 0
+    encoder_trained: bool = False
+    averaged: int = 0
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], position: dict[str, Any]) -> None:
@@ -49,3 +68,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
             _, index, name = key.split("/")
             state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, entry in optimizer.state.items():
+        for name, value in entry.items():
+            if value.shape == parameter.shape:  # the fused kernel takes for granted that both lie alike in memory
+                entry[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

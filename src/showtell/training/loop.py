@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -18,11 +19,15 @@ from showtell.training.optim import AveragedWeights, set_learning_rate
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One batch: its mean loss in nats per word, the words it had, the LSTM's learning rate."""
+    """One batch: its mean loss in nats per word, the words it had, the LSTM's learning rate.
+
+    `complete`: the optimizer has stepped, no gradient waits. Only then may a checkpoint be written.
+    """
 
     loss: float
     words: int
     lr: float
+    complete: bool
 
 
 def train_steps(
@@ -34,28 +39,35 @@ def train_steps(
     train: TrainConfig,
     trained: dict[str, Tensor],
     averaged: AveragedWeights | None,
+    before: int,
     first_step: int,
+    epoch_steps: int,
     phase_steps: int,
 ) -> Iterator[StepReport]:
-    """Trains on `batches` in order; the first one is step `first_step` of the phase's `phase_steps`.
+    """Trains on `batches` in order; the first one is step `first_step` of an epoch of `epoch_steps`.
 
-    `trained` are the parameters that change, by name: they are clipped and averaged.
+    The phase has `phase_steps`, `before` of them in earlier epochs. `trained` are the parameters that change, by name:
+    they are clipped and averaged. Gradients of `train.accumulate` batches are averaged, fewer at the epoch's end.
     """
     model.train()
-    for step, batch in enumerate(batches, start=first_step):
-        lr = set_learning_rate(optimizer, step=step, steps=phase_steps, train=train)
+    for index, batch in enumerate(batches, start=first_step):
+        lr = set_learning_rate(optimizer, step=before + index, steps=phase_steps, train=train)
+        window = min(train.accumulate, epoch_steps - index // train.accumulate * train.accumulate)
+        complete = (index + 1) % train.accumulate == 0 or index + 1 == epoch_steps
         inputs, tokens = batch.inputs.to(accelerator.device), batch.tokens.to(accelerator.device)
-        with accelerator.accumulate(model):
+        with contextlib.nullcontext() if complete else accelerator.no_sync(model):
             output = model(inputs, tokens[..., :-1])
             targets = tokens[..., 1:]
             loss = caption_loss(
                 output, targets, label_smoothing=train.label_smoothing, doubly_stochastic=train.doubly_stochastic
             )
-            accelerator.backward(loss)
-            if accelerator.sync_gradients and train.clip:
+            accelerator.backward(loss / window)
+        if complete:
+            if train.clip:
                 accelerator.clip_grad_norm_(list(trained.values()), train.clip)
             optimizer.step()
             optimizer.zero_grad()
-        if averaged is not None and accelerator.sync_gradients:
-            averaged.update(trained)
-        yield StepReport(loss=loss.item(), words=int((batch.tokens[..., 1:] != 0).sum()), lr=lr)
+            if averaged is not None:
+                averaged.update(trained)
+        words = int((batch.tokens[..., 1:] != 0).sum())
+        yield StepReport(loss=loss.item(), words=words, lr=lr, complete=complete)

@@ -18,23 +18,22 @@ from torch import Tensor
 import showtell
 from showtell.bundle import build_encoder, build_model, load_weights, save_bundle, unique_tensors
 from showtell.config import PhaseConfig, Recipe
-from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
+from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, image_batches, image_paths, make_groups
-from showtell.data.features import FeatureCache, encode_all, encode_into
+from showtell.data.features import FeatureCache, encode_all, encode_into, find_broken
 from showtell.data.vocabulary import Vocabulary
-from showtell.errors import DataError, RecipeError
+from showtell.errors import DataError
 from showtell.metrics import Protocol, Report, evaluate
 from showtell.model.encoder import Encoder, fast_bfloat16
 from showtell.paths import cache_folder
 from showtell.training.card import model_card
-from showtell.training.checkpoint import load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
+from showtell.training.checkpoint import Position, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
+from showtell.training.folder import check_folder, save_recipe
 from showtell.training.interrupt import Interrupt
 from showtell.training.loop import train_steps
 from showtell.training.optim import AveragedWeights, build_optimizer
 from showtell.training.runlog import EpochReport, RunLog
 from showtell.training.validate import chunks, generate
-
-_MAY_CHANGE = {"max_phases", "workers", "checkpoint_steps"}  # keys of [train] that a resumed run may have otherwise
 
 
 @dataclass(frozen=True)
@@ -45,23 +44,6 @@ class TrainResult:
     best_epoch: int
     epochs: int
     scores: dict[str, float]
-
-
-@dataclass
-class Position:
-    """How far a run has come; with the checkpoint's tensors, all that `--resume` needs."""
-
-    phase: int = 0
-    phase_epoch: int = 0  # epochs of this phase that are done
-    epoch: int = 0  # epochs of the run that are done
-    step: int = 0  # steps of the epoch under way that are done
-    loss: float = 0.0  # summed over the words of those steps
-    words: int = 0
-    stale: int = 0  # epochs of this phase since CIDEr rose
-    best_cider: float = -1.0
-    best_epoch: int = 0
-    encoder_trained: bool = False
-    averaged: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,16 +92,14 @@ class Run:
     ) -> None:
         self.recipe, self.out, self._note, self._progress = recipe, out, note, progress
         self.checkpoint = out / "checkpoint.safetensors"
-        resuming = _check_folder(out, recipe, resume=resume)
+        resuming = check_folder(out, recipe, resume=resume)
         torch.set_flush_denormal(True)  # denormals slow an optimizer step more than tenfold
         torch.manual_seed(recipe.train.seed)
-        self.accelerator = Accelerator(
-            mixed_precision=_precision(recipe.train.precision), gradient_accumulation_steps=recipe.train.accumulate
-        )
+        self.accelerator = Accelerator(mixed_precision=_precision(recipe.train.precision))
         annotations = read_annotations(
             data or Path(recipe.data.path), val=recipe.data.val, test=recipe.data.test, seed=recipe.data.split_seed
         )
-        for sentence in _summary(annotations):
+        for sentence in annotations.summary():
             note(sentence)
         self._train_images, self._val_images = annotations.split("train"), annotations.split("val")
         self.vocabulary = self._build_vocabulary()
@@ -128,6 +108,7 @@ class Run:
         self._dataset_name = annotations.root.resolve().name
         self._protocol_format = annotations.format
         self.cache: FeatureCache | None = None
+        self._broken: frozenset[Path] | None = None  # images that cannot be decoded, once a phase had to look
         self.position = Position()
         tensors: dict[str, Tensor] = {}
         if resuming:
@@ -135,7 +116,7 @@ class Run:
             self.position = Position(**position)
             self._restore_model(tensors)
         else:
-            _save_recipe(out, recipe)
+            save_recipe(out, recipe)
         self._start_phase(tensors)
 
     @property
@@ -148,13 +129,12 @@ class Run:
         log = RunLog(self.out, keep_epochs=self.position.epoch)
         with Interrupt() as interrupt:
             while self.position.phase < len(self.recipe.phases()):
-                seconds, rates = time.monotonic(), [0.0]
-                for rate in self._epoch():
-                    rates.append(rate)
+                started = time.monotonic()
+                for _ in self._epoch():
                     if interrupt.asked:
                         self._save()
                         raise KeyboardInterrupt
-                epoch = self._finish_epoch(rates[-1], seconds)
+                epoch = self._finish_epoch(started)
                 log.write(epoch)
                 report(epoch)
                 self._advance()
@@ -162,9 +142,10 @@ class Run:
         log.close()
         return self._result()
 
-    def _epoch(self) -> Iterator[float]:
-        """Trains to the end of the epoch under way; yields the learning rate after each step."""
+    def _epoch(self) -> Iterator[None]:
+        """Trains to the end of the epoch under way; yields after each step of the optimizer."""
         place, train = self.position, self.recipe.train
+        saved = place.step
         if place.step == 0:
             torch.manual_seed(_seed(train.seed, place.epoch))
         batch_images = self.phase.batch_images or train.batch_images
@@ -180,7 +161,9 @@ class Run:
             train=train,
             trained=self.trained,
             averaged=self.averaged,
-            first_step=place.phase_epoch * total + place.step,
+            before=place.phase_epoch * total,
+            first_step=place.step,
+            epoch_steps=total,
             phase_steps=self.phase.epochs * total,
         )
         for done in steps:
@@ -188,9 +171,13 @@ class Run:
             place.loss += done.loss * done.words
             place.words += done.words
             self._progress(f"epoch {place.epoch + 1}", place.step, total)
-            if train.checkpoint_steps and place.step % train.checkpoint_steps == 0 and place.step < total:
+            place.lr = done.lr
+            if not done.complete:
+                continue
+            if train.checkpoint_steps and place.step - saved >= train.checkpoint_steps and place.step < total:
                 self._save()
-            yield done.lr
+                saved = place.step
+            yield
 
     def _batches(self, order: Sequence[Sequence[Group]]) -> Iterator[Batch]:
         if self.cache is not None:
@@ -206,7 +193,7 @@ class Run:
             max_tokens=self.recipe.data.max_tokens,
         )
 
-    def _finish_epoch(self, lr: float, started: float) -> EpochReport:
+    def _finish_epoch(self, started: float) -> EpochReport:
         """Validates, keeps the bundle if it is the best so far, and says so."""
         place = self.position
         if self.averaged is not None:
@@ -227,7 +214,7 @@ class Run:
             epoch=place.epoch,
             phase=place.phase + 1,
             train_loss=place.loss / max(1, place.words),
-            lr=lr,
+            lr=place.lr,
             scores=scores,
             samples=_three(self.samples.val, candidates),
             seconds=time.monotonic() - started,
@@ -303,10 +290,12 @@ class Run:
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
 
     def _choose_samples(self) -> None:
-        """Leaves out images that the cache could not take in because they cannot be decoded."""
+        """Leaves out images that cannot be decoded; where the cache is used, it knows them."""
         cache = self.cache
+        if cache is None and self._broken is None:
+            self._broken = self._find_broken()
         usable = [
-            [i for i in part if cache is None or cache.row(i.path) is not None]
+            [i for i in part if (cache.row(i.path) is not None if cache else i.path not in (self._broken or ()))]
             for part in (self._train_images, self._val_images)
         ]
         if not usable[0] or not usable[1]:
@@ -318,6 +307,16 @@ class Run:
             captions_per_image=self.recipe.train.captions_per_image, max_tokens=self.recipe.data.max_tokens,
         )  # fmt: skip
         self.samples = Samples(groups, tuple(usable[1]), self._dataset_name)
+
+    def _find_broken(self) -> frozenset[Path]:
+        paths = image_paths([*self._train_images, *self._val_images])
+        failures = find_broken(
+            paths, workers=self.recipe.train.workers,
+            progress=lambda done, total: self._progress("checking images", done, total),
+        )  # fmt: skip
+        for failure in failures:
+            self._note(f"left out: {failure.reason}")
+        return frozenset(failure.path for failure in failures)
 
     def _fill_cache(self, encoder: Encoder) -> FeatureCache:
         fingerprint = encoder.fingerprint()
@@ -378,37 +377,6 @@ class Run:
         return TrainResult(
             self.out / "bundle", self.position.best_epoch, self.position.epoch, config["training"]["scores"]
         )
-
-
-def _check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
-    """Whether there is something to resume; `RecipeError` where that and `resume` do not go together."""
-    if (out / "recipe.json").exists() and not resume:
-        raise RecipeError(f"{out} already holds a run; add --resume to continue it, or name another folder with --out")
-    if not (out / "checkpoint.safetensors").exists():
-        return False
-    before, now = json.loads((out / "recipe.json").read_text(encoding="utf-8")), recipe.model_dump(mode="json")
-    changed = [
-        f"{section}.{key}"
-        for section in ("data", "encoder", "decoder", "train", "search")
-        for key in now[section]
-        if before[section].get(key) != now[section][key] and key not in _MAY_CHANGE
-    ]
-    if changed:
-        raise RecipeError(f"{out} was trained with another recipe: {', '.join(changed)} changed; use another --out")
-    return True
-
-
-def _save_recipe(out: Path, recipe: Recipe) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def _summary(annotations: Annotations) -> Iterator[str]:
-    sizes = {name: sum(i.split == name for i in annotations.images) for name in ("train", "val", "test")}
-    counted = ", ".join(f"{count} {name}" for name, count in sizes.items())
-    yield f"{annotations.root}: {annotations.format}, {len(annotations.images)} images with captions ({counted})"
-    if annotations.problems:
-        yield f"{len(annotations.problems)} problems in the data; see  showtell data check {annotations.root}"
 
 
 def _precision(wanted: str) -> str:

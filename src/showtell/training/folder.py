@@ -1,0 +1,37 @@
+"""A run's folder: whose run it is, and whether it may be continued."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from showtell.config import Recipe
+from showtell.errors import RecipeError
+
+_MAY_CHANGE = {"max_phases", "workers", "checkpoint_steps"}  # keys of [train] that a resumed run may have otherwise
+
+
+def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
+    """Whether there is something to resume; `RecipeError` where that and `resume` do not go together."""
+    if (out / "recipe.json").exists() and not resume:
+        raise RecipeError(f"{out} already holds a run; add --resume to continue it, or name another folder with --out")
+    if not (out / "checkpoint.safetensors").exists():
+        return False
+    before, now = json.loads((out / "recipe.json").read_text(encoding="utf-8")), recipe.model_dump(mode="json")
+    changed = [
+        f"{section}.{key}"
+        for section in ("data", "encoder", "decoder", "train", "search")
+        for key in now[section]
+        if before[section].get(key) != now[section][key] and key not in _MAY_CHANGE
+    ]
+    if changed:
+        raise RecipeError(f"{out} was trained with another recipe: {', '.join(changed)} changed; use another --out")
+    return True
+
+
+def save_recipe(out: Path, recipe: Recipe) -> None:
+    """Writes `out/recipe.json`, the recipe as it was resolved."""
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = out / ".recipe.json.tmp"
+    temporary.write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    temporary.replace(out / "recipe.json")

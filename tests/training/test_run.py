@@ -1,0 +1,281 @@
+"""A whole run, small: it learns, it stops and goes on as if it had not, it says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from showtell.bundle import load_bundle
+from showtell.config import Recipe, load_recipe
+from showtell.data.annotations import read_annotations
+from showtell.data.scenes import draw_scenes
+from showtell.errors import BundleError, DataError, RecipeError
+from showtell.evaluation import evaluate_bundle
+from showtell.training.run import TrainResult, train
+from showtell.training.runlog import EpochReport
+
+# A CNN of its own size, two phases (LSTM on cached features, then CNN + LSTM), dropout, averaged weights, accumulation:
+# all that has a state is in it.
+SMALL = """
+[data]
+min_count = 1
+[encoder]
+name = "small"
+pretrained = false
+image_size = 32
+[decoder]
+name = "attention"
+embedding = 24
+hidden = 32
+attention = 16
+dropout = 0.3
+[train]
+batch_images = 4
+accumulate = 2
+ema = 0.9
+warmup = 3
+label_smoothing = 0.1
+doubly_stochastic = 0.1
+precision = "no"
+checkpoint_steps = 2
+[[train.phases]]
+epochs = 2
+lr = 5e-3
+[[train.phases]]
+epochs = 2
+lr = 2e-3
+encoder_from = "layers"
+encoder_lr = 1e-3
+[search]
+beam = 2
+max_length = 12
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "small.toml"
+    path.write_text(SMALL, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_scenes(tmp_path_factory.mktemp("data") / "scenes", images=30, size=40)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, recipe_file: Path, data: Path) -> Path:
+    """The folder of a run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    train(load_recipe(recipe_file), data=data, out=out)
+    return out
+
+
+def same(one: Path, other: Path) -> None:
+    """Asserts that two runs ended with the same weights, checkpoints and scores, to the last bit."""
+    for name in ("bundle/model.safetensors", "checkpoint.safetensors"):
+        first, second = load_file(one / name), load_file(other / name)
+        assert first.keys() == second.keys()
+        assert all(bool((first[key] == second[key]).all()) for key in first), name
+    assert lines(one) == lines(other)
+
+
+def lines(out: Path) -> list[dict[str, object]]:
+    """The log without its clock."""
+    read = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in read]
+
+
+class Stop(Exception):
+    """What a test raises in the middle of a run."""
+
+
+def stopped(recipe: Recipe, data: Path, out: Path, *, after: int) -> None:
+    """Runs until the `after`-th step of training is reported, then dies without a goodbye."""
+    steps = 0
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal steps
+        steps += what.startswith("epoch")
+        if steps == after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(recipe, data=data, out=out, resume=(out / "checkpoint.safetensors").exists(), progress=progress)
+
+
+def test_a_run_leaves_what_it_says(whole: Path, data: Path) -> None:
+    log = lines(whole)
+    assert [line["epoch"] for line in log] == [1, 2, 3, 4]
+    assert [line["phase"] for line in log] == [1, 1, 2, 2]
+    assert [line["trains_encoder"] for line in log] == [False, False, True, True]
+    shown = min(3, len(read_annotations(data).split("val")))
+    assert all(len(line["samples"]) == shown for line in log)  # type: ignore[arg-type]
+    assert set(log[0]["scores"]) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"}  # type: ignore[call-overload]
+    assert list((whole / "tensorboard").iterdir())
+    bundle = load_bundle(whole / "bundle")
+    training = bundle.config["training"]
+    best = max(log, key=lambda line: line["scores"]["cider"])  # type: ignore[index]
+    assert training["epoch"] == best["epoch"]
+    val = evaluate_bundle(whole / "bundle", data, split="val")
+    assert val.report.scores == pytest.approx(training["scores"], abs=1e-9)
+
+
+def test_training_is_deterministic(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    train(load_recipe(recipe_file), data=data, out=tmp_path / "again")
+    same(whole, tmp_path / "again")
+
+
+@pytest.mark.parametrize("points", [[1], [3], [4, 3], [7, 1, 6], [13]])
+def test_resume_equals_never_stopped(
+    points: Sequence[int], whole: Path, recipe_file: Path, data: Path, tmp_path: Path
+) -> None:
+    recipe, out = load_recipe(recipe_file), tmp_path / "run"
+    for after in points:
+        stopped(recipe, data, out, after=after)
+    train(recipe, data=data, out=out, resume=True)
+    same(whole, out)
+
+
+def test_resume_after_the_end_changes_nothing(whole: Path, recipe_file: Path, data: Path) -> None:
+    before = (whole / "bundle" / "model.safetensors").read_bytes()
+    reports: list[EpochReport] = []
+    result = train(load_recipe(recipe_file), data=data, out=whole, resume=True, report=reports.append)
+    assert not reports
+    assert result.epochs == 4
+    assert (whole / "bundle" / "model.safetensors").read_bytes() == before
+
+
+def test_ctrl_c_ends_politely_and_exactly(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    def progress(what: str, done: int, total: int) -> None:
+        if what == "epoch 3" and done == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(load_recipe(recipe_file), data=data, out=out, progress=progress)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(load_recipe(recipe_file), data=data, out=out, resume=True)
+    same(whole, out)
+
+
+def kill_at(command: Sequence[str], seconds: float) -> bool:
+    """Starts a process, kills it -9 after a while; whether it was still running."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+    return False
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    out, draw = tmp_path / "run", random.Random(8)
+    command = [
+        sys.executable, "-m", "showtell", "train", str(recipe_file), "--data", str(data), "--out", str(out), "--resume"
+    ]  # fmt: skip
+    started = time.monotonic()
+    subprocess.run([*command[:-2], str(tmp_path / "timed")], check=True, capture_output=True)
+    usual = time.monotonic() - started
+    killed = sum(kill_at(command, draw.uniform(0.35, 1.0) * usual) for _ in range(4))
+    assert killed
+    subprocess.run(command, check=True, capture_output=True)
+    same(whole, out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["lstm", "attention"])
+def test_eight_images_are_learnt_by_heart(decoder: str, tmp_path: Path) -> None:
+    """The whole path, end to end: what can be memorised is said word for word, and the images decide which."""
+    drawn = draw_scenes(tmp_path / "scenes", images=16, size=48)
+    rows = [json.loads(line) for line in (drawn / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
+    eight = [{**row, "captions": row["captions"][:1], "split": "train"} for row in rows[:8]]
+    names = [row["image"] for row in eight]
+    held = [{**row, "image": f"images/val-{i}.png", "split": "val"} for i, row in enumerate(eight)]
+    for name, row in zip(names, held, strict=True):  # the same pictures, so that validation sees what was learnt
+        (drawn / row["image"]).write_bytes((drawn / name).read_bytes())
+    text = "".join(json.dumps(row) + "\n" for row in [*eight, *held])
+    (drawn / "captions.jsonl").write_text(text, encoding="utf-8")
+    recipe = load_recipe(
+        "scenes",
+        [
+            f"decoder.name={decoder}", f"encoder.pooled={'true' if decoder == 'lstm' else 'false'}",
+            "decoder.embedding=64", "decoder.hidden=64", "decoder.tied=false", "decoder.dropout=0.0", "data.min_count=1",
+            "encoder.image_size=48", "train.batch_images=8", "train.ema=0.0", "train.warmup=0", "train.patience=150",
+            'train.phases=[{epochs=150, lr=2e-3, encoder_from="layers", encoder_lr=2e-3, augment=false}]',
+        ],
+    )  # fmt: skip
+    result = train(recipe, data=drawn, out=tmp_path / "run")
+    assert result.scores["bleu_4"] > 0.99
+
+
+def test_a_cache_is_filled_once(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file, [f'data.cache="{tmp_path / "cache"}"', "train.max_phases=1"])
+    seen: list[tuple[str, int, int]] = []
+    for name in ("one", "two"):
+        seen.clear()
+        train(recipe, data=data, out=tmp_path / name, progress=lambda *args: seen.append(args))
+    assert [s for s in seen if s[0] == "encoding images"] == [("encoding images", 0, 0)]
+    same(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_broken_images_are_left_out(phase: int, recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    copy = draw_scenes(tmp_path / "scenes", images=26, size=40)
+    of = {split: read_annotations(copy).split(split) for split in ("train", "val")}
+    of["train"][0].path.write_bytes(b"not a picture")
+    of["val"][0].path.write_bytes(of["val"][0].path.read_bytes()[:60])
+    phases = "" if phase == 1 else 'train.phases=[{epochs=1, lr=1e-3, encoder_from="layers"}]'
+    recipe = load_recipe(recipe_file, ["train.max_phases=1", *filter(None, [phases])])
+    notes: list[str] = []
+    result = train(recipe, data=copy, out=tmp_path / "run", note=notes.append)
+    left_out = [note for note in notes if note.startswith("left out")]
+    assert len(left_out) == 2
+    assert {of[split][0].path.name for split in of} == {name for name in _names(of) if any(name in n for n in left_out)}
+    assert load_bundle(result.bundle).config["training"]["protocol"]["images"] == len(of["val"]) - 1
+
+
+def _names(of: dict[str, tuple[object, ...]]) -> list[str]:
+    return [image.path.name for images in of.values() for image in images]  # type: ignore[attr-defined]
+
+
+def refuse(error: type[Exception], match: str, call: Callable[[], TrainResult]) -> None:
+    with pytest.raises(error, match=match) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_input_is_refused(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file)
+    refuse(RecipeError, "--resume", lambda: train(recipe, data=data, out=whole))
+    other = load_recipe(recipe_file, ["decoder.hidden=16"])
+    refuse(RecipeError, "decoder.hidden", lambda: train(other, data=data, out=whole, resume=True))
+    refuse(DataError, "no folder", lambda: train(recipe, data=tmp_path / "nowhere", out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    unknown = load_recipe(recipe_file, ["decoder.name=transformer"])
+    refuse(RecipeError, "transformer", lambda: train(unknown, data=data, out=tmp_path / "run"))
+    late = load_recipe(recipe_file, ['train.phases=[{epochs=1, encoder_from="Mixed_6e"}]'])
+    refuse(RecipeError, "Mixed_6e", lambda: train(late, data=data, out=tmp_path / "late"))
+
+
+def test_a_torn_checkpoint_is_said(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in ("recipe.json", "checkpoint.safetensors"):
+        (out / name).write_bytes((whole / name).read_bytes())
+    (out / "checkpoint.safetensors").write_bytes((whole / "checkpoint.safetensors").read_bytes()[:1000])
+    refuse(BundleError, "checkpoint", lambda: train(load_recipe(recipe_file), data=data, out=out, resume=True))
