@@ -1,0 +1,92 @@
+"""The bundle: what was saved is what is loaded, and what is not a bundle is said to be none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from showtell.bundle import build_encoder, build_model, load_bundle, save_bundle, unique_tensors
+from showtell.config import load_recipe
+from showtell.data.vocabulary import Vocabulary
+from showtell.errors import BundleError
+
+
+@pytest.mark.parametrize("decoder", ["lstm", "attention"])
+@pytest.mark.parametrize("tied", ["true", "false"])
+def test_what_was_saved_is_loaded(decoder: str, tied: str, tmp_path: Path) -> None:
+    recipe = load_recipe(
+        "scenes", [f"decoder.name={decoder}", f"decoder.tied={tied}", "decoder.embedding=24", "decoder.hidden=24"]
+    )
+    vocabulary = Vocabulary.train(["a red circle above a blue house"], min_count=1)
+    torch.manual_seed(1)
+    model = build_model(recipe, build_encoder(recipe), len(vocabulary)).eval()
+    save_bundle(
+        tmp_path / "b", model=model, vocabulary=vocabulary, recipe=recipe, training={"epoch": 1}, card="# card\n"
+    )
+    loaded = load_bundle(tmp_path / "b")
+    images, tokens = torch.randn(2, 3, 96, 96), torch.randint(0, len(vocabulary), (2, 3, 5))
+    with torch.no_grad():
+        expected = model(images, tokens).logits
+        found = loaded.decoder(loaded.encoder(images), tokens).logits
+    assert torch.equal(found, expected)
+    assert not any(p.requires_grad for p in loaded.decoder.parameters())
+    assert loaded.transform == model.encoder.transform
+    assert loaded.config["training"] == {"epoch": 1}
+    stored = load_file(tmp_path / "b" / "model.safetensors")
+    assert stored.keys() == unique_tensors(model).keys()
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [
+        "README.md", "config.json", "model.safetensors", "tokenizer.json"
+    ]  # fmt: skip
+
+
+def no_tensor(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors.popitem()
+    save_file(tensors, folder / "model.safetensors")
+
+
+def edit(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: shutil.rmtree(f), ["not a bundle", "missing"]),
+        (lambda f: (f / "tokenizer.json").unlink(), ["tokenizer.json is missing"]),
+        (lambda f: (f / "config.json").write_text("{"), ["config.json", "broken"]),
+        (lambda f: (f / "config.json").write_text("[1]"), ["config.json", "broken"]),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 20), ["model.safetensors", "cannot be read"]),
+        (no_tensor, ["do not fit"]),
+        (edit(format_version=99), ["99", "newer showtell"]),
+        (edit(vocabulary_size=3), ["tokenizer.json"]),
+        (edit(recipe={"decoder": {"name": "perceptron"}}), ["perceptron"]),
+    ],
+)
+def test_what_is_no_bundle_is_said(
+    damage: Callable[[Path], None], words: list[str], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, folder)
+    damage(folder)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (its class is looked at below)
+        load_bundle(folder)
+    assert type(caught.value).__module__ == "showtell.errors"
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_runs_folder_is_recognised(tiny_bundle: Path) -> None:
+    with pytest.raises(BundleError, match="did you mean"):
+        load_bundle(tiny_bundle.parent)

@@ -1,0 +1,83 @@
+"""Recipes: what they hold, how they are changed, and what is said when something is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from showtell.config import Recipe, find_recipe, load_recipe, parse_recipe
+from showtell.errors import RecipeError
+
+BUILT_IN = sorted(path.stem for path in find_recipe("scenes").parent.glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_recipes_load_and_round_trip(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert parse_recipe(json.loads(recipe.model_dump_json()), where="here") == recipe
+
+
+@pytest.mark.parametrize("name", [name for name in BUILT_IN if name != "scenes"])
+def test_recipes_alternate_between_the_lstm_and_both_for_eighty_epochs(name: str) -> None:
+    recipe = load_recipe(name)
+    trained = [bool(phase.encoder_from) for phase in recipe.phases()]
+    assert trained == [False, True, False, True]
+    assert sum(phase.epochs for phase in recipe.phases()) == 80
+    assert len(load_recipe(name, ["train.max_phases=1"]).phases()) == 1
+
+
+def test_overrides_are_toml_values_or_bare_words() -> None:
+    changed = load_recipe(
+        "scenes",
+        ["decoder.hidden=64", "encoder.layer=Mixed_7a", 'data.path="a b"', "decoder.tied=false", "train.ema=0"],
+    )
+    assert (changed.decoder.hidden, changed.encoder.layer, changed.data.path) == (64, "Mixed_7a", "a b")
+    assert changed.decoder.tied is False
+    phases = load_recipe("scenes", ["train.phases=[{epochs=3}, {epochs=4, encoder_from='layers'}]"]).phases()
+    assert [(phase.epochs, phase.encoder_from) for phase in phases] == [(3, ""), (4, "layers")]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("decoder.hiden=64", ["decoder.hiden", "did you mean 'hidden'"]),
+        ("decodr.hidden=64", ["decodr", "did you mean 'decoder'"]),
+        ("decoder.hidden=-1", ["decoder.hidden", "-1", "greater than"]),
+        ("decoder.hidden=many", ["decoder.hidden", "many"]),
+        ("decoder.hidden", ["section.key=value"]),
+        ("hidden=3", ["section.key=value"]),
+        ("name.x=3", ["name"]),
+        ("train.phases=[]", ["train.phases"]),
+        ("train.phases=[{epoch=2}]", ["epoch", "did you mean 'epochs'"]),
+        ("encoder.crop=middle", ["encoder.crop", "squash"]),
+        ("zzz.qqq=1", ["zzz", "known here"]),
+    ],
+)
+def test_wrong_overrides_are_one_clear_sentence(override: str, words: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("scenes", [override])
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_missing_and_broken_recipes(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="did you mean 'flickr8k-attention'"):
+        load_recipe("flickr8k-atention")
+    with pytest.raises(RecipeError, match="built in are"):
+        load_recipe(tmp_path / "nowhere.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[data\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="not a TOML file"):
+        load_recipe(broken)
+    broken.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="not a TOML file"):
+        load_recipe(broken)
+
+
+def test_a_recipe_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().data.min_count = 1  # type: ignore[misc]
