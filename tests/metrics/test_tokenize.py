@@ -1,0 +1,74 @@
+"""Tokens are PTBTokenizer's: examples, properties, and Stanford's own program on real captions."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from showtell.data.annotations import read_annotations
+from showtell.metrics import tokenize
+from showtell.metrics.tokenize import PUNCTUATION
+
+_BRACKETS = {"-LRB-", "-RRB-", "-LCB-", "-RCB-"}  # in coco-caption's list; in lower case they pass
+
+
+@pytest.mark.parametrize(
+    ("caption", "tokens"),
+    [
+        ("A dog doesn't run.", ["a", "dog", "does", "n't", "run"]),
+        ("The boy's red ball, mid-air!", ["the", "boy", "'s", "red", "ball", "mid-air"]),
+        ("two men (one old) talk", ["two", "men", "-lrb-", "one", "old", "-rrb-", "talk"]),
+        ("They cannot see; they'll go", ["they", "can", "not", "see", "they", "'ll", "go"]),
+        ('a sign says "stop" ...', ["a", "sign", "says", "stop"]),
+        ("Number 3,500 at 10:30", ["number", "3,500", "at", "10:30"]),
+        ("Ein Mädchen läuft über Straße", ["ein", "mädchen", "läuft", "über", "straße"]),
+        ("女孩 在 跑", ["女孩", "在", "跑"]),
+        ("", []),
+        (" . , ", []),
+    ],
+)
+def test_examples(caption: str, tokens: list[str]) -> None:
+    assert tokenize(caption) == tokens
+
+
+@given(st.text(max_size=60))
+def test_any_text_becomes_clean_tokens(text: str) -> None:
+    for token in tokenize(text):
+        assert token not in PUNCTUATION
+        assert not any(character.isspace() for character in token)
+        assert token == token.lower()
+
+
+@given(st.lists(st.text("abcdefghij", min_size=2, max_size=6), max_size=8))
+def test_plain_words_stay_as_they_are(words: list[str]) -> None:
+    plain = [word for word in words if word not in ("ft", "ii")]
+    assert tokenize(" ".join(plain)) == plain
+
+
+@pytest.mark.slow
+def test_stanford_agrees_on_real_captions(shared: Path, tmp_path: Path) -> None:
+    pycocoevalcap = pytest.importorskip("pycocoevalcap", reason="needs pycocoevalcap (the extra 'java')")
+    if shutil.which("java") is None:
+        pytest.skip("needs java")
+    jar = next(path for root in pycocoevalcap.__path__ for path in Path(root).rglob("stanford-corenlp-*.jar"))
+    found = [read_annotations(shared / "data" / name, require_images=False) for name in ("flickr8k", "ucm")]
+    captions = [caption for annotations in found for image in annotations.images for caption in image.captions]
+    assert len(captions) > 50_000
+    (tmp_path / "captions.txt").write_text("\n".join(captions), encoding="utf-8")
+    command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
+    options = ["-preserveLines", "-lowerCase", "captions.txt"]
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=True)
+    theirs = done.stdout.removesuffix("\n").split("\n")
+    assert len(theirs) == len(captions)
+    dropped = PUNCTUATION | _BRACKETS
+    differing = [
+        (caption, line)
+        for caption, line in zip(captions, theirs, strict=True)
+        if tokenize(caption) != [token for token in line.split(" ") if token and token not in dropped]
+    ]
+    assert len(differing) <= 1e-4 * len(captions), differing[:5]
