@@ -1,0 +1,124 @@
+"""Any file becomes an upright RGB picture or one sentence; pixels take one path."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from showtell.errors import DataError, ImageError
+from showtell.images import ImageTransform, find_images, open_image
+
+
+def bomb(path: Path, side: int = 20_000) -> Path:
+    """A PNG whose header claims side×side pixels, in a few bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F"])
+def test_every_mode_becomes_rgb(mode: str, tmp_path: Path) -> None:
+    picture = Image.new("L", (12, 8), 200).convert(mode) if mode not in ("I;16", "LAB") else Image.new(mode, (12, 8))
+    path = tmp_path / "picture.tif"
+    try:
+        picture.save(path)
+    except OSError:
+        path = tmp_path / "picture.png"
+        picture.convert("RGB").save(path)
+    image = open_image(path)
+    assert (image.mode, image.size) == ("RGB", (12, 8))
+    assert open_image(picture).mode == "RGB"
+
+
+def test_values_survive(tmp_path: Path) -> None:
+    half = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert open_image(half).getpixel((1, 1)) == (255, 255, 255)  # transparent: white
+    deep = Image.fromarray(np.full((4, 4), 65535 // 2, np.uint16))
+    assert open_image(deep).getpixel((1, 1)) == pytest.approx((127, 127, 127), abs=1)
+    assert open_image(Image.new("F", (4, 4), 0.5)).getpixel((1, 1)) == pytest.approx((128, 128, 128), abs=1)
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.save(tmp_path / "p.png", transparency=0)
+    assert open_image(tmp_path / "p.png").getpixel((0, 0)) == (10, 20, 30)
+
+
+def test_exif_turns_the_picture_upright(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (20, 10), "blue")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide.save(tmp_path / "turned.jpg", exif=exif)
+    assert open_image(tmp_path / "turned.jpg").size == (10, 20)
+
+
+def test_the_first_frame_counts(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    red, _, blue = open_image(tmp_path / "moving.gif").getpixel((4, 4))  # type: ignore[misc]
+    assert red > blue
+
+
+def test_all_kinds_of_sources_are_the_same_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (5, 5), (1, 2, 3)).save(path)
+    with path.open("rb") as stream:
+        for source in (path, str(path), path.read_bytes(), stream, io.BytesIO(path.read_bytes()), Image.open(path)):
+            assert open_image(source).getpixel((0, 0)) == (1, 2, 3)
+
+
+def test_what_is_no_picture_is_one_sentence(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.effect_noise((64, 64), 60).save(whole, "JPEG")
+    kinds = {"empty.jpg": b"", "text.jpg": b"hello", "cut.jpg": whole.getvalue()[:700], "zeros.png": bytes(500)}
+    for name, content in kinds.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder.jpg").mkdir()
+    for name in (*kinds, "folder.jpg", "missing.jpg"):
+        with pytest.raises(ImageError) as caught:
+            open_image(tmp_path / name)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ImageError, match="20000×20000"):
+        open_image(bomb(tmp_path / "bomb.png"))
+    with pytest.raises(ImageError, match="photo 7"):
+        open_image(b"nothing", name="photo 7")
+
+
+def test_find_images(tmp_path: Path) -> None:
+    names = ["b.JPG", "a b.png", "ü.webp", "deep/c.jpeg"]
+    for name in (*names, "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert {p.relative_to(tmp_path).as_posix() for p in find_images([str(tmp_path)])} == set(names)
+    assert [p.name for p in find_images([f"{tmp_path}/*.png"])] == ["a b.png"]
+    assert [p.name for p in find_images([f"{tmp_path}/nothing.jpg"])] == ["nothing.jpg"]  # reported when it is opened
+    for nothing in (f"{tmp_path}/*.bmp", str(tmp_path / "deep" / "empty")):
+        (tmp_path / "deep" / "empty").mkdir(exist_ok=True)
+        with pytest.raises(DataError):
+            list(find_images([nothing]))
+
+
+def transform(**changes: object) -> ImageTransform:
+    values = {"size": 6, "resize": 8, "crop_mode": "center", "mean": (0.5, 0.25, 0.0), "std": (0.5, 1.0, 2.0)}
+    return ImageTransform(**{**values, "interpolation": "bilinear", **changes})  # type: ignore[arg-type]
+
+
+def test_the_transform_by_hand() -> None:
+    found = transform()(Image.new("RGB", (16, 8), (255, 51, 102)))
+    assert found.shape == (3, 6, 6)
+    assert found.dtype == np.float32
+    for channel, value in enumerate(((1 - 0.5) / 0.5, 0.2 - 0.25, 0.4 / 2)):
+        np.testing.assert_allclose(found[channel], value, rtol=1e-6)
+    assert transform().crop_box(16, 8) == (5.0, 1.0, 11.0, 7.0)
+    assert transform(crop_mode="squash").crop_box(16, 8) == (0.0, 0.0, 16.0, 8.0)
+    assert ImageTransform.from_dict(transform().to_dict()) == transform()
