@@ -204,15 +204,20 @@ def _image_folders(root: Path) -> list[Path]:
     return folders
 
 
-def _looks_like_tokens(file: Path) -> bool:
+def _head(file: Path) -> str:
+    """The beginning of a file as text, whatever its encoding."""
     with file.open("rb") as opened:
-        head = opened.read(4096).decode("utf-8", "replace").lstrip("\ufeff")
-    return any(_TOKEN_LINE.match(line) for line in head.splitlines()[:3])
+        raw = opened.read(4096)
+    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    return raw.decode(encoding, "replace")
+
+
+def _looks_like_tokens(file: Path) -> bool:
+    return any(_TOKEN_LINE.match(line) for line in _head(file).splitlines()[:3])
 
 
 def _has_header(file: Path) -> bool:
-    with file.open("rb") as opened:
-        first = opened.readline(4096).decode("utf-8", "replace").lstrip("\ufeff").lower()
+    first = _head(file).partition("\n")[0].lower()
     cells = [cell.strip().strip('"') for cell in re.split(r"[,\t;|]", first)]
     return any(c in _IMAGE_KEYS for c in cells) and any(c in _CAPTION_KEYS for c in cells)
 

@@ -1,0 +1,57 @@
+"""`data check`: the figures, and problems that only pixels show."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from showtell.data.annotations import read_annotations
+from showtell.data.check import check
+from showtell.data.scenes import draw_scenes
+
+
+def test_figures(scenes: Path) -> None:
+    report = check(scenes)
+    assert (report.images, report.captions, report.captions_per_image) == (40, 200, {5: 40})
+    assert sum(report.splits.values()) == 40
+    assert report.vocabulary[1] >= report.vocabulary[2] >= report.vocabulary[5] > 10
+    assert all(0 <= rate <= 1 for rates in report.unknown_rate.values() for rate in rates.values())
+    assert report.lengths["p1"] <= report.lengths["p50"] <= report.lengths["p99"]
+    assert not report.problems
+    assert json.loads(json.dumps(report.to_dict()))["images"] == 40
+    assert any("40" in line for line in report.lines())
+
+
+def test_what_the_pixels_show(tmp_path: Path) -> None:
+    root = draw_scenes(tmp_path / "scenes", images=24)
+    train, val = (read_annotations(root).split(split) for split in ("train", "val"))
+    shutil.copy(train[0].path, val[0].path)
+    train[1].path.write_bytes(b"not a picture")
+    found = {problem.kind: problem for problem in check(root).problems}
+    assert train[1].path.name in str(next(p for k, p in found.items() if "decod" in k or "image" in k))
+    twice = next(p for p in found.values() if train[0].path.name in str(p) and val[0].path.name in str(p))
+    assert twice.kind == "same-picture"
+    assert len(found) == 2
+    assert not check(root, decode=False).problems
+
+
+def test_flickr8k_mis_keyed_row_and_missing_images_are_named(shared: Path) -> None:
+    problems = check(shared / "data" / "flickr8k", decode=False).problems
+    keyed = [p for p in problems if p.kind == "mis-keyed"]
+    assert {p.message.split()[2] for p in keyed} == {"2258277193_586949ec62.jpg.1"}
+    assert all(p.line is not None for p in keyed)
+    assert sum(p.kind == "missing-image" for p in problems) >= 1000
+
+
+def test_the_scenes_are_deterministic_and_true(tmp_path: Path) -> None:
+    one, two = (draw_scenes(tmp_path / name, images=12) for name in ("one", "two"))
+    for image in read_annotations(one).images:
+        assert image.path.read_bytes() == (two / image.image_id).read_bytes()
+        assert len(set(image.captions)) == 5
+    assert (one / "captions.jsonl").read_text() == (two / "captions.jsonl").read_text()
+    assert {image.split for image in read_annotations(one).images} == {"train", "val", "test"}
+    with pytest.raises(Exception, match="at least 6"):
+        draw_scenes(tmp_path / "few", images=5)
