@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from showtell import Captioner
+from showtell import Captioner, Sampling
 from showtell.data.annotations import read_annotations
-from showtell.errors import ImageError
+from showtell.errors import DataError, ImageError
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,23 @@ def test_n_best(captioner: Captioner, photos: list[Path]) -> None:
                 assert word.attention is not None
                 assert word.attention.shape == captioner.bundle.grid
                 assert float(np.sum(word.attention)) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_samples_depend_on_the_seed(captioner: Captioner, photos: list[Path]) -> None:
+    def texts(seed: int) -> list[list[str]]:
+        sampling = Sampling(temperature=3.0, top_p=1.0, seed=seed)
+        drawn = captioner.caption(photos, n=3, sampling=sampling)
+        return [[best.text, *(other.text for other in best.alternatives)] for best in drawn]
+
+    first = texts(1)
+    assert [len(row) for row in first] == [3] * len(photos)
+    assert texts(1) == first != texts(2)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"seed": -1}])
+def test_sampling_refuses_nonsense(wrong: dict[str, float]) -> None:
+    with pytest.raises(DataError, match=f"{next(iter(wrong))} is"):
+        Sampling(**wrong)  # type: ignore[arg-type]
 
 
 def test_every_kind_of_source(captioner: Captioner, photos: list[Path]) -> None:

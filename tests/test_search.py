@@ -155,14 +155,33 @@ def test_sampling_is_seeded_and_top_p_narrows() -> None:
         chosen = SearchOptions(**{"n": 3, "max_length": 12, **options})
         found = sample(
             decoder, features, options=chosen, start_id=START, end_id=END, banned=BANNED,
-            generator=torch.Generator().manual_seed(seed),
+            generators=[torch.Generator().manual_seed(seed + i) for i in range(len(features))],
         )  # fmt: skip
         return [[h.tokens for h in hypotheses] for hypotheses in found]
 
     assert draw(1, temperature=8.0) == draw(1, temperature=8.0) != draw(2, temperature=8.0)
+    whole = draw(1, temperature=8.0)
+    features = features[:2]
+    assert draw(1, temperature=8.0) == whole[:2]
     greedy = [[h.tokens for h in hypotheses] for hypotheses in search(decoder, features, beam=1)]
     assert [row[:1] for row in draw(3, top_p=1e-6)] == greedy
     assert [row[:1] for row in draw(3, temperature=1e-4)] == greedy
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+def test_samples_come_as_often_as_they_are_likely(seeded: bool) -> None:
+    decoder, features = real("lstm"), pictures(1).expand(40, -1, -1)
+    generators = [torch.Generator().manual_seed(i) for i in range(40)] if seeded else None
+    torch.manual_seed(0)
+    options = SearchOptions(n=50, max_length=1)
+    found = sample(decoder, features, options=options, start_id=START, end_id=END, generators=generators)
+    drawn = torch.zeros(V)
+    for hypotheses in found:
+        for hypothesis in hypotheses:
+            drawn[hypothesis.tokens[0] if hypothesis.tokens else END] += 1
+    with torch.no_grad():
+        expected = decoder(features[:1], torch.tensor([[[START]]])).logits[0, 0, 0].softmax(-1)
+    assert ((drawn - 2000 * expected).square() / (2000 * expected)).sum() < 60  # chi-square, 19 degrees: p < 1e-5
 
 
 def test_attention_is_of_the_words_said() -> None:

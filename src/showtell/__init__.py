@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from showtell.config import Recipe, load_recipe
     from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
     from showtell.errors import ShowtellError
-    from showtell.inference import Caption, Captioner, Word
+    from showtell.inference import Caption, Captioner, Sampling, Word
     from showtell.metrics import evaluate
     from showtell.training.run import train
 
@@ -24,6 +24,7 @@ _HOMES = {
     "CaptionedImage": "showtell.data.annotations",
     "Captioner": "showtell.inference",
     "Recipe": "showtell.config",
+    "Sampling": "showtell.inference",
     "ShowtellError": "showtell.errors",
     "Word": "showtell.inference",
     "evaluate": "showtell.metrics",
@@ -38,6 +39,7 @@ __all__ = [
     "CaptionedImage",
     "Captioner",
     "Recipe",
+    "Sampling",
     "ShowtellError",
     "Word",
     "__version__",

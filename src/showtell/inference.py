@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,16 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from showtell.bundle import Bundle, load_bundle
-from showtell.errors import ImageError
+from showtell.errors import DataError, ImageError
 from showtell.images import Source, open_image
-from showtell.search import Hypothesis, SearchOptions, beam_search
+from showtell.search import Hypothesis, SearchOptions, beam_search, sample
 
 Pixels = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A token of a caption, its log-probability in nats, and where the decoder looked for it (h,w), summing to one."""
+    """A token of a caption, its log-probability in nats, and where the decoder looked for it (h,w), summing to one.
+
+    `attention` is None for a decoder that has none, and for sampled captions.
+    """
 
     text: str
     log_prob: float
@@ -45,6 +49,23 @@ class Caption:
     alternatives: tuple[Caption, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Captions drawn instead of searched for; the same seed draws the same ones for the same image in the same place."""
+
+    temperature: float = 1.0
+    top_p: float = 0.9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise DataError(f"temperature is {self.temperature}, expected more than 0")
+        if not 0 < self.top_p <= 1:
+            raise DataError(f"top_p is {self.top_p}, expected more than 0 and at most 1")
+        if not 0 <= self.seed < 2**31:
+            raise DataError(f"seed is {self.seed}, expected 0 to {2**31 - 1}")
+
+
 class Captioner:
     """A bundle, ready to caption."""
 
@@ -63,23 +84,36 @@ class Captioner:
         return cls(load_bundle(path, chosen), device=chosen)
 
     def caption(
-        self, images: Sequence[Source] | Source, *, beam: int | None = None, n: int = 1, batch_size: int = 32
+        self,
+        images: Sequence[Source] | Source,
+        *,
+        beam: int | None = None,
+        n: int = 1,
+        sampling: Sampling | None = None,
+        batch_size: int = 32,
     ) -> list[Caption]:
         """The best caption of each image, in order, with n - 1 alternatives each.
 
         Images are paths, bytes, open files or PIL images; one alone may be given without a list. `beam` is the
-        bundle's unless given, and at least n. Raises `ImageError` for the first that cannot be read.
+        bundle's unless given, and at least n; with `sampling` the n captions are drawn instead, likeliest first. Raises
+        `ImageError` for the first that cannot be read.
         """
         sources: Sequence[Source] = images if isinstance(images, list | tuple) else [images]  # type: ignore[list-item]
         captions = []
-        for result in self.caption_each(sources, beam=beam, n=n, batch_size=batch_size):
+        for result in self.caption_each(sources, beam=beam, n=n, sampling=sampling, batch_size=batch_size):
             if isinstance(result, ImageError):
                 raise result
             captions.append(result)
         return captions
 
     def caption_each(
-        self, sources: Iterable[Source], *, beam: int | None = None, n: int = 1, batch_size: int = 32
+        self,
+        sources: Iterable[Source],
+        *,
+        beam: int | None = None,
+        n: int = 1,
+        sampling: Sampling | None = None,
+        batch_size: int = 32,
     ) -> Iterator[Caption | ImageError]:
         """One result a source, in order, as they come: its caption, or why it cannot be read.
 
@@ -87,11 +121,12 @@ class Captioner:
         """
         options = replace(self._defaults, n=n, beam=max(n, beam or self._defaults.beam))
         with ThreadPoolExecutor(2) as pool:
-            waiting = None
+            waiting, first = None, 0
             for batch in itertools.chain(_batches(sources, batch_size), [None]):
                 loading = None if batch is None else [pool.submit(self._load, source) for source in batch]
                 if waiting is not None:
-                    yield from self._caption_batch([future.result() for future in waiting], options)
+                    yield from self._caption_batch([future.result() for future in waiting], first, options, sampling)
+                    first += len(waiting)
                 waiting = loading
 
     def features(self, pixels: Tensor) -> Tensor:
@@ -99,21 +134,36 @@ class Captioner:
         return self.bundle.encoder.encode(pixels.to(self.device))
 
     def _caption_batch(
-        self, loaded: list[Pixels | ImageError], options: SearchOptions
+        self, loaded: list[Pixels | ImageError], first: int, options: SearchOptions, sampling: Sampling | None
     ) -> Iterator[Caption | ImageError]:
-        good = [item for item in loaded if not isinstance(item, ImageError)]
-        captions = iter(self._search(torch.from_numpy(np.stack(good)), options) if good else ())
+        good = {place: item for place, item in enumerate(loaded, first) if not isinstance(item, ImageError)}
+        captions: Iterator[Caption] = iter(())
+        if good:
+            features = self.features(torch.from_numpy(np.stack(list(good.values()))))
+            captions = map(self._ranked, self._search(features, list(good), options, sampling))
         yield from (item if isinstance(item, ImageError) else next(captions) for item in loaded)
 
-    def _search(self, pixels: Tensor, options: SearchOptions) -> list[Caption]:
+    def _search(
+        self, features: Tensor, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
+    ) -> list[list[Hypothesis]]:
         vocabulary = self.bundle.vocabulary
-        found = beam_search(
-            self.bundle.decoder, self.features(pixels), options=options,
-            start_id=vocabulary.start_id, end_id=vocabulary.end_id,
-            banned=(vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id), attention=True,
-        )  # fmt: skip
-        ranked = [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
-        return [replace(best, alternatives=tuple(others)) for best, *others in ranked]
+        banned = (vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id)
+        decoder, start, end = self.bundle.decoder, vocabulary.start_id, vocabulary.end_id
+        if sampling is None:
+            return beam_search(
+                decoder, features, options=options, start_id=start, end_id=end, banned=banned, attention=True
+            )
+        options = replace(options, temperature=sampling.temperature, top_p=sampling.top_p)
+        seeds = [random.Random(f"{sampling.seed}/{place}").getrandbits(32) for place in places]  # torch reads 32 bits
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        with torch.inference_mode():
+            return sample(
+                decoder, features, options=options, start_id=start, end_id=end, banned=banned, generators=generators
+            )
+
+    def _ranked(self, hypotheses: list[Hypothesis]) -> Caption:
+        best, *others = map(self._caption, hypotheses)
+        return replace(best, alternatives=tuple(others))
 
     def _caption(self, found: Hypothesis) -> Caption:
         texts = self.bundle.vocabulary.tokens(found.tokens)

@@ -157,12 +157,13 @@ def sample(
     start_id: int,
     end_id: int,
     banned: Sequence[int] = (),
-    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator] | None = None,
 ) -> list[list[Hypothesis]]:
     """For each image of `features` (B,R,F), `options.n` captions drawn from the model, likeliest first.
 
     Drawn at `options.temperature` from the smallest set of words that holds `options.top_p` of the probability; the
-    reported log-probabilities are the model's own.
+    reported log-probabilities are the model's own. With a generator an image (on the CPU), what is drawn for an image
+    does not depend on the others of its batch.
     """
     memory = decoder.prepare(features)
     state = decoder.init_state(memory, options.n)
@@ -175,7 +176,7 @@ def sample(
         log_probs = step.logits.float().log_softmax(-1)  # (B,K,V)
         allowed = log_probs.clone()
         _forbid(allowed, history, banned, options.no_repeat_ngram)
-        tokens = _draw(allowed / options.temperature, options.top_p, generator).masked_fill(ended, end_id)
+        tokens = _draw(allowed / options.temperature, options.top_p, generators).masked_fill(ended, end_id)
         drawn = log_probs.gather(-1, tokens[..., None]).masked_fill(ended[..., None], 0.0)
         history, kept = torch.cat((history, tokens[..., None]), -1), torch.cat((kept, drawn), -1)
         state, ended = step.state, ended | (tokens == end_id)
@@ -305,14 +306,18 @@ def _hypothesis(
     )
 
 
-def _draw(log_probs: Tensor, top_p: float, generator: torch.Generator | None) -> Tensor:
+def _draw(log_probs: Tensor, top_p: float, generators: Sequence[torch.Generator] | None) -> Tensor:
     """Ids (B,K) drawn from (B,K,V), the tail beyond `top_p` cut off."""
     probabilities = log_probs.softmax(-1)
     if top_p < 1:
         ordered, order = probabilities.sort(-1, descending=True)
         tail = ordered.cumsum(-1) - ordered >= top_p  # the first word is always kept
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(tail, 0.0))
-    return torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(log_probs.shape[:2])
+    if generators is None:
+        return torch.multinomial(probabilities.flatten(0, 1), 1).view(log_probs.shape[:2])
+    # The first of exponential clocks of rates p to ring is the word w with probability p_w.
+    clocks = torch.stack([torch.empty(log_probs.shape[1:]).exponential_(generator=g) for g in generators])
+    return (probabilities / clocks.to(probabilities)).argmax(-1)
 
 
 def _sampled(ids: list[list[int]], probs: list[list[float]], end_id: int, options: SearchOptions) -> list[Hypothesis]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from showtell.data.features import FeatureCache, encode_into
+from showtell.data.features import FeatureCache, Key, encode_into
 from showtell.errors import CacheError
 from showtell.images import ImageTransform
 
@@ -99,10 +101,21 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         open_cache(tmp_path)
 
 
-def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    cache = open_cache(tmp_path)
-    with cache.writer(), pytest.raises(CacheError, match="another process"), open_cache(tmp_path).writer():
-        pass
+def test_a_second_writer_waits_and_reads_what_the_first_wrote(tmp_path: Path) -> None:
+    paths, first, second = paint(tmp_path, 6), open_cache(tmp_path), open_cache(tmp_path)
+    encoded: list[int] = []
+    with first.writer() as writer:
+        thread = threading.Thread(target=lambda: encoded.append(fill(second, paths)))
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        for path in paths[:2]:
+            writer.append([(Key.of(path), blake2b(path.read_bytes(), digest_size=16).hexdigest())], torch.ones(1, 1, 3))
+    thread.join()
+    assert encoded == [4]
+    whole = open_cache(tmp_path)
+    assert sorted(row for path in paths if (row := whole.row(path)) is not None) == list(range(6))
+    assert whole.rows([0, 1]).unique().tolist() == [1.0]
 
 
 def test_broken_images_are_named_and_the_rest_go_on(tmp_path: Path) -> None:

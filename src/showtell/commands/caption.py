@@ -37,17 +37,24 @@ def caption(
         int | None,
         typer.Option(min=1, max=100, help="Beams an image [default: the bundle's, or n where that is more]."),
     ] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw the captions instead of searching for them.")] = False,
+    temperature: Annotated[float, typer.Option(help="With --sample: below 1 plainer, above 1 wilder.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="With --sample: draw among the likeliest words of this share.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="With --sample: the same seed, the same captions.")] = 0,
 ) -> None:
     """Caption images. A broken one is reported on stderr and the rest go on (exit code 1)."""
     if beam is not None and n > beam:
         raise typer.BadParameter(f"--n {n} captions need --beam {n} or more, found {beam}")
+    if not sample and (temperature, top_p, seed) != (1.0, 0.9, 0):
+        raise typer.BadParameter("--temperature, --top-p and --seed go with --sample, which is missing")
     need_bundle(bundle)
     inputs = list_inputs(images)
-    from showtell.inference import Captioner
+    from showtell.inference import Captioner, Sampling
 
+    sampling = Sampling(temperature, top_p, seed) if sample else None
     captioner = Captioner.load(bundle)
     names: deque[str] = deque()
-    results = captioner.caption_each(_sources(inputs, names), beam=beam, n=n)
+    results = captioner.caption_each(_sources(inputs, names), beam=beam, n=n, sampling=sampling)
     done = failed = 0
     try:
         for line in _header(format):

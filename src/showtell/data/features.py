@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ from torch import Tensor
 
 from showtell.errors import CacheError, ImageError
 from showtell.images import ImageTransform, open_image
+
+_log = logging.getLogger(__name__)
 
 _VERSION = 1
 _LARGEST_HALF = 65504.0
@@ -78,36 +81,13 @@ class FeatureCache:
         return torch.from_numpy(self._mapped[np.asarray(indices, dtype=np.int64)]).float()
 
     @contextlib.contextmanager
-    def writer(self) -> Iterator[Callable[[Sequence[tuple[Key, str]], Tensor], None]]:
-        """A function that appends (keys with digests, features (B,R,F)); a second writer gets `CacheError`."""
+    def writer(self) -> Iterator[CacheWriter]:
+        """The one who may add to the cache; where another process does, waits for it and reads what it wrote."""
         with (self.folder / "index.jsonl").open("r+b") as index, (self.folder / "features.f16").open("r+b") as data:
             _lock(index, self.folder)
             _drop_torn_line(index)
-
-            def append(images: Sequence[tuple[Key, str]], features: Tensor) -> None:
-                first = len(self)
-                data.seek(first * self.regions * self.feature_size * 2)
-                half = features.float().clamp(-_LARGEST_HALF, _LARGEST_HALF).half().cpu().numpy()
-                data.write(half.tobytes())
-                data.flush()
-                self._add(index, [(key, digest, first + i) for i, (key, digest) in enumerate(images)])
-
-            yield append
-
-    def _alias(self, found: Sequence[tuple[Key, str]]) -> None:
-        """Remembers further files whose content is already here."""
-        with (self.folder / "index.jsonl").open("r+b") as index:
-            _lock(index, self.folder)
-            _drop_torn_line(index)
-            self._add(index, [(key, digest, self._by_digest[digest]) for key, digest in found])
-
-    def _add(self, index: IO[bytes], entries: Sequence[tuple[Key, str, int]]) -> None:
-        index.seek(0, os.SEEK_END)
-        for key, digest, row in entries:
-            line = {"digest": digest, "row": row, "path": key.path, "size": key.size, "mtime_ns": key.mtime_ns}
-            index.write(json.dumps(line).encode() + b"\n")
-            self._by_key[key] = self._by_digest[digest] = row
-        index.flush()
+            self._read_index()
+            yield CacheWriter(self, index, data)
 
     def _read_index(self) -> None:
         (self.folder / "features.f16").touch()
@@ -123,6 +103,36 @@ class FeatureCache:
                 continue
             if row < whole:
                 self._by_key[key] = self._by_digest[digest] = row
+
+
+class CacheWriter:
+    """Adds to a cache that is locked."""
+
+    def __init__(self, cache: FeatureCache, index: IO[bytes], data: IO[bytes]) -> None:
+        self._cache, self._index, self._data = cache, index, data
+
+    def append(self, images: Sequence[tuple[Key, str]], features: Tensor) -> None:
+        """Appends the features (B,R,F) of B files, given with the digests of their content."""
+        cache = self._cache
+        first = len(cache)
+        self._data.seek(first * cache.regions * cache.feature_size * 2)
+        half = features.float().clamp(-_LARGEST_HALF, _LARGEST_HALF).half().cpu().numpy()
+        self._data.write(half.tobytes())
+        self._data.flush()
+        self._add([(key, digest, first + i) for i, (key, digest) in enumerate(images)])
+
+    def alias(self, images: Sequence[tuple[Key, str]]) -> None:
+        """Remembers further files whose content is in the cache already; forgets those whose content is not."""
+        rows = self._cache._by_digest
+        self._add([(key, digest, rows[digest]) for key, digest in images if digest in rows])
+
+    def _add(self, entries: Sequence[tuple[Key, str, int]]) -> None:
+        self._index.seek(0, os.SEEK_END)
+        for key, digest, row in entries:
+            line = {"digest": digest, "row": row, "path": key.path, "size": key.size, "mtime_ns": key.mtime_ns}
+            self._index.write(json.dumps(line).encode() + b"\n")
+            self._cache._by_key[key] = self._cache._by_digest[digest] = row
+        self._index.flush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,23 +163,19 @@ def encode_into(
     if not missing:
         return []
     failures: list[Failure] = []
+    known: list[tuple[Key, str]] = []
     done = 0
-    with cache.writer() as append, ThreadPoolExecutor(workers) as pool:
+    with cache.writer() as writer, ThreadPoolExecutor(workers) as pool:
         for loaded in _ahead(pool, [missing[i : i + batch] for i in range(0, len(missing), batch)], cache, transform):
             failures += [item for item in loaded if isinstance(item, Failure)]
-            fresh = [item for item in loaded if isinstance(item, _Loaded)]
+            known += [(item.key, item.digest) for item in loaded if isinstance(item, _Loaded) and item.pixels is None]
+            fresh = [(item, item.pixels) for item in loaded if isinstance(item, _Loaded) and item.pixels is not None]
             if fresh:
-                features = encode(torch.from_numpy(np.stack([item.pixels for item in fresh])))
-                append([(item.key, item.digest) for item in fresh], features)
+                features = encode(torch.from_numpy(np.stack([pixels for _, pixels in fresh])))
+                writer.append([(item.key, item.digest) for item, _ in fresh], features)
             done += len(loaded)
             progress(done, len(missing))
-    known = [
-        item
-        for item in map(_digested, missing)
-        if item and cache._by_key.get(item[0]) is None and item[1] in cache._by_digest
-    ]
-    if known:
-        cache._alias(known)
+        writer.alias(known)
     return failures
 
 
@@ -216,27 +222,24 @@ def encode_all(
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
+    """A file read; without pixels where its content is in the cache already, or comes earlier in this very pass."""
+
     key: Key
     digest: str
-    pixels: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """The content is in the cache already, or comes earlier in this very pass."""
+    pixels: NDArray[np.float32] | None
 
 
 def _ahead(
     pool: ThreadPoolExecutor, chunks: list[list[Path]], cache: FeatureCache, transform: ImageTransform
-) -> Iterator[list[_Loaded | _Known | Failure]]:
+) -> Iterator[list[_Loaded | Failure]]:
     seen = set(cache._by_digest)
 
-    def load(path: Path) -> _Loaded | _Known | Failure:
+    def load(path: Path) -> _Loaded | Failure:
         try:
             key, data = Key.of(path), path.read_bytes()
             digest = _digest(data)
             if digest in seen:
-                return _Known()
+                return _Loaded(key, digest, None)
             seen.add(digest)
             return _Loaded(key, digest, transform(open_image(data, name=str(path))))
         except (ImageError, OSError) as error:
@@ -253,13 +256,6 @@ def _ahead(
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _digested(path: Path) -> tuple[Key, str] | None:
-    try:
-        return Key.of(path), _digest(path.read_bytes())
-    except OSError:
-        return None
 
 
 def _check_header(path: Path, header: dict[str, Any]) -> None:
@@ -282,15 +278,16 @@ def _check_header(path: Path, header: dict[str, Any]) -> None:
 
 
 def _lock(file: IO[bytes], folder: Path) -> None:
-    """Keeps a second process from writing; released when the file is closed, or its process dies."""
+    """Waits until no other process writes; released when the file is closed, or its process dies."""
     try:
         import fcntl
     except ImportError:  # not on Windows
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise CacheError(f"{folder} is being written by another process; wait for it, or set data.cache") from None
+    except BlockingIOError:
+        _log.warning("%s is being written by another process; waiting for it", folder)
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _drop_torn_line(index: IO[bytes]) -> None:
