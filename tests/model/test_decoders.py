@@ -7,6 +7,7 @@ import torch
 
 from showtell.errors import RecipeError
 from showtell.model.decoders import DECODERS, Decoder, build_decoder
+from showtell.model.decoders.lstm import Standardize
 
 B, K, T, R, F, V = 3, 4, 7, 6, 10, 20
 
@@ -82,6 +83,26 @@ def test_the_lstm_sees_the_image_as_its_first_input() -> None:
     words = model.embedding(tokens[:, 0])  # (B,T,E)
     hidden, _ = model.lstm(torch.cat((image[:, None], words), 1))
     torch.testing.assert_close(model.output(hidden[:, 1:]), model(features, tokens).logits[:, 0])
+
+
+def test_features_are_standardized_over_all_batches() -> None:
+    batches = torch.randn(5, 4, F) * torch.linspace(0.1, 9, F) + torch.linspace(-3, 5, F)
+    standardize = Standardize(F)
+    for batch in batches:
+        standardize(batch)
+    everything = batches.flatten(0, 1)
+    expected = (everything - everything.mean(0)) / everything.std(0, correction=0)
+    torch.testing.assert_close(standardize.eval()(everything), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(standardize(everything[:1]), expected[:1], rtol=1e-3, atol=1e-3)
+    assert float(standardize.count) == 5
+
+
+def test_what_never_varies_stays_finite_and_keeps_its_gradient() -> None:
+    features = torch.full((1, F), 0.3, requires_grad=True)
+    result = Standardize(F)(features)
+    assert result.abs().max() < 1e-3
+    result.sum().backward()
+    assert features.grad is not None and bool(features.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("name", DECODERS)

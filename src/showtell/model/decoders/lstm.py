@@ -1,7 +1,9 @@
 """Show and Tell: the image is the LSTM's first input, then `<start>`, then the words.
 
-Vinyals et al., "Show and Tell: A Neural Image Caption Generator", 2015, equations (10)–(12). Deviations: dropout on the
-inputs and outputs of the LSTM; layer normalisation of the image's vector, which makes it as large as a word's.
+Vinyals et al., "Show and Tell: A Neural Image Caption Generator", 2015, equations (10)–(12). Deviations: dropout on
+features, words and outputs; features standardised over the training images and layer normalisation of their linear map,
+so that what tells images apart is as large as a word from the first step on; forget gates that start open (Jozefowicz et
+al., 2015), so that the image's trace lasts to the end of the caption.
 
 B images · K rows of an image · T steps · F feature size · E embedding · H hidden · L layers · V vocabulary
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from showtell.model.contract import Output, Step, init_embedding
@@ -28,6 +31,37 @@ class LSTMState(NamedTuple):
     c: Tensor  # (B,K,L,H)
 
 
+class Standardize(nn.Module):
+    """Features (B,F) less their mean, over their deviation, both running averages over the training batches.
+
+    Unlike batch normalisation, training and search use the same averages, and a batch may hold a single image.
+    """
+
+    mean: Tensor
+    square: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, *, slowest: float = 1e-3) -> None:
+        """`slowest`: the least weight of a batch; until then all batches weigh the same."""
+        super().__init__()
+        self.slowest = slowest
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("square", torch.ones(size))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (B,F) -> (B,F), in single precision."""
+        features = features.float()
+        if self.training:
+            with torch.no_grad():
+                self.count += 1
+                weight = self.count.reciprocal().clamp(min=self.slowest)
+                self.mean.lerp_(features.mean(0), weight)
+                self.square.lerp_(features.square().mean(0), weight)
+        variance = (self.square - self.mean.square()).clamp(min=1e-5)
+        return (features - self.mean) * variance.rsqrt()
+
+
 class LSTMDecoder(nn.Module):
     """A word-level language model that saw the image first."""
 
@@ -43,9 +77,12 @@ class LSTMDecoder(nn.Module):
         tied: bool = False,
     ) -> None:
         super().__init__()
+        self.standardize = Standardize(feature_size)
         self.image = nn.Sequential(nn.Linear(feature_size, embedding), nn.LayerNorm(embedding))
         self.embedding = init_embedding(nn.Embedding(vocabulary_size, embedding))
         self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        for layer in range(layers):
+            nn.init.ones_(getattr(self.lstm, f"bias_ih_l{layer}")[hidden : 2 * hidden])  # gates i, f, g, o
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden, vocabulary_size)
         if tied:
@@ -53,11 +90,11 @@ class LSTMDecoder(nn.Module):
 
     def prepare(self, features: Tensor) -> LSTMMemory:
         """features (B,R,F) -> the image's vector; a grid is averaged over its regions."""
-        return LSTMMemory(self.image(self.dropout(features.mean(1))))  # (B,E)
+        return LSTMMemory(self.image(self.dropout(self.standardize(features.mean(1)))))  # (B,E)
 
     def init_state(self, memory: LSTMMemory, rows: int) -> LSTMState:
         """The state after the LSTM has seen the image (equation 10), for each of K rows."""
-        _, (h, c) = self.lstm(self.dropout(memory.image)[:, None])  # (L,B,H)
+        _, (h, c) = self.lstm(memory.image[:, None])  # (L,B,H)
         expand = (-1, rows, -1, -1)
         return LSTMState(*(x.transpose(0, 1)[:, None].expand(expand) for x in (h, c)))  # (B,K,L,H)
 
