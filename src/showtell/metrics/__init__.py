@@ -6,14 +6,19 @@ from showtell.metrics.evaluate import Protocol, Report, evaluate
 from showtell.metrics.floors import best_constant_caption
 from showtell.metrics.predictions import read_predictions
 from showtell.metrics.rouge import rouge_l
+from showtell.metrics.significance import Comparison, Interval, bootstrap, compare
 from showtell.metrics.tokenize import tokenize
 
 __all__ = [
+    "Comparison",
+    "Interval",
     "Protocol",
     "Report",
     "best_constant_caption",
     "bleu",
+    "bootstrap",
     "cider_d",
+    "compare",
     "evaluate",
     "read_predictions",
     "rouge_l",

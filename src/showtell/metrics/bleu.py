@@ -5,9 +5,11 @@ Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from showtell.metrics.ngrams import MAX_N, Counted, Ngram, check_corpus, count
 
@@ -17,18 +19,15 @@ _SMALL, _TINY = 1e-9, 1e-15
 
 @dataclass(frozen=True, slots=True)
 class Bleu:
-    """BLEU-1 … BLEU-4 as fractions: of the corpus, and of each image (a poor measure of one caption)."""
+    """BLEU-1 … BLEU-4 as fractions: of the corpus, and of each image (a poor measure of one caption).
+
+    `tallies` (images,10) is what a corpus's score is made of: correct and guessed 1- to 4-grams, the candidate's length, the
+    closest reference's. They add up, so that `score_tallies` of any sum of rows is the score of those images.
+    """
 
     corpus: tuple[float, ...]
     each: list[tuple[float, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Tally:
-    correct: tuple[int, ...]
-    guessed: tuple[int, ...]
-    length: int
-    reference_length: int
+    tallies: NDArray[np.float64]
 
 
 def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Bleu:
@@ -39,17 +38,28 @@ def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Bleu
 
 def bleu_counted(candidates: Sequence[Counted], references: Sequence[Sequence[Counted]]) -> Bleu:
     """`bleu` of captions that are counted already."""
-    tallies = [_tally(c, r) for c, r in zip(candidates, references, strict=True)]
-    total = _Tally(
-        tuple(sum(t.correct[n] for t in tallies) for n in range(MAX_N)),
-        tuple(sum(t.guessed[n] for t in tallies) for n in range(MAX_N)),
-        sum(t.length for t in tallies),
-        sum(t.reference_length for t in tallies),
+    rows = (_tally(c, r) for c, r in zip(candidates, references, strict=True))
+    tallies = np.array(list(rows), dtype=np.float64)
+    each = score_tallies(tallies)
+    return Bleu(tuple(score_tallies(tallies.sum(0)).tolist()), [tuple(row) for row in each.tolist()], tallies)
+
+
+def score_tallies(tallies: NDArray[np.float64]) -> NDArray[np.float64]:
+    """BLEU-1…4 (…,4) of tallies (…,10)."""
+    correct, guessed, (length, reference) = (
+        tallies[..., :MAX_N],
+        tallies[..., MAX_N:-2],
+        np.moveaxis(tallies[..., -2:], -1, 0),
     )
-    return Bleu(_score(total), [_score(tally) for tally in tallies])
+    precisions = np.cumprod((correct + _TINY) / (guessed + _SMALL), axis=-1)
+    scores = precisions ** (1 / np.arange(1, MAX_N + 1))
+    ratio = (length + _TINY) / (reference + _SMALL)
+    penalty = np.exp(np.minimum(0.0, 1 - 1 / ratio))
+    result: NDArray[np.float64] = scores * penalty[..., None]
+    return result
 
 
-def _tally(candidate: Counted, references: Sequence[Counted]) -> _Tally:
+def _tally(candidate: Counted, references: Sequence[Counted]) -> list[int]:
     most: dict[Ngram, int] = {}
     for reference in references:
         for ngram in candidate.ngrams.keys() & reference.ngrams.keys():
@@ -59,14 +69,4 @@ def _tally(candidate: Counted, references: Sequence[Counted]) -> _Tally:
         correct[len(ngram) - 1] += min(available, candidate.ngrams[ngram])
     length = len(candidate.words)
     closest = min((abs(len(r.words) - length), len(r.words)) for r in references)[1]
-    return _Tally(tuple(correct), tuple(max(0, length - n) for n in range(MAX_N)), length, closest)
-
-
-def _score(tally: _Tally) -> tuple[float, ...]:
-    scores, product = [], 1.0
-    for n in range(MAX_N):
-        product *= (tally.correct[n] + _TINY) / (tally.guessed[n] + _SMALL)
-        scores.append(product ** (1 / (n + 1)))
-    ratio = (tally.length + _TINY) / (tally.reference_length + _SMALL)
-    penalty = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    return tuple(score * penalty for score in scores)
+    return [*correct, *(max(0, length - n) for n in range(MAX_N)), length, closest]

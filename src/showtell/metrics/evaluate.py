@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from showtell.metrics.bleu import bleu_counted
 from showtell.metrics.cider import cider_counted
 from showtell.metrics.ngrams import check_corpus, count
@@ -38,10 +41,14 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Report:
-    """Scores of a corpus (fractions; CIDEr 0 … 10), of each image, and their protocol."""
+    """Scores of a corpus (fractions; CIDEr 0 … 10), of each image, and their protocol.
+
+    `tallies` (images,10) are what BLEU adds up over images (see `Bleu`); they are what resampling needs.
+    """
 
     scores: dict[str, float]
     each: dict[str, list[float]]
+    tallies: NDArray[np.float64]
     protocol: Protocol
     notes: list[str] = field(default_factory=list)
 
@@ -72,6 +79,7 @@ def evaluate(candidates: Sequence[str], references: Sequence[Sequence[str]], *, 
     return Report(
         scores={**scores, "rouge_l": rouge.corpus, "cider": cider.corpus},
         each={**each, "rouge_l": rouge.each, "cider": cider.each},
+        tallies=bleus.tallies,
         protocol=protocol,
         notes=notes,
     )

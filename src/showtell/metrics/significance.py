@@ -1,0 +1,108 @@
+"""How sure a score is: bootstrap intervals, and paired tests of two captioners on the same images.
+
+Koehn, "Statistical Significance Tests for Machine Translation Evaluation", 2004 (bootstrap); Riezler and Maxwell, "On Some
+Pitfalls in Automatic Evaluation and Significance Testing for MT", 2005 (approximate randomisation). Images are what is
+resampled. CIDEr keeps the document frequencies of the whole split: an image's score does not change with the draw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from showtell.errors import DataError
+from showtell.metrics.bleu import score_tallies
+from showtell.metrics.evaluate import Report
+
+_CHUNK = 128  # resamples at a time: flat memory
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A score, and where it lies in 95 % (or `level`) of the resampled splits."""
+
+    score: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The second report's score less the first's, its interval, and the chance of such a difference between equals."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def bootstrap(report: Report, *, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, Interval]:
+    """Score name -> its percentile interval over `resamples` draws of the images with replacement."""
+    draws = _resampled([report], resamples, seed)[0]
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return {
+        name: Interval(score, float(low[i]), float(high[i])) for i, (name, score) in enumerate(report.scores.items())
+    }
+
+
+def compare(
+    first: Report, second: Report, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, Comparison]:
+    """Score name -> the difference of two reports on the same images in the same order.
+
+    The interval is the paired bootstrap's, p the approximate randomisation's (two-sided, at least 1/(resamples+1)).
+    `DataError` where the numbers of images differ.
+    """
+    names = [name for name in first.scores if name in second.scores]
+    if len(first.tallies) != len(second.tallies):
+        raise DataError(
+            f"reports on {len(first.tallies)} and {len(second.tallies)} images cannot be compared; "
+            "score both on the same split"
+        )
+    drawn = _resampled([first, second], resamples, seed)
+    low, high = np.quantile(drawn[1] - drawn[0], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    observed = np.array([second.scores[name] - first.scores[name] for name in names])
+    extreme = _swapped(first, second, resamples, seed, np.abs(observed) - 1e-12)
+    p = (extreme + 1) / (resamples + 1)
+    return {n: Comparison(float(observed[i]), float(low[i]), float(high[i]), float(p[i])) for i, n in enumerate(names)}
+
+
+def _table(report: Report) -> NDArray[np.float64]:
+    """(images,10+M): what adds up over images; BLEU's tallies, then the scores that are means of the images' own."""
+    means = [report.each[name] for name in report.scores if not name.startswith("bleu")]
+    return np.column_stack((report.tallies, *map(np.asarray, means)))
+
+
+def _scores(sums: NDArray[np.float64], images: int) -> NDArray[np.float64]:
+    """Sums (draws,10+M) -> scores (draws,4+M), in the report's order."""
+    return np.concatenate((score_tallies(sums[:, :10]), sums[:, 10:] / images), axis=1)
+
+
+def _resampled(reports: list[Report], resamples: int, seed: int) -> list[NDArray[np.float64]]:
+    """The scores (resamples,scores) of each report on the same draws."""
+    tables = [_table(report) for report in reports]
+    draw, images = np.random.default_rng(seed), len(tables[0])
+    share = np.full(images, 1 / images)
+    parts: list[list[NDArray[np.float64]]] = [[] for _ in reports]
+    for start in range(0, resamples, _CHUNK):
+        counts = draw.multinomial(images, share, size=min(_CHUNK, resamples - start)).astype(np.float64)
+        for part, table in zip(parts, tables, strict=True):
+            part.append(_scores(counts @ table, images))
+    return [np.concatenate(part) for part in parts]
+
+
+def _swapped(
+    first: Report, second: Report, resamples: int, seed: int, observed: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """How often chance alone, which of the two wrote which caption, makes a difference as large as `observed`."""
+    one, two = _table(first), _table(second)
+    draw, images = np.random.default_rng(seed + 1), len(one)
+    extreme = np.zeros(len(observed))
+    for start in range(0, resamples, _CHUNK):
+        swap = draw.integers(0, 2, size=(min(_CHUNK, resamples - start), images)).astype(np.float64)
+        moved = swap @ (two - one)
+        difference = _scores(two.sum(0) - moved, images) - _scores(one.sum(0) + moved, images)
+        extreme += (np.abs(difference) >= observed).sum(0)
+    return extreme
