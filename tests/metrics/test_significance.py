@@ -12,7 +12,23 @@ from showtell.metrics import Protocol, Report, bleu, bootstrap, compare, evaluat
 from showtell.metrics.significance import _resampled
 
 PROTOCOL = Protocol("made up", "test", 1, "3", "PTB", "none", "0")
-WORDS = "a red green dog cat ball on under near big small runs sits house tree".split()
+WORDS = [
+    "a",
+    "red",
+    "green",
+    "dog",
+    "cat",
+    "ball",
+    "on",
+    "under",
+    "near",
+    "big",
+    "small",
+    "runs",
+    "sits",
+    "house",
+    "tree",
+]
 
 
 def corpus(images: int, seed: int = 0) -> list[list[str]]:
