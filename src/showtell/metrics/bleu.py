@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from showtell.metrics.ngrams import MAX_N, Counted, Ngram, check_corpus, count
+from showtell.metrics.ngrams import MAX_N, Corpus, Ints, Ngrams
 
 # coco-caption's guards against division by zero; kept so that scores are equal to the last digit.
 _SMALL, _TINY = 1e-9, 1e-15
@@ -21,8 +21,8 @@ _SMALL, _TINY = 1e-9, 1e-15
 class Bleu:
     """BLEU-1 … BLEU-4 as fractions: of the corpus, and of each image (a poor measure of one caption).
 
-    `tallies` (images,10) is what a corpus's score is made of: correct and guessed 1- to 4-grams, the candidate's length, the
-    closest reference's. They add up, so that `score_tallies` of any sum of rows is the score of those images.
+    `tallies` (images,10) is what a corpus's score is made of: correct and guessed 1- to 4-grams, the candidate's length,
+    the closest reference's. They add up: `score_tallies` of any sum of rows is the score of those images.
     """
 
     corpus: tuple[float, ...]
@@ -32,41 +32,50 @@ class Bleu:
 
 def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Bleu:
     """BLEU of tokenised candidates (one an image) against tokenised references. `DataError` for an empty corpus."""
-    check_corpus(candidates, references)
-    return bleu_counted([count(c) for c in candidates], [[count(r) for r in captions] for captions in references])
+    return bleu_counted(Corpus.of(candidates, references))
 
 
-def bleu_counted(candidates: Sequence[Counted], references: Sequence[Sequence[Counted]]) -> Bleu:
+def bleu_counted(corpus: Corpus) -> Bleu:
     """`bleu` of captions that are counted already."""
-    rows = (_tally(c, r) for c, r in zip(candidates, references, strict=True))
-    tallies = np.array(list(rows), dtype=np.float64)
+    images = corpus.images
+    lengths = corpus.counted.lengths
+    correct = [_correct(table, corpus.image, images) for table in corpus.counted.ngrams]
+    guessed = [np.maximum(0, lengths[:images] - n) for n in range(MAX_N)]
+    closest = _closest(lengths, corpus.image, images)
+    tallies = np.column_stack((*correct, *guessed, lengths[:images], closest)).astype(np.float64)
     each = score_tallies(tallies)
     return Bleu(tuple(score_tallies(tallies.sum(0)).tolist()), [tuple(row) for row in each.tolist()], tallies)
 
 
 def score_tallies(tallies: NDArray[np.float64]) -> NDArray[np.float64]:
     """BLEU-1…4 (…,4) of tallies (…,10)."""
-    correct, guessed, (length, reference) = (
-        tallies[..., :MAX_N],
-        tallies[..., MAX_N:-2],
-        np.moveaxis(tallies[..., -2:], -1, 0),
-    )
+    correct, guessed = tallies[..., :MAX_N], tallies[..., MAX_N : 2 * MAX_N]
+    length, reference = tallies[..., -2], tallies[..., -1]
     precisions = np.cumprod((correct + _TINY) / (guessed + _SMALL), axis=-1)
-    scores = precisions ** (1 / np.arange(1, MAX_N + 1))
     ratio = (length + _TINY) / (reference + _SMALL)
     penalty = np.exp(np.minimum(0.0, 1 - 1 / ratio))
-    result: NDArray[np.float64] = scores * penalty[..., None]
-    return result
+    scores: NDArray[np.float64] = precisions ** (1 / np.arange(1, MAX_N + 1)) * penalty[..., None]
+    return scores
 
 
-def _tally(candidate: Counted, references: Sequence[Counted]) -> list[int]:
-    most: dict[Ngram, int] = {}
-    for reference in references:
-        for ngram in candidate.ngrams.keys() & reference.ngrams.keys():
-            most[ngram] = max(most.get(ngram, 0), reference.ngrams[ngram])
-    correct = [0] * MAX_N
-    for ngram, available in most.items():
-        correct[len(ngram) - 1] += min(available, candidate.ngrams[ngram])
-    length = len(candidate.words)
-    closest = min((abs(len(r.words) - length), len(r.words)) for r in references)[1]
-    return [*correct, *(max(0, length - n) for n in range(MAX_N)), length, closest]
+def _correct(table: Ngrams, image: Ints, images: int) -> Ints:
+    """(images,): the candidate's n-grams that references have, each at most as often as one reference has it."""
+    spoken = table.caption < images
+    keys = image[table.caption] * max(1, table.size) + table.ngram
+    candidate = keys[spoken]  # sorted, each once
+    place = np.searchsorted(candidate, keys[~spoken])
+    place = np.minimum(place, max(0, len(candidate) - 1))
+    shared = candidate[place] == keys[~spoken] if len(candidate) else np.zeros(len(place), dtype=bool)
+    most = np.zeros(len(candidate), dtype=np.int64)
+    np.maximum.at(most, place[shared], table.times[~spoken][shared])
+    matched = np.minimum(most, table.times[spoken])
+    return np.bincount(table.caption[spoken], matched, minlength=images).astype(np.int64)
+
+
+def _closest(lengths: Ints, image: Ints, images: int) -> Ints:
+    """(images,): the reference length nearest to the candidate's, the shorter of two that are as near."""
+    written, owner = lengths[images:], image[images:]
+    worse = np.abs(written - lengths[owner]) * (int(lengths.max()) + 1) + written
+    best = np.full(images, np.iinfo(np.int64).max)
+    np.minimum.at(best, owner, worse)
+    return best % (int(lengths.max()) + 1)

@@ -7,15 +7,17 @@ length term compares numbers of bigrams, and term frequencies are not divided by
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from showtell.metrics.ngrams import MAX_N, Counted, Ngram, check_corpus, count
+from showtell.metrics.ngrams import Corpus, Ints, Ngrams
 
 _SIGMA_SQUARED = 6.0**2
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,56 +28,40 @@ class Cider:
     each: list[float]
 
 
-@dataclass(frozen=True, slots=True)
-class _Vector:
-    """tf·idf by n; the norms are those of each n."""
-
-    weights: tuple[dict[Ngram, float], ...]
-    norms: tuple[float, ...]
-    bigrams: int
-
-
 def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Cider:
     """CIDEr-D of tokenised candidates against tokenised references. `DataError` for an empty corpus."""
-    check_corpus(candidates, references)
-    return cider_counted([count(c) for c in candidates], [[count(r) for r in captions] for captions in references])
+    return cider_counted(Corpus.of(candidates, references))
 
 
-def cider_counted(candidates: Sequence[Counted], references: Sequence[Sequence[Counted]]) -> Cider:
+def cider_counted(corpus: Corpus) -> Cider:
     """`cider_d` of captions that are counted already."""
-    frequency: Counter[Ngram] = Counter()
-    for captions in references:
-        frequency.update(set().union(*(c.ngrams.keys() for c in captions)))
-    images = math.log(len(references))
-    idf = {ngram: images - math.log(times) for ngram, times in frequency.items()}
-    each = []
-    for candidate, captions in zip(candidates, references, strict=True):
-        spoken = _vector(candidate, idf, images)
-        similarity = np.zeros(MAX_N)
-        for reference in captions:
-            similarity += _similarity(spoken, _vector(reference, idf, images))
-        each.append(float(np.mean(similarity) / len(captions) * 10.0))
-    return Cider(float(np.mean(each)), each)
+    images, owner = corpus.images, corpus.image[corpus.images :]
+    bigrams = np.maximum(0, corpus.counted.lengths - 1)
+    apart = (bigrams[owner] - bigrams[images:]).astype(np.float64)
+    penalty = np.exp(-(apart**2) / (2 * _SIGMA_SQUARED))  # (references,)
+    cosines = [_cosines(table, corpus.image, images) for table in corpus.counted.ngrams]
+    similarity = np.mean(cosines, axis=0) * penalty
+    each = 10.0 * np.bincount(owner, similarity, minlength=images) / np.bincount(owner, minlength=images)
+    return Cider(float(each.mean()), each.tolist())
 
 
-def _vector(caption: Counted, idf: dict[Ngram, float], unseen: float) -> _Vector:
-    weights: tuple[dict[Ngram, float], ...] = tuple({} for _ in range(MAX_N))
-    squares = [0.0] * MAX_N
-    for ngram, times in caption.ngrams.items():
-        weight = times * idf.get(ngram, unseen)
-        weights[len(ngram) - 1][ngram] = weight
-        squares[len(ngram) - 1] += weight * weight
-    return _Vector(weights, tuple(math.sqrt(s) for s in squares), max(0, len(caption.words) - 1))
-
-
-def _similarity(candidate: _Vector, reference: _Vector) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Clipped cosine by n, times the Gaussian penalty of the difference in length."""
-    values = np.zeros(MAX_N)
-    for n, (spoken, written) in enumerate(zip(candidate.weights, reference.weights, strict=True)):
-        total = sum(
-            min(weight, written[ngram]) * written[ngram] for ngram, weight in spoken.items() if ngram in written
-        )
-        norms = candidate.norms[n] * reference.norms[n]
-        values[n] = total / norms if norms else total
-    penalty = math.exp(-((candidate.bigrams - reference.bigrams) ** 2) / (2 * _SIGMA_SQUARED))
-    return values * penalty
+def _cosines(table: Ngrams, image: Ints, images: int) -> Floats:
+    """(references,): the clipped cosine of tf·idf of each reference and its image's candidate, for one n."""
+    size = max(1, table.size)
+    spoken = table.caption < images
+    keys = image[table.caption] * size + table.ngram
+    documents = np.bincount(np.unique(keys[~spoken]) % size, minlength=size)  # images whose references have it
+    idf = math.log(images) - np.log(np.maximum(1, documents))
+    weights = table.times * idf[table.ngram]
+    norms = np.sqrt(np.bincount(table.caption, weights**2, minlength=len(image)))
+    references = len(image) - images
+    candidate = keys[spoken]  # sorted, each once
+    if not len(candidate):
+        return np.zeros(references)
+    place = np.minimum(np.searchsorted(candidate, keys[~spoken]), len(candidate) - 1)
+    shared = candidate[place] == keys[~spoken]
+    written = weights[~spoken][shared]
+    products = np.minimum(weights[spoken][place[shared]], written) * written
+    total = np.bincount(table.caption[~spoken][shared] - images, products, minlength=references)
+    both = norms[image[images:]] * norms[images:]
+    return np.where(both > 0, total / np.where(both > 0, both, 1.0), total)

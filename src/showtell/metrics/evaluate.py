@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from showtell.metrics.bleu import bleu_counted
 from showtell.metrics.cider import cider_counted
-from showtell.metrics.ngrams import check_corpus, count
-from showtell.metrics.rouge import rouge_l
+from showtell.metrics.ngrams import Corpus, check_corpus
+from showtell.metrics.rouge import rouge_counted
 from showtell.metrics.tokenize import tokenize
 
 NAMES = {
@@ -70,9 +70,8 @@ def evaluate(candidates: Sequence[str], references: Sequence[Sequence[str]], *, 
     check_corpus(candidates, references)
     spoken = [" ".join(tokenize(c)) for c in candidates]
     written = [[" ".join(tokenize(r)) for r in captions] for captions in references]
-    counted, counted_references = [count(c) for c in spoken], [[count(r) for r in captions] for captions in written]
-    bleus = bleu_counted(counted, counted_references)
-    rouge, cider = rouge_l(spoken, written), cider_counted(counted, counted_references)
+    corpus = Corpus.of(spoken, written)
+    bleus, rouge, cider = bleu_counted(corpus), rouge_counted(corpus), cider_counted(corpus)
     scores = {f"bleu_{n + 1}": value for n, value in enumerate(bleus.corpus)}
     each = {f"bleu_{n + 1}": [values[n] for values in bleus.each] for n in range(4)}
     notes = ["CIDEr of a single image is always 0: it needs the other images' captions"] if len(candidates) == 1 else []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 from showtell.errors import DataError
 from showtell.metrics.ngrams import count
@@ -18,17 +19,12 @@ def best_constant_caption(captions: Sequence[str]) -> str:
     """
     if not captions:
         raise DataError("no training caption to choose a constant one from; expected at least one")
-    counted = {caption: count(" ".join(tokenize(caption))) for caption in dict.fromkeys(captions)}
-    frequency: Counter[tuple[str, ...]] = Counter()
-    for caption in captions:
-        frequency.update(counted[caption].ngrams.keys())
-    lengths = sorted(len(counted[caption].words) for caption in captions)
-    usual = lengths[len(lengths) // 2]
-
-    def worth(caption: str) -> tuple[float, str]:
-        c = counted[caption]
-        by_length = [[frequency[g] for g in c.ngrams if len(g) == n] for n in range(1, 5)]
-        return sum(sum(values) / (len(values) or 1) for values in by_length), caption
-
-    fitting = [caption for caption in counted if abs(len(counted[caption].words) - usual) <= 1]
-    return max(fitting or counted, key=worth)
+    counted = count([" ".join(tokenize(caption)) for caption in captions])
+    worth = np.zeros(len(captions))
+    for table in counted.ngrams:
+        frequency = np.bincount(table.ngram, minlength=1)
+        entries = np.bincount(table.caption, minlength=len(captions))
+        worth += np.bincount(table.caption, frequency[table.ngram], minlength=len(captions)) / np.maximum(1, entries)
+    usual = np.sort(counted.lengths)[len(captions) // 2]
+    worth[np.abs(counted.lengths - usual) > 1] = -1
+    return max(captions[int(i)] for i in np.flatnonzero(worth == worth.max()))

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from showtell.metrics.ngrams import check_corpus
+from showtell.metrics.ngrams import Corpus, Ints
 
 _BETA_SQUARED = 1.2**2
+_CHUNK = 4096  # pairs of captions compared at a time: flat memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,28 +26,56 @@ class Rouge:
 
 def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Rouge:
     """ROUGE-L of tokenised candidates against tokenised references. `DataError` for an empty corpus."""
-    check_corpus(candidates, references)
-    each = [_score(c.split(" "), [r.split(" ") for r in rs]) for c, rs in zip(candidates, references, strict=True)]
-    return Rouge(float(np.mean(each)), each)
+    return rouge_counted(Corpus.of(candidates, references))
 
 
-def _score(candidate: list[str], references: list[list[str]]) -> float:
-    common = [lcs(candidate, reference) for reference in references]
-    precision = max(common) / len(candidate)
-    recall = max(length / len(reference) for length, reference in zip(common, references, strict=True))
-    if precision == 0 or recall == 0:
-        return 0.0
-    return ((1 + _BETA_SQUARED) * precision * recall) / (recall + _BETA_SQUARED * precision)
+def rouge_counted(corpus: Corpus) -> Rouge:
+    """`rouge_l` of captions that are counted already."""
+    images, owner = corpus.images, corpus.image[corpus.images :]
+    lengths = np.maximum(1, corpus.counted.lengths)  # no word splits into one empty word, as coco-caption has it
+    common = _common(corpus)
+    precision, recall = np.zeros(images), np.zeros(images)
+    np.maximum.at(precision, owner, common / lengths[owner])
+    np.maximum.at(recall, owner, common / lengths[images:])
+    found = precision > 0
+    below = np.where(found, recall + _BETA_SQUARED * precision, 1.0)
+    each = np.where(found, (1 + _BETA_SQUARED) * precision * recall / below, 0.0)
+    return Rouge(float(each.mean()), each.tolist())
 
 
-def lcs(first: Sequence[str], second: Sequence[str]) -> int:
-    """The length of the longest common subsequence, by Hyyrö's bit-parallel recurrence: a row is one integer."""
-    places: dict[str, int] = {}
-    for i, word in enumerate(first):
-        places[word] = places.get(word, 0) | 1 << i
-    full = (1 << len(first)) - 1
-    row = full
-    for word in second:
-        matches = row & places.get(word, 0)
-        row = ((row + matches) | (row - matches)) & full
-    return len(first) - row.bit_count()
+def _common(corpus: Corpus) -> Ints:
+    """(references,): words of the longest common subsequence of each reference and its image's candidate."""
+    images = corpus.images
+    rows = _padded(corpus.counted.words, corpus.counted.lengths, corpus.counted.starts)
+    owner = corpus.image[images:]
+    found = []
+    for start in range(0, len(owner), _CHUNK):
+        part = owner[start : start + _CHUNK]
+        spoken, written = rows[part], rows[images + start : images + start + len(part)]
+        width = int(corpus.counted.lengths[part].max(initial=1))
+        height = int(corpus.counted.lengths[images + start : images + start + len(part)].max(initial=1))
+        found.append(_subsequences(spoken[:, :width], written[:, :height]))
+    return np.concatenate(found)
+
+
+def _padded(words: Ints, lengths: Ints, starts: Ints) -> Ints:
+    """(C,T) words, -1 after a caption's end; a caption without words is one word, -2."""
+    column = np.arange(int(lengths.max(initial=1)))
+    index = np.minimum(starts[:, None] + column, max(0, len(words) - 1))
+    values = words[index] if len(words) else np.zeros(index.shape, dtype=np.int64)
+    padded = np.where(column < lengths[:, None], values, -1)
+    padded[lengths == 0, :1] = -2
+    return padded
+
+
+def _subsequences(first: Ints, second: Ints) -> Ints:
+    """(P,): the lengths of the longest common subsequences of rows of (P,S) and (P,T); -1 matches nothing.
+
+    One row of the table at a time: best(i,t) is the largest of best(i-1,t), best(i-1,t-1)+1 at a match, best(i,t-1).
+    """
+    best = np.zeros((len(first), second.shape[1] + 1), dtype=np.int16)
+    for word in first.T:
+        matches = (word[:, None] == second) & (word[:, None] != -1)
+        np.maximum(best[:, 1:], (best[:, :-1] + 1) * matches, out=best[:, 1:])
+        np.maximum.accumulate(best, axis=1, out=best)
+    return best[:, -1].astype(np.int64)
