@@ -45,9 +45,12 @@ class ImageTransform:
         """An RGB image -> float32 (3,size,size), normalised."""
         box = self.crop_box(*image.size)
         resized = image.resize((self.size, self.size), _INTERPOLATION[self.interpolation], box=box)
-        pixels = np.asarray(resized, dtype=np.float32) / np.float32(255)  # (S,S,3)
-        pixels = ((pixels - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (3,S,S)
+        pixels = np.asarray(resized)  # (S,S,3)
+        normalised = np.empty((3, self.size, self.size), dtype=np.float32)
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            np.multiply(pixels[..., channel], np.float32(1 / (255 * std)), out=normalised[channel])
+            normalised[channel] -= np.float32(mean / std)
+        return normalised
 
     def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """(left, top, right, bottom) of what the encoder sees, in pixels of an image of that size."""

@@ -151,12 +151,14 @@ def encode_into(
     transform: ImageTransform,
     batch: int = 32,
     workers: int = 2,
+    ahead: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Failure]:
     """Encodes the images that `cache` does not know yet; returns those that cannot be decoded.
 
-    `encode` maps normalised images (B,3,S,S) to features (B,R,F). Decoding runs in threads, two batches ahead, so
-    that memory stays flat and the encoder never waits. `progress` gets (images done, images to do).
+    `encode` maps normalised images (B,3,S,S) to features (B,R,F). Decoding runs in threads, `ahead` batches before the
+    encoder: with 0 the two take turns, which is faster where they would fight for the same cores. Memory stays flat.
+    `progress` gets (images done, images to do).
     """
     missing = [path for path in dict.fromkeys(paths) if cache.row(path) is None]
     progress(0, len(missing))
@@ -166,7 +168,8 @@ def encode_into(
     known: list[tuple[Key, str]] = []
     done = 0
     with cache.writer() as writer, ThreadPoolExecutor(workers) as pool:
-        for loaded in _ahead(pool, [missing[i : i + batch] for i in range(0, len(missing), batch)], cache, transform):
+        chunks = [missing[i : i + batch] for i in range(0, len(missing), batch)]
+        for loaded in _decoded(pool, chunks, ahead, cache, transform):
             failures += [item for item in loaded if isinstance(item, Failure)]
             known += [(item.key, item.digest) for item in loaded if isinstance(item, _Loaded) and item.pixels is None]
             fresh = [(item, item.pixels) for item in loaded if isinstance(item, _Loaded) and item.pixels is not None]
@@ -229,8 +232,8 @@ class _Loaded:
     pixels: NDArray[np.float32] | None
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, chunks: list[list[Path]], cache: FeatureCache, transform: ImageTransform
+def _decoded(
+    pool: ThreadPoolExecutor, chunks: list[list[Path]], ahead: int, cache: FeatureCache, transform: ImageTransform
 ) -> Iterator[list[_Loaded | Failure]]:
     seen = set(cache._by_digest)
 
@@ -248,7 +251,7 @@ def _ahead(
     waiting = []
     for chunk in chunks:
         waiting.append([pool.submit(load, path) for path in chunk])
-        if len(waiting) > 2:
+        if len(waiting) > ahead:
             yield [future.result() for future in waiting.pop(0)]
     for futures in waiting:
         yield [future.result() for future in futures]

@@ -328,6 +328,7 @@ class Run:
         with self.accelerator.main_process_first():
             failures = encode_into(
                 cache, paths, encode=self._encode, transform=encoder.transform, workers=self.recipe.train.workers,
+                ahead=0 if self.accelerator.device.type == "cpu" else 2,
                 progress=lambda done, total: self._progress("encoding images", done, total),
             )  # fmt: skip
         for failure in failures:
