@@ -10,13 +10,14 @@ import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import showtell
 from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
 from showtell.errors import DataError, ImageError
-from showtell.metrics import Protocol, Report, best_constant_caption, evaluate, read_predictions
+from showtell.metrics import Interval, Protocol, Report, best_constant_caption, bootstrap, evaluate, read_predictions
 from showtell.metrics.evaluate import NAMES
 
 if TYPE_CHECKING:
@@ -36,9 +37,15 @@ class Evaluation:
     images: tuple[CaptionedImage, ...] = ()
     candidates: tuple[str, ...] = ()  # one an image, in their order
 
+    @cached_property
+    def intervals(self) -> Mapping[str, Interval]:
+        """Score name -> its 95 % bootstrap interval over the images."""
+        return bootstrap(self.report)
+
     def to_dict(self) -> dict[str, Any]:
-        """For --json: the scores under their names, the protocol beside them."""
+        """For --json: the scores under their names, their 95 % intervals and the protocol beside them."""
         result: dict[str, Any] = {**self.report.scores, "protocol": asdict(self.report.protocol)}
+        result["intervals"] = {name: [interval.low, interval.high] for name, interval in self.intervals.items()}
         if self.floors:
             result["floors"] = {name: dict(floor.scores) for name, floor in self.floors.items()}
         if self.constant:
@@ -50,15 +57,22 @@ class Evaluation:
     def lines(self) -> list[str]:
         """For people: a table of the scores beside their floors, then the protocol."""
         columns = {"score": self.report, **{f"{name} floor": floor for name, floor in self.floors.items()}}
-        head = f"{'(×100)':8s}" + "".join(f"{name:>16s}" for name in columns)
+        first, *others = columns
+        head = f"{'(×100)':8s}{first:>9s}{'95 % of draws':>18s}" + "".join(f"{name:>16s}" for name in others)
         table = [
-            f"{NAMES[name]:8s}" + "".join(f"{100 * report.scores[name]:16.2f}" for report in columns.values())
+            f"{NAMES[name]:8s}{100 * self.report.scores[name]:9.2f}{_between(self.intervals[name]):>18s}"
+            + "".join(f"{100 * floor.scores[name]:16.2f}" for floor in self.floors.values())
             for name in self.report.scores
         ]
-        legend = [f'constant floor: "{self.constant}" for every image'] if self.constant else []
+        legend = ["95 % of draws: where the score lies when the images are drawn again, with replacement"]
+        legend += [f'constant floor: "{self.constant}" for every image'] if self.constant else []
         if "shuffled" in self.floors:
             legend.append("shuffled floor: each image's caption given to another image")
         return [head, *table, *legend, *self.report.notes, f"protocol: {self.report.protocol}"]
+
+
+def _between(interval: Interval) -> str:
+    return f"{100 * interval.low:.2f} – {100 * interval.high:.2f}"
 
 
 def evaluate_predictions(
