@@ -20,7 +20,7 @@ def test_the_demo_makes_what_it_says(tmp_path: Path) -> None:
     drawings = sorted((tmp_path / "demo" / "attention").iterdir())
     assert len(drawings) == 3
     page = result.page.read_text(encoding="utf-8")
-    assert page.count("data:image/") == 6
+    assert page.count('class="card"') == page.count("data:image/") >= 3
     assert not re.search(r'(src|href)="(?!data:)', page)
     lines = list(result.lines())
     assert "test CIDEr" in lines[-2]

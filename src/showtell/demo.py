@@ -15,7 +15,6 @@ from showtell.evaluation import Evaluation, evaluate_bundle
 
 if TYPE_CHECKING:
     from showtell.inference import Caption
-    from showtell.training.runlog import EpochReport
 
 Progress = Callable[[str, int, int], None]
 
@@ -73,7 +72,7 @@ def run_demo(
 
     note(f"drawing scenes into {out / 'scenes'}")
     data = draw_scenes(out / "scenes") if images is None else draw_scenes(out / "scenes", images=images)
-    epochs, bundle = _train(recipe, data=data, out=out / "run", say=say, note=note, progress=progress)
+    bundle = _train(recipe, data=data, out=out / "run", say=say, note=note, progress=progress)
     note("scoring the test split")
     test = evaluate_bundle(bundle, data, progress=progress, note=note)
     say("")
@@ -85,16 +84,11 @@ def run_demo(
         say(f"{item.image.image_id}: {item.caption.text}")
         say(f"    where it looked: {item.drawing}")
     say("")
+    from showtell.report.collect import collect
     from showtell.report.page import write_page
 
     page = out / "report.html"
-    write_page(
-        page,
-        title="showtell: drawn scenes",
-        evaluation=test,
-        pictures=[(item.image.path, item.drawing, item.caption.text, item.image.captions) for item in explained],
-        epochs=[(e.epoch, e.train_loss, e.scores, e.best) for e in epochs],
-    )
+    write_page(page, [collect(out / "run", data, evaluation=test)], title="showtell: drawn scenes")
     return DemoResult(out, data, bundle, page, test)
 
 
@@ -116,26 +110,19 @@ def _train(
     say: Callable[[str], None],
     note: Callable[[str], None],
     progress: Progress,
-) -> tuple[list[EpochReport], Path]:
+) -> Path:
     note(f"training the recipe '{recipe.name}': a small CNN from scratch, together with the LSTM")
     from showtell.training.run import train
 
-    epochs: list[EpochReport] = []
-
-    def report(epoch: EpochReport) -> None:
-        epochs.append(epoch)
-        say(epoch.line())
-
-    result = train(recipe, data=data, out=out, report=report, note=note, progress=progress)
-    return epochs, result.bundle
+    return train(
+        recipe, data=data, out=out, report=lambda epoch: say(epoch.line()), note=note, progress=progress
+    ).bundle
 
 
 def _explain(bundle: Path, images: tuple[CaptionedImage, ...], folder: Path) -> list[Explained]:
-    import numpy as np
-
     from showtell.images import open_image
     from showtell.inference import Captioner
-    from showtell.report.attention import draw_attention
+    from showtell.report.attention import draw_caption
 
     folder.mkdir(parents=True, exist_ok=True)
     captioner = Captioner.load(bundle)
@@ -143,8 +130,6 @@ def _explain(bundle: Path, images: tuple[CaptionedImage, ...], folder: Path) -> 
     explained = []
     for image, caption in zip(images, captions, strict=True):
         drawing = folder / f"{image.path.stem}.png"
-        maps = np.stack([word.attention for word in caption.words if word.attention is not None])
-        words = [word.text for word in caption.words]
-        draw_attention(open_image(image.path), words, maps, captioner.bundle.transform).save(drawing)
+        draw_caption(open_image(image.path), caption, captioner.bundle.transform).save(drawing)
         explained.append(Explained(image, caption, drawing))
     return explained

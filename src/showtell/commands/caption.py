@@ -18,7 +18,7 @@ from showtell.commands.terminal import need_bundle, note
 from showtell.errors import DataError, ImageError
 
 if TYPE_CHECKING:
-    from showtell.inference import Caption
+    from showtell.inference import Caption, Captioner, Sampling
 
 Input = tuple[str, Path | bytes]  # what it is called in the output, and what is opened
 
@@ -37,6 +37,10 @@ def caption(
         int | None,
         typer.Option(min=1, max=100, help="Beams an image [default: the bundle's, or n where that is more]."),
     ] = None,
+    attention: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help="Draw where the model looked: a .png for one image, else a folder of them."),
+    ] = None,
     sample: Annotated[bool, typer.Option("--sample", help="Draw the captions instead of searching for them.")] = False,
     temperature: Annotated[float, typer.Option(help="With --sample: below 1 plainer, above 1 wilder.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="With --sample: draw among the likeliest words of this share.")] = 0.9,
@@ -53,19 +57,22 @@ def caption(
 
     sampling = Sampling(temperature, top_p, seed) if sample else None
     captioner = Captioner.load(bundle)
-    names: deque[str] = deque()
+    draw = _drawer(attention, captioner, sampling) if attention is not None else None
+    names: deque[Input] = deque()
     results = captioner.caption_each(_sources(inputs, names), beam=beam, n=n, sampling=sampling)
     done = failed = 0
     try:
         for line in _header(format):
             typer.echo(line)
         for result in results:
-            name = names.popleft()
+            name, source = names.popleft()
             if isinstance(result, ImageError):
                 failed += 1
                 note(one_line(str(result)))
                 continue
             done += 1
+            if draw is not None:
+                draw(name, source, result)
             for line in _FORMATS[format](name, result, n):
                 typer.echo(line)
             sys.stdout.flush()
@@ -112,10 +119,36 @@ def one_line(text: str) -> str:
     return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
-def _sources(inputs: Iterable[Input], names: deque[str]) -> Iterator[Path | bytes]:
+def _drawer(out: Path, captioner: Captioner, sampling: Sampling | None) -> Callable[[str, Path | bytes, Caption], None]:
+    """Saves a drawing of each caption: the first one as `out` itself where that is a .png, else all in that folder."""
+    if sampling is not None or captioner.bundle.grid is None:
+        why = "sampled captions keep none" if sampling is not None else "its decoder has none"
+        raise DataError(
+            f"--attention: there is no attention to draw, {why}; expected a search with an attention decoder"
+        )
+    single = out.suffix.lower() == ".png"
+    (out.parent if single else out).mkdir(parents=True, exist_ok=True)
+    taken: set[Path] = set()
+
+    def draw(name: str, source: Path | bytes, caption: Caption) -> None:
+        from showtell.images import open_image
+        from showtell.report.attention import draw_caption
+
+        if single and taken:
+            raise DataError(f"--attention {out} holds one drawing and there is a second image, {name}; give a folder")
+        stem = Path(name).stem if name != "-" else "stdin"
+        names = (out / f"{stem}{suffix}.png" for suffix in ("", *(f"-{k}" for k in range(2, 100_000))))
+        target = out if single else next(path for path in names if path not in taken)
+        taken.add(target)
+        draw_caption(open_image(source), caption, captioner.bundle.transform).save(target)
+
+    return draw
+
+
+def _sources(inputs: Iterable[Input], names: deque[Input]) -> Iterator[Path | bytes]:
     """What the captioner opens; it reads ahead, so the names wait in `names`."""
     for name, source in inputs:
-        names.append(name)
+        names.append((name, source))
         yield source
 
 

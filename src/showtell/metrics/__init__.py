@@ -3,10 +3,11 @@
 from showtell.metrics.bleu import bleu
 from showtell.metrics.cider import cider_d
 from showtell.metrics.evaluate import Protocol, Report, evaluate
-from showtell.metrics.floors import best_constant_caption
+from showtell.metrics.floors import best_constant_caption, leave_one_out
 from showtell.metrics.predictions import read_predictions
 from showtell.metrics.rouge import rouge_l
 from showtell.metrics.significance import Comparison, Interval, bootstrap, compare
+from showtell.metrics.statistics import TextStatistics, describe
 from showtell.metrics.tokenize import tokenize
 
 __all__ = [
@@ -14,12 +15,15 @@ __all__ = [
     "Interval",
     "Protocol",
     "Report",
+    "TextStatistics",
     "best_constant_caption",
     "bleu",
     "bootstrap",
     "cider_d",
     "compare",
+    "describe",
     "evaluate",
+    "leave_one_out",
     "read_predictions",
     "rouge_l",
     "tokenize",

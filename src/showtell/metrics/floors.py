@@ -1,4 +1,4 @@
-"""What a captioner must beat: the best caption that is the same for every image."""
+"""What a score is measured against: the best caption that is the same for every image, and people."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from showtell.errors import DataError
+from showtell.metrics.evaluate import Protocol, evaluate
 from showtell.metrics.ngrams import count
 from showtell.metrics.tokenize import tokenize
 
@@ -28,3 +29,25 @@ def best_constant_caption(captions: Sequence[str]) -> str:
     usual = np.sort(counted.lengths)[len(captions) // 2]
     worth[np.abs(counted.lengths - usual) > 1] = -1
     return max(captions[int(i)] for i in np.flatnonzero(worth == worth.max()))
+
+
+def leave_one_out(
+    references: Sequence[Sequence[str]], candidates: Sequence[str] | None = None, *, protocol: Protocol
+) -> dict[str, float]:
+    """What people score: each reference in turn is the candidate and the others are the references; the mean.
+
+    With `candidates` they are scored against the same reduced references, so that the two can be compared. Images with
+    fewer than two references are left out; where the others have more than the fewest, theirs are taken in order.
+    `DataError` where no image has two.
+    """
+    kept = [i for i, captions in enumerate(references) if len(captions) > 1]
+    if not kept:
+        raise DataError("no image has two references; people can be scored only against other people")
+    rounds = min(len(references[i]) for i in kept)
+    totals: dict[str, float] = {}
+    for out in range(rounds):
+        rest = [[caption for k, caption in enumerate(references[i]) if k != out] for i in kept]
+        spoken = [references[i][out] if candidates is None else candidates[i] for i in kept]
+        for name, score in evaluate(spoken, rest, protocol=protocol).scores.items():
+            totals[name] = totals.get(name, 0.0) + score / rounds
+    return totals

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from showtell.errors import DataError
 from showtell.images import ImageTransform
+
+if TYPE_CHECKING:
+    from showtell.inference import Caption
 
 _TILE, _LABEL, _GAP, _COLUMNS = 180, 26, 8, 5
 _PAPER, _INK = (255, 255, 255), (30, 30, 34)
+
+
+def draw_caption(image: Image.Image, caption: Caption, transform: ImageTransform) -> Image.Image:
+    """`draw_attention` of a caption's words. `DataError` where its decoder has no attention."""
+    maps = [word.attention for word in caption.words if word.attention is not None]
+    if len(maps) < len(caption.words):
+        raise DataError("this captioner has no attention to draw; expected one with the decoder 'attention'")
+    shape = (0, 1, 1) if not maps else (len(maps), *maps[0].shape)
+    words = [word.text for word in caption.words]
+    return draw_attention(image, words, np.array(maps, np.float32).reshape(shape), transform)
 
 
 def draw_attention(

@@ -1,88 +1,152 @@
-"""A self-contained HTML page about a captioner: scores beside their floors, pictures with attention, the epochs."""
+"""One self-contained HTML file about one or more runs: no other file, no network."""
 
 from __future__ import annotations
 
 import base64
-import mimetypes
+import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
+from typing import Any
 
-from showtell.evaluation import Evaluation
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+import showtell
+from showtell.errors import DataError
+from showtell.images import ImageTransform, open_image
+from showtell.metrics import Comparison, compare
 from showtell.metrics.evaluate import NAMES
+from showtell.report.charts import Band, Series, line_chart
+from showtell.report.collect import Epoch, Example, RunReport
 
-Picture = tuple[Path, Path, str, Sequence[str]]  # image, attention drawing, caption, references
-Epoch = tuple[int, float, Mapping[str, float], bool]  # number, loss, validation scores, best so far
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #888; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .9rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-tr.best { font-weight: 600; }
-figure { margin: 2rem 0; } figcaption { font-size: 1.1rem; } small, .soft { color: var(--soft); }
-figure img { max-width: 100%; border-radius: 6px; vertical-align: top; }
-.scroll { overflow-x: auto; }
-"""
+_SIDE = 360  # pixels of a photo's longer side, as it lies in the page
+_BAND = 6  # colours that the page has
 
 
-def write_page(
-    path: Path, *, title: str, evaluation: Evaluation, pictures: Iterable[Picture], epochs: Iterable[Epoch]
-) -> None:
-    """Writes one HTML file that needs no other; every text in it is escaped."""
-    body = (
-        f"<h1>{escape(title)}</h1>"
-        f"<h2>Scores</h2>{_scores(evaluation)}"
-        f"<h2>Held-out pictures, and where the model looked for each word</h2>{''.join(map(_figure, pictures))}"
-        f"<h2>Epochs</h2>{_epochs(epochs)}"
+def write_page(path: Path, runs: Sequence[RunReport], *, title: str) -> None:
+    """Writes the report of runs that were scored on the same images; `DataError` where they were not."""
+    _check_same_images(runs)
+    first = runs[0]
+    people = first.people
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("showtell.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>{body}</body></html>\n"
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    page = environment.get_template("page.html.j2").render(
+        title=title,
+        runs=runs,
+        scores=list(first.evaluation.report.scores),
+        names=NAMES,
+        floors=list(first.evaluation.floors),
+        people=people,
+        fewer=_one_fewer(first.evaluation.report.protocol.references_per_image),
+        comparisons=_comparisons(runs),
+        charts=[Markup(chart) for chart in _charts(runs) if chart],  # noqa: S704 (made by line_chart, which escapes)
+        shaded=len(runs) == 1 and any(epoch.trains_encoder for epoch in first.epochs),
+        texts=[*(run.spoken for run in runs), first.written],
+        pictures=[_pictures(run) for run in runs],
+        version=showtell.__version__,
     )
-    path.write_text(page, encoding="utf-8")
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(path)
 
 
-def _scores(evaluation: Evaluation) -> str:
-    columns = {"model": evaluation.report.scores, **{n: f.scores for n, f in evaluation.floors.items()}}
-    head = "".join(f"<th>{escape(name)}</th>" for name in ["×100", *columns])
-    rows = "".join(
-        f"<tr><td>{NAMES[name]}</td>{''.join(f'<td>{100 * scores[name]:.1f}</td>' for scores in columns.values())}</tr>"
-        for name in evaluation.report.scores
-    )
-    protocol = str(evaluation.report.protocol)
-    constant = f"constant: “{escape(evaluation.constant)}” for every image. " if evaluation.constant else ""
-    legend = f"{constant}shuffled: each caption given to another image. Protocol: {escape(protocol)}."
-    return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div><p class="soft">{legend}</p>'
+def _check_same_images(runs: Sequence[RunReport]) -> None:
+    expected = [image.image_id for image in runs[0].evaluation.images]
+    for run in runs[1:]:
+        found = [image.image_id for image in run.evaluation.images]
+        if found != expected:
+            raise DataError(
+                f"{run.name} was scored on {len(found)} images and {runs[0].name} on {len(expected)} others; only runs on "
+                "the same images can share a report: give them the same --data, or one report each"
+            )
 
 
-def _figure(picture: Picture) -> str:
-    image, drawing, caption, references = picture
-    said = " · ".join(map(escape, references))
-    return (
-        f"<figure><figcaption>{escape(caption)}</figcaption>"
-        f'<p><img src="{_inline(image)}" alt="{escape(image.name)}"></p>'
-        f'<p class="scroll"><img src="{_inline(drawing)}" alt="where the model looked for each word"></p>'
-        f"<small>people say: {said}</small></figure>"
-    )
+def _one_fewer(references: str) -> str:
+    return "–".join(str(int(count) - 1) for count in references.split("–"))
 
 
-def _epochs(epochs: Iterable[Epoch]) -> str:
-    epochs = list(epochs)
-    if not epochs:
-        return ""
-    names = list(epochs[0][2])
-    head = "".join(f"<th>{escape(name)}</th>" for name in ["epoch", "loss", *(NAMES[name] for name in names)])
-    rows = "".join(
-        f"<tr{' class=best' if best else ''}><td>{number}</td><td>{loss:.3f}</td>"
-        f"{''.join(f'<td>{100 * scores[name]:.1f}</td>' for name in names)}</tr>"
-        for number, loss, scores, best in epochs
-    )
-    return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div><p class="soft">Bold: the best so far.</p>'
+def _comparisons(runs: Sequence[RunReport]) -> list[tuple[str, Mapping[str, Comparison]]]:
+    first = runs[0].evaluation.report
+    return [(run.name, compare(first, run.evaluation.report)) for run in runs[1:]]
 
 
-def _inline(path: Path) -> str:
-    kind = mimetypes.guess_type(path.name)[0] or "image/png"
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+def _charts(runs: Sequence[RunReport]) -> list[str]:
+    """Of one run: loss, CIDEr, BLEU and ROUGE-L, with its phases; of several: loss, CIDEr, BLEU-4, side by side."""
+    if len(runs) == 1:
+        epochs = runs[0].epochs
+        bands = list(_bands(epochs))
+        others = [name for name in NAMES if name != "cider" and epochs and name in epochs[0].scores]
+        several = [_line(NAMES[name], epochs, name, colour) for colour, name in enumerate(others)]
+        return [
+            line_chart("loss in training", [Series("loss", [(e.number, e.loss) for e in epochs])], bands=bands),
+            line_chart("CIDEr ×100", [_line("CIDEr", epochs, "cider", 0)], bands=bands),
+            line_chart("BLEU and ROUGE-L ×100", several, bands=bands),
+        ]
+    losses = [Series(r.name, [(e.number, e.loss) for e in r.epochs], i % _BAND) for i, r in enumerate(runs)]
+    return [
+        line_chart("loss in training", losses),
+        *(
+            line_chart(f"{NAMES[name]} ×100", [_line(r.name, r.epochs, name, i % _BAND) for i, r in enumerate(runs)])
+            for name in ("cider", "bleu_4")
+        ),
+    ]
+
+
+def _line(label: str, epochs: Iterable[Epoch], score: str, colour: int) -> Series:
+    return Series(label, [(e.number, 100 * e.scores[score]) for e in epochs if score in e.scores], colour)
+
+
+def _bands(epochs: Sequence[Epoch]) -> Iterable[Band]:
+    """The phases that train the CNN."""
+    for phase in sorted({epoch.phase for epoch in epochs if epoch.trains_encoder}):
+        numbers = [epoch.number for epoch in epochs if epoch.phase == phase]
+        yield Band(min(numbers) - 0.5, max(numbers) + 0.5, f"phase {phase}: CNN + LSTM")
+
+
+def _pictures(run: RunReport) -> dict[str, list[dict[str, Any]]]:
+    return {name: [_card(example, run.transform) for example in part] for name, part in run.examples.items()}
+
+
+def _card(example: Example, transform: ImageTransform) -> dict[str, Any]:
+    image = open_image(example.image.path)
+    left, top, right, bottom = transform.crop_box(*image.size)
+    return {
+        "source": _inline(image),
+        "box": [
+            f"{v:.4f}" for v in (left / image.width, top / image.height, right / image.width, bottom / image.height)
+        ],
+        "name": example.image.path.name,
+        "text": example.caption.text,
+        "cider": example.cider,
+        "references": example.image.captions,
+        "words": [
+            {
+                "text": word.text,
+                "probability": math.exp(word.log_prob),
+                "map": "" if word.attention is None else _bytes(word.attention),
+                "columns": 0 if word.attention is None else word.attention.shape[1],
+            }
+            for word in example.caption.words
+        ],
+    }
+
+
+def _bytes(attention: NDArray[np.float32]) -> str:
+    """Weights (h,w) -> one byte each, the largest 255, in base64."""
+    scaled = (attention - attention.min()) / (float(np.ptp(attention)) or 1.0) * 255
+    return base64.b64encode(scaled.round().astype(np.uint8).tobytes()).decode("ascii")
+
+
+def _inline(image: Image.Image) -> str:
+    """A small JPEG as a data address."""
+    small = image.copy()
+    small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=82, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

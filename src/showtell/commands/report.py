@@ -1,0 +1,44 @@
+"""`showtell report`: one HTML file about a run, or several side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from showtell.commands.evaluate import SPLITS
+from showtell.commands.terminal import need_bundle, need_data, note, progress
+from showtell.errors import DataError
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Runs' folders, or bundles; the first is compared with the others."),
+    ],
+    data: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The data set [default: where the recipe has it].")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, val (or dev) or test.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page [default: report.html in the first run's folder].")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML file: scores, curves, captions, and where the model looked for each word."""
+    if split not in SPLITS:
+        raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
+    for run in runs:
+        need_bundle(run if (run / "config.json").is_file() or not (run / "bundle").is_dir() else run / "bundle")
+    if data is not None:
+        need_data(data)
+    page = out or runs[0] / "report.html"
+    if page.is_dir() or not page.parent.is_dir():
+        raise DataError(f"--out {page}: expected a file's name in a folder that exists")
+    from showtell.report.collect import collect
+    from showtell.report.page import write_page
+
+    with progress() as bar:
+        reports = [collect(run, data, split=split, progress=bar, note=note) for run in runs]
+    write_page(page, reports, title=" · ".join(dict.fromkeys(report.name for report in reports)))
+    typer.echo(str(page))

@@ -1,0 +1,45 @@
+"""What captions are like, whatever their scores: lengths, words, repetition, copies of training captions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from showtell.errors import DataError
+from showtell.metrics.tokenize import tokenize
+
+
+@dataclass(frozen=True, slots=True)
+class TextStatistics:
+    """Of a list of captions; shares are fractions of the captions."""
+
+    captions: int
+    mean_length: float  # PTB words
+    vocabulary: int  # different words
+    distinct: float  # different captions, of all
+    most_frequent: str
+    most_frequent_share: float
+    copies: float  # are training captions, word for word
+    unfinished: float  # end with a word that ends no training caption
+
+
+def describe(captions: Sequence[str], training: Collection[str]) -> TextStatistics:
+    """Statistics of raw captions, compared as PTB tokens with those of the training split. `DataError` for none."""
+    if not captions:
+        raise DataError("no captions to describe; expected at least one")
+    known = {tuple(tokenize(caption)) for caption in training}
+    endings = {words[-1] for words in known if words}
+    spoken = [tuple(tokenize(caption)) for caption in captions]
+    (most_frequent, times), *_ = Counter(spoken).most_common(1)
+    total = len(spoken)
+    return TextStatistics(
+        captions=total,
+        mean_length=sum(map(len, spoken)) / total,
+        vocabulary=len({word for words in spoken for word in words}),
+        distinct=len(set(spoken)) / total,
+        most_frequent=" ".join(most_frequent),
+        most_frequent_share=times / total,
+        copies=sum(words in known for words in spoken) / total,
+        unfinished=sum(not words or words[-1] not in endings for words in spoken) / total,
+    )

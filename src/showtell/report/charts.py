@@ -1,0 +1,89 @@
+"""Small line charts as SVG that takes its colours from the page, so that it is right in light and in dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+_WIDTH, _HEIGHT = 460, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 26
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A named line through (x,y) points; `colour` is 0 … 5."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """A shaded stretch of the x axis."""
+
+    start: float
+    end: float
+    name: str
+
+
+def line_chart(title: str, series: Sequence[Series], *, bands: Sequence[Band] = (), x_label: str = "epoch") -> str:
+    """An `<svg>` element; every point says its value when it is pointed at. Empty where there is no point."""
+    points = [point for line in series for point in line.points]
+    if not points:
+        return ""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    low_x, high_x = min(xs), max(max(xs), min(xs) + 1)
+    ticks = _ticks(min(ys), max(ys))
+    low_y, high_y = min(ticks[0], *ys), max(ticks[-1], *ys)
+
+    def x_of(value: float) -> float:
+        return _LEFT + (value - low_x) / (high_x - low_x) * (_WIDTH - _LEFT - _RIGHT)
+
+    def y_of(value: float) -> float:
+        return _HEIGHT - _BOTTOM - (value - low_y) / ((high_y - low_y) or 1) * (_HEIGHT - _TOP - _BOTTOM)
+
+    parts = [
+        f'<rect class="band" x="{x_of(max(band.start, low_x)):.1f}" y="{_TOP}" height="{_HEIGHT - _TOP - _BOTTOM}" '
+        f'width="{max(0.0, x_of(min(band.end, high_x)) - x_of(max(band.start, low_x))):.1f}">'
+        f"<title>{escape(band.name)}</title></rect>"
+        for band in bands
+    ]
+    for tick in ticks:
+        y = y_of(tick)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for tick in _ticks(low_x, high_x, whole=True):
+        if low_x <= tick <= high_x - 0.15 * (high_x - low_x):  # the axis's name stands at its end
+            parts.append(f'<text x="{x_of(tick):.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{tick:g}</text>')
+    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 8}" text-anchor="end">{escape(x_label)}</text>')
+    for line in series:
+        path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in line.points)
+        parts.append(f'<polyline class="c{line.colour}" points="{path}"/>')
+        parts += [
+            f'<circle class="c{line.colour}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3">'
+            f"<title>{escape(line.name)}, {x_label} {x:g}: {y:.4g}</title></circle>"
+            for x, y in line.points
+        ]
+    legend = (
+        ""
+        if len(series) == 1
+        else "".join(f'<span class="c{line.colour}">{escape(line.name)}</span>' for line in series)
+    )
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)} <span class="legend">{legend}</span></figcaption>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)} by {x_label}">'
+        f"{''.join(parts)}</svg></figure>"
+    )
+
+
+def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Three to six round numbers that span low … high."""
+    span = (high - low) or abs(high) or 1.0
+    step = 10 ** math.floor(math.log10(span / 3))
+    step *= next((m for m in (1, 2, 5, 10) if span / (step * m) <= 5), 10)
+    step = max(1.0, step) if whole else step
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [round(step * i, 10) for i in range(first, last + 1)]

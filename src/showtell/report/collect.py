@@ -1,0 +1,155 @@
+"""What a report tells of a run: its epochs, its scores on a split, its captions and where the model looked."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from showtell.data.annotations import CaptionedImage, read_annotations
+from showtell.errors import DataError
+from showtell.evaluation import Evaluation, Progress, evaluate_bundle
+from showtell.metrics import TextStatistics, describe, leave_one_out
+
+if TYPE_CHECKING:
+    from showtell.images import ImageTransform
+    from showtell.inference import Caption
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of a run's log."""
+
+    number: int
+    phase: int
+    loss: float
+    scores: Mapping[str, float]
+    best: bool
+    trains_encoder: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image of the split, its caption with words and attention, and the image's own CIDEr."""
+
+    image: CaptionedImage
+    caption: Caption
+    cider: float
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A run, scored on a split."""
+
+    name: str
+    recipe: str
+    epochs: tuple[Epoch, ...]
+    evaluation: Evaluation
+    spoken: TextStatistics
+    written: TextStatistics  # the split's first references, against the same training captions
+    examples: Mapping[str, tuple[Example, ...]]  # by heading
+    transform: ImageTransform
+
+    @cached_property
+    def people(self) -> dict[str, float] | None:
+        """What people score on the split, one reference left out; None where images have one caption."""
+        return self._left_out(None)
+
+    @cached_property
+    def against_people(self) -> dict[str, float] | None:
+        """What the run scores with one reference left out, to be compared with `people`."""
+        return self._left_out(self.evaluation.candidates)
+
+    def _left_out(self, candidates: Sequence[str] | None) -> dict[str, float] | None:
+        references = [image.captions for image in self.evaluation.images]
+        if max(map(len, references)) < 2:
+            return None
+        return leave_one_out(references, candidates, protocol=self.evaluation.report.protocol)
+
+
+def collect(
+    run: Path,
+    data: Path | None = None,
+    *,
+    split: str = "test",
+    examples: int = 8,
+    evaluation: Evaluation | None = None,
+    progress: Progress = lambda what, done, total: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> RunReport:
+    """Scores a run's bundle on a split and gathers what the report shows.
+
+    `run` is a run's folder, or a bundle's; `data` is where the run was trained unless given; `evaluation` is the bundle's
+    on that split, where there is one already. Raises `BundleError` and
+    `DataError` as evaluation does.
+    """
+    from showtell.inference import Captioner
+
+    bundle = run if (run / "config.json").is_file() else run / "bundle"
+    captioner = Captioner.load(bundle)
+    recipe = captioner.bundle.config["recipe"]
+    data = data or Path(recipe["data"]["path"])
+    if not data.exists():
+        raise DataError(f"no data set at '{data}', where the recipe of {run} has it; name its folder with --data")
+    evaluation = evaluation or evaluate_bundle(bundle, data, split=split, progress=progress, note=note)
+    annotations = read_annotations(data, require_images=False)
+    training = [caption for image in annotations.images if image.split == "train" for caption in image.captions]
+    return RunReport(
+        name=run.resolve().name if run != bundle else run.resolve().parent.name,
+        recipe=recipe["name"],
+        epochs=read_epochs(bundle.parent / "log.jsonl"),
+        evaluation=evaluation,
+        spoken=describe(evaluation.candidates, training),
+        written=describe([image.captions[0] for image in evaluation.images], training),
+        examples=_examples(captioner.caption, evaluation, examples),
+        transform=captioner.bundle.transform,
+    )
+
+
+def read_epochs(log: Path) -> tuple[Epoch, ...]:
+    """The epochs of a run's log.jsonl; none where there is no such file."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    epochs = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+            epochs.append(
+                Epoch(row["epoch"], row["phase"], row["train_loss"], row["scores"], row["best"], row["trains_encoder"])
+            )
+        except (ValueError, KeyError, TypeError):  # a line that a dying process tore
+            continue
+    return tuple(epochs)
+
+
+def _examples(
+    caption: Callable[[list[Any]], list[Caption]], evaluation: Evaluation, count: int
+) -> dict[str, tuple[Example, ...]]:
+    """The best and the worst by CIDEr, each with another caption, and seeded random ones of the rest; no image twice."""
+    ciders = evaluation.report.each["cider"]
+    ranked = sorted(range(len(ciders)), key=lambda i: (-ciders[i], i))
+    third = min(count, len(ranked) // 3)
+    best = _different(ranked[: len(ranked) // 2], evaluation.candidates, third)
+    worst = _different(ranked[::-1][: len(ranked) // 2], evaluation.candidates, third)
+    rest = sorted(set(ranked) - {*best, *worst})
+    chosen = {
+        "The best, by CIDEr": best,
+        "Random": sorted(random.Random(0).sample(rest, min(count, len(rest)))),
+        "The worst, by CIDEr": worst,
+    }
+    flat = [i for indices in chosen.values() for i in indices]
+    found = dict(zip(flat, caption([evaluation.images[i].path for i in flat]), strict=True))
+    return {
+        name: tuple(Example(evaluation.images[i], found[i], ciders[i]) for i in indices)
+        for name, indices in chosen.items()
+    }
+
+
+def _different(ranked: Sequence[int], candidates: Sequence[str], count: int) -> list[int]:
+    """The first `count` whose captions differ; the first of the others where there are not as many."""
+    first = {candidates[i]: i for i in reversed(ranked)}
+    distinct = [i for i in ranked if first[candidates[i]] == i]
+    return (distinct + [i for i in ranked if first[candidates[i]] != i])[:count]
