@@ -17,7 +17,13 @@ from showtell.cli import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-NETWORK = ("data get", "train flickr8k", "train.py", "runs/flickr8k", "runs/small")  # parsed only: they need the hub, or real data
+NETWORK = (
+    "data get",
+    "train flickr8k",
+    "train.py",
+    "runs/flickr8k",
+    "runs/small",
+)  # parsed only: they need the hub, or real data
 
 
 def blocks(language: str) -> list[str]:
