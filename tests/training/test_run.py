@@ -221,8 +221,8 @@ def test_eight_images_are_learnt_by_heart(decoder: str, tmp_path: Path) -> None:
         [
             f"decoder.name={decoder}", f"encoder.pooled={'true' if decoder == 'lstm' else 'false'}",
             "decoder.embedding=64", "decoder.hidden=64", "decoder.tied=false", "decoder.dropout=0.0", "data.min_count=1",
-            "encoder.image_size=48", "train.batch_images=8", "train.ema=0.0", "train.warmup=0", "train.patience=150",
-            'train.phases=[{epochs=150, lr=2e-3, encoder_from="layers", encoder_lr=2e-3, augment=false}]',
+            "encoder.image_size=48", "train.batch_images=8", "train.ema=0.0", "train.warmup=0", "train.patience=250",
+            'train.phases=[{epochs=250, lr=2e-3, encoder_from="layers", encoder_lr=2e-3, augment=false}]',
         ],
     )  # fmt: skip
     result = train(recipe, data=drawn, out=tmp_path / "run")
