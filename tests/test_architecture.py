@@ -23,16 +23,17 @@ LAYERS = (
     ("demo",),
     ("report",),
     ("evaluation", "trace", "training"),
-    ("inference",),
-    ("bundle",),
+    ("loading",),
+    ("export", "inference", "runtime"),
+    ("bundle", "captioning"),
     ("model", "search", "metrics", "data"),
-    ("images",),
+    ("decoding", "images"),
     ("config",),
     ("errors", "paths"),
 )
 LIGHT = (
     "metrics", "data/annotations.py", "data/formats.py", "data/check.py", "config.py", "errors.py", "images.py",
-    "commands", "cli.py", "evaluation.py", "demo.py",
+    "commands", "cli.py", "evaluation.py", "demo.py", "captioning.py", "decoding.py", "loading.py", "runtime.py",
 )  # fmt: skip
 HEAVY = {"torch", "torchvision", "timm", "accelerate", "matplotlib", "tensorboard", "safetensors", "tokenizers"}
 

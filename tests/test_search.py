@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from showtell.decoding import SearchOptions
 from showtell.model.decoders import DECODERS, Decoder, build_decoder
-from showtell.search import Hypothesis, SearchOptions, beam_search, sample
+from showtell.search import Hypothesis, beam_search, sample
 
 PAD, START, END, UNK = 0, 1, 2, 3
 BANNED = (PAD, START, UNK)

@@ -11,22 +11,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from showtell.captioning import Caption, Word
     from showtell.config import Recipe, load_recipe
     from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
+    from showtell.decoding import Sampling
     from showtell.errors import ShowtellError
-    from showtell.inference import Caption, Captioner, Sampling, Word
+    from showtell.inference import Captioner
     from showtell.metrics import evaluate
     from showtell.training.run import train
 
 _HOMES = {
     "Annotations": "showtell.data.annotations",
-    "Caption": "showtell.inference",
+    "Caption": "showtell.captioning",
     "CaptionedImage": "showtell.data.annotations",
     "Captioner": "showtell.inference",
     "Recipe": "showtell.config",
-    "Sampling": "showtell.inference",
+    "Sampling": "showtell.decoding",
     "ShowtellError": "showtell.errors",
-    "Word": "showtell.inference",
+    "Word": "showtell.captioning",
     "evaluate": "showtell.metrics",
     "load_recipe": "showtell.config",
     "read_annotations": "showtell.data.annotations",

@@ -14,7 +14,7 @@ from showtell.errors import DataError
 from showtell.evaluation import Evaluation, evaluate_bundle
 
 if TYPE_CHECKING:
-    from showtell.inference import Caption
+    from showtell.captioning import Caption
 
 Progress = Callable[[str, int, int], None]
 

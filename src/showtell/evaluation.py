@@ -21,7 +21,7 @@ from showtell.metrics import Interval, Protocol, Report, best_constant_caption, 
 from showtell.metrics.evaluate import NAMES
 
 if TYPE_CHECKING:
-    from showtell.inference import Captioner
+    from showtell.captioning import BaseCaptioner
 
 Progress = Callable[[str, int, int], None]
 
@@ -121,9 +121,9 @@ def evaluate_bundle(
     Where the data has no split of its own, it is split as the bundle's training was. Images whose file is missing are
     left out (see `note`), those that cannot be decoded are `failures`; `DataError` where none is left.
     """
-    from showtell.inference import Captioner
+    from showtell.loading import load_captioner
 
-    captioner = Captioner.load(bundle)
+    captioner = load_captioner(bundle)
     annotations, images = _images_of(captioner, data, split, note)
     candidates: dict[int, str] = {}
     failures: list[str] = []
@@ -183,10 +183,10 @@ def make_protocol(
 
 
 def _images_of(
-    captioner: Captioner, data: Path, split: str, note: Callable[[str], None]
+    captioner: BaseCaptioner, data: Path, split: str, note: Callable[[str], None]
 ) -> tuple[Annotations, tuple[CaptionedImage, ...]]:
     """The data set, split as in training, and the images of the split. Missing files must not shift the split."""
-    settings = captioner.bundle.config["recipe"].get("data", {})
+    settings = captioner.recipe.get("data", {})
     shares = {key: settings[key] for key in ("val", "test") if key in settings}
     annotations = read_annotations(data, seed=int(settings.get("split_seed", 0)), **shares)
     wanted = "val" if split == "dev" else split
@@ -203,10 +203,10 @@ def _images_of(
     return annotations, images
 
 
-def _decoding(captioner: Captioner) -> str:
+def _decoding(captioner: BaseCaptioner) -> str:
     from showtell.config import SearchConfig
 
-    return SearchConfig(**captioner.bundle.search).describe()
+    return SearchConfig(**captioner.recipe["search"]).describe()
 
 
 def _with_numbers(found: Mapping[str, str]) -> dict[str, str]:

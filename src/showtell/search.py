@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from showtell.decoding import SearchOptions
+
 _NEVER = float("-inf")
 
 
@@ -43,19 +45,6 @@ class StepDecoder(Protocol):
 
     def step(self, tokens: Tensor, state: Any, memory: Any) -> StepLike:
         """tokens (B,K) -> the logits of the words after them."""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchOptions:
-    """`score = log_prob / length ** length_penalty`; length and `max_length` count the `<end>`."""
-
-    beam: int = 5
-    max_length: int = 30
-    length_penalty: float = 1.0
-    no_repeat_ngram: int = 0
-    n: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

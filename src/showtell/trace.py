@@ -14,8 +14,9 @@ from torch import Tensor
 
 import showtell
 from showtell.bundle import load_bundle
+from showtell.decoding import SearchOptions
 from showtell.images import open_image
-from showtell.search import SearchOptions, StepDecoder, beam_search
+from showtell.search import StepDecoder, beam_search
 
 _ROOT = Path(showtell.__file__).parent.parent
 

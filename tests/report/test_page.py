@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from showtell.captioning import Caption, Word
 from showtell.cli import app
 from showtell.errors import DataError
-from showtell.inference import Caption, Word
 from showtell.report.charts import Band, Series, line_chart
 from showtell.report.collect import Example, RunReport, collect, read_epochs
 from showtell.report.page import write_page

@@ -18,7 +18,8 @@ from showtell.commands.terminal import need_bundle, note
 from showtell.errors import DataError, ImageError
 
 if TYPE_CHECKING:
-    from showtell.inference import Caption, Captioner, Sampling
+    from showtell.captioning import BaseCaptioner, Caption
+    from showtell.decoding import Sampling
 
 Input = tuple[str, Path | bytes]  # what it is called in the output, and what is opened
 
@@ -26,7 +27,9 @@ _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a")  # the other fo
 
 
 def caption(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, e.g. runs/flickr8k-attention/bundle.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="A bundle, e.g. runs/flickr8k-attention/bundle, or an exported folder.")
+    ],
     images: Annotated[
         list[str],
         typer.Argument(metavar="IMAGE...", help="Files, folders, patterns; '-' reads stdin: paths, or one image."),
@@ -53,10 +56,11 @@ def caption(
         raise typer.BadParameter("--temperature, --top-p and --seed go with --sample, which is missing")
     need_bundle(bundle)
     inputs = list_inputs(images)
-    from showtell.inference import Captioner, Sampling
+    from showtell.decoding import Sampling
+    from showtell.loading import load_captioner
 
     sampling = Sampling(temperature, top_p, seed) if sample else None
-    captioner = Captioner.load(bundle)
+    captioner = load_captioner(bundle)
     draw = _drawer(attention, captioner, sampling) if attention is not None else None
     names: deque[Input] = deque()
     results = captioner.caption_each(_sources(inputs, names), beam=beam, n=n, sampling=sampling)
@@ -119,9 +123,11 @@ def one_line(text: str) -> str:
     return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
-def _drawer(out: Path, captioner: Captioner, sampling: Sampling | None) -> Callable[[str, Path | bytes, Caption], None]:
+def _drawer(
+    out: Path, captioner: BaseCaptioner, sampling: Sampling | None
+) -> Callable[[str, Path | bytes, Caption], None]:
     """Saves a drawing of each caption: the first one as `out` itself where that is a .png, else all in that folder."""
-    if sampling is not None or captioner.bundle.grid is None:
+    if sampling is not None or captioner.grid is None:
         why = "sampled captions keep none" if sampling is not None else "its decoder has none"
         raise DataError(
             f"--attention: there is no attention to draw, {why}; expected a search with an attention decoder"
@@ -140,7 +146,7 @@ def _drawer(out: Path, captioner: Captioner, sampling: Sampling | None) -> Calla
         names = (out / f"{stem}{suffix}.png" for suffix in ("", *(f"-{k}" for k in range(2, 100_000))))
         target = out if single else next(path for path in names if path not in taken)
         taken.add(target)
-        draw_caption(open_image(source), caption, captioner.bundle.transform).save(target)
+        draw_caption(open_image(source), caption, captioner.transform).save(target)
 
     return draw
 

@@ -80,6 +80,10 @@ class Vocabulary:
         """The tokens of ids up to `<end>`, one by one (subwords keep their `▁` as a space)."""
         return [str(self._tokenizer.id_to_token(i)).replace("▁", " ").strip() or "·" for i in self._spoken(ids)]
 
+    def listed(self) -> list[str]:
+        """All tokens, in the order of their ids."""
+        return [str(self._tokenizer.id_to_token(i)) for i in range(len(self))]
+
     def unknown_rate(self, captions: Iterable[str]) -> float:
         """The share of words in `captions` that the vocabulary does not have, 0 … 1."""
         ids = [i for encoding in self._tokenizer.encode_batch(list(captions)) for i in encoding.ids]

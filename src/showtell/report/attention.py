@@ -13,7 +13,7 @@ from showtell.errors import DataError
 from showtell.images import ImageTransform
 
 if TYPE_CHECKING:
-    from showtell.inference import Caption
+    from showtell.captioning import Caption
 
 _TILE, _LABEL, _GAP, _COLUMNS = 180, 26, 8, 5
 _PAPER, _INK = (255, 255, 255), (30, 30, 34)

@@ -16,8 +16,8 @@ from showtell.evaluation import Evaluation, Progress, evaluate_bundle
 from showtell.metrics import TextStatistics, describe, leave_one_out
 
 if TYPE_CHECKING:
+    from showtell.captioning import Caption
     from showtell.images import ImageTransform
-    from showtell.inference import Caption
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ def collect(
     on that split, where there is one already. Raises `BundleError` and
     `DataError` as evaluation does.
     """
-    from showtell.inference import Captioner
+    from showtell.loading import load_captioner
 
     bundle = run if (run / "config.json").is_file() else run / "bundle"
-    captioner = Captioner.load(bundle)
-    recipe = captioner.bundle.config["recipe"]
+    captioner = load_captioner(bundle)
+    recipe = captioner.recipe
     data = data or Path(recipe["data"]["path"])
     if not data.exists():
         raise DataError(f"no data set at '{data}', where the recipe of {run} has it; name its folder with --data")
@@ -106,7 +106,7 @@ def collect(
         spoken=describe(evaluation.candidates, training),
         written=describe([image.captions[0] for image in evaluation.images], training),
         examples=_examples(captioner.caption, evaluation, examples),
-        transform=captioner.bundle.transform,
+        transform=captioner.transform,
     )
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from showtell.config import SearchConfig
 from showtell.data.vocabulary import Vocabulary
+from showtell.decoding import SearchOptions
 from showtell.model.decoders import Decoder
-from showtell.search import SearchOptions, beam_search
+from showtell.search import beam_search
 
 
 @torch.inference_mode()

@@ -1,0 +1,179 @@
+"""A captioner without torch: encoder and decoder step as ONNX, for `showtell.runtime`.
+
+An exported folder holds `encoder.onnx` (images -> features), `prepare.onnx` (features -> Memory and first State),
+`step.onnx` (tokens, State, Memory -> log-probabilities, State, attention), `vocabulary.json` and, written last,
+`config.json`. Batch and beam are free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+import showtell
+from showtell.bundle import Bundle, load_bundle
+from showtell.data.vocabulary import SPECIAL
+from showtell.errors import DataError, MissingExtraError
+from showtell.images import ImageTransform, open_image
+
+EXPORT_VERSION = 1
+Precision = Literal["float32", "int8"]
+CALIBRATION_IMAGES = 64
+
+
+class _Prepare(nn.Module):
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        memory = self.decoder.prepare(features)
+        return (*memory, *self.decoder.init_state(memory, 1))
+
+
+class _Step(nn.Module):
+    def __init__(self, decoder: Any, memory: type, state: type) -> None:
+        super().__init__()
+        self.decoder, self.memory, self.state = decoder, memory, state
+
+    def forward(self, tokens: Tensor, state: tuple[Tensor, ...], memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        step = self.decoder.step(tokens, self.state(*state), self.memory(*memory))
+        looked = () if step.attention is None else (step.attention,)
+        return (step.logits.log_softmax(-1), *step.state, *looked)
+
+
+def export_onnx(
+    bundle: Path,
+    out: Path,
+    *,
+    precision: Precision = "float32",
+    calibration: Sequence[Path] = (),
+    note: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Writes a bundle as an exported folder, whole or not at all; returns it.
+
+    "int8" quantises the encoder, its ranges measured on 64 of the `calibration` images. Raises `DataError` where
+    `out` is not empty or no calibration image is given, `MissingExtraError` without the extra `onnx`.
+    """
+    _need_extra()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"'{out}' exists and is not an empty folder; name another one")
+    if precision == "int8" and not calibration:
+        raise DataError("int8 needs images to measure ranges on; give a folder of typical ones with --calibrate")
+    loaded = load_bundle(bundle)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as temporary:
+        folder = Path(temporary)
+        memory, state = _export_graphs(loaded, folder, note)
+        if precision == "int8":
+            note(f"quantising the encoder on {min(len(calibration), CALIBRATION_IMAGES)} images")
+            _quantise(folder / "encoder.onnx", calibration, loaded.transform)
+        _write_texts(loaded, folder, precision=precision, memory=memory, state=state)
+        out.mkdir(exist_ok=True)
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
+            shutil.move(path, out / path.name)
+    return out
+
+
+def _need_extra() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("export", "onnx") from None
+
+
+def _export_graphs(loaded: Bundle, folder: Path, note: Callable[[str], None]) -> tuple[int, int]:
+    """Writes the three graphs; returns how many tensors Memory and State are."""
+    decoder, size = loaded.decoder, loaded.transform.size
+    images = torch.zeros(2, 3, size, size)
+    with torch.no_grad():
+        features = loaded.encoder(images)
+        memory = decoder.prepare(features)
+        state = decoder.init_state(memory, 3)  # type: ignore[arg-type]
+    batch, beam = Dim("batch", min=1, max=65536), Dim("beam", min=1, max=4096)
+    note("exporting the encoder")
+    _export(loaded.encoder, (images,), folder / "encoder.onnx", ({0: batch},), ["images"])
+    note("exporting the decoder")
+    _export(_Prepare(decoder), (features,), folder / "prepare.onnx", ({0: batch},), ["features"])
+    tokens = torch.zeros(2, 3, dtype=torch.long)
+    shapes = ({0: batch, 1: beam}, tuple({0: batch, 1: beam} for _ in state), tuple({0: batch} for _ in memory))
+    names = ["tokens", *(f"state_{i}" for i in range(len(state))), *(f"memory_{i}" for i in range(len(memory)))]
+    step = _Step(decoder, type(memory), type(state))
+    _export(step, (tokens, tuple(state), tuple(memory)), folder / "step.onnx", shapes, names)
+    return len(memory), len(state)
+
+
+def _export(model: nn.Module, inputs: tuple[Any, ...], path: Path, shapes: Any, names: list[str]) -> None:
+    with _quiet():
+        program = torch.onnx.export(
+            model.eval(), inputs, dynamo=True, dynamic_shapes=shapes, input_names=names, verbose=False
+        )
+    assert program is not None
+    program.save(str(path))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter talks on stdout and warns of its own deprecations."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _quantise(path: Path, calibration: Sequence[Path], transform: ImageTransform) -> None:
+    """Replaces a float32 encoder by one of 8 bits: weights by channel, activations by their measured ranges."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            apart = max(1, len(calibration) // CALIBRATION_IMAGES)  # a folder is often sorted by kind
+            self.images = iter(calibration[::apart][:CALIBRATION_IMAGES])
+
+        def get_next(self) -> dict[str, Any] | None:
+            image = next(self.images, None)
+            return None if image is None else {"images": np.stack([transform(open_image(image))])}
+
+    prepared, quantised = path.with_name("prepared.onnx"), path.with_name("quantised.onnx")
+    quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+    quantize_static(
+        str(prepared), str(quantised), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=["Conv"],
+    )  # fmt: skip
+    for leftover in (path, path.with_name(path.name + ".data"), prepared):
+        leftover.unlink(missing_ok=True)
+    quantised.replace(path)
+
+
+def _write_texts(loaded: Bundle, folder: Path, *, precision: str, memory: int, state: int) -> None:
+    kind = loaded.config["recipe"]["data"]["vocabulary"]
+    tokens = loaded.vocabulary.listed()
+    (folder / "vocabulary.json").write_text(
+        json.dumps({"kind": kind, "special": len(SPECIAL), "tokens": tokens}, ensure_ascii=False), encoding="utf-8"
+    )
+    config = {
+        "onnx": EXPORT_VERSION,
+        "showtell": showtell.__version__,
+        "precision": precision,
+        "transform": loaded.transform.to_dict(),
+        "search": loaded.search,
+        "grid": loaded.grid,
+        "memory": memory,
+        "state": state,
+        "recipe": loaded.config["recipe"],
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,157 @@
+"""Exported captioners: the same captions as torch, without torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from showtell import Captioner
+from showtell.bundle import build_encoder, build_model, save_bundle
+from showtell.cli import app
+from showtell.config import load_recipe
+from showtell.data.annotations import read_annotations
+from showtell.data.vocabulary import Vocabulary
+from showtell.errors import BundleError, DataError
+from showtell.export import export_onnx
+from showtell.loading import load_captioner
+from showtell.runtime import OnnxCaptioner
+
+SOME = ("word", "attention"), ("word", "lstm"), ("bpe", "attention")
+
+
+@pytest.fixture(scope="module")
+def photos(scenes: Path) -> list[Path]:
+    return [image.path for image in read_annotations(scenes).images[:12]]
+
+
+@pytest.fixture(scope="module", params=SOME, ids="-".join)
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, scenes: Path
+) -> tuple[Captioner, OnnxCaptioner]:
+    """A bundle with large random weights, which says much, and its export."""
+    kind, decoder = request.param
+    torch.manual_seed(3)
+    options = [
+        f"decoder.name={decoder}", f"data.vocabulary={kind}", "search.max_length=9", "decoder.tied=false",
+        "decoder.hidden=24", "decoder.embedding=24", f"decoder.layers={2 if decoder == 'lstm' else 1}",
+    ]  # fmt: skip
+    recipe = load_recipe("scenes", options)
+    captions = [c for image in read_annotations(scenes).split("train") for c in image.captions]
+    vocabulary = Vocabulary.train(captions, kind=kind, min_count=1, size=120)
+    model = build_model(recipe, build_encoder(recipe), len(vocabulary))
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.mul_(2)
+        bias = model.decoder.output.bias
+        assert bias is not None
+        bias[vocabulary.end_id] -= 1.0
+    folder = tmp_path_factory.mktemp("run") / "bundle"
+    save_bundle(folder, model=model, vocabulary=vocabulary, recipe=recipe, training={}, card="# random\n")
+    out = export_onnx(folder, folder.parent / "onnx")
+    return Captioner.load(folder, device="cpu"), OnnxCaptioner.load(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"no_repeat_ngram": 1}, {"length_penalty": 0.0}, {"max_length": 3}], ids=str)
+def test_the_same_captions_as_torch(
+    pair: tuple[Captioner, OnnxCaptioner], photos: list[Path], changes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("showtell.model.encoder.fast_bfloat16", lambda device: False)  # token for token means float32
+    bundle, exported = pair
+    for captioner in pair:
+        monkeypatch.setattr(captioner, "defaults", replace(captioner.defaults, **changes))
+    for beam, n in ((1, 1), (5, 1), (5, 5)):
+        expected = bundle.caption(photos, beam=beam, n=n)
+        found = exported.caption(photos, beam=beam, n=n, batch_size=5)
+        for one, other in zip(expected, found, strict=True):
+            for a, b in zip((one, *one.alternatives), (other, *other.alternatives), strict=True):
+                assert [word.text for word in a.words] == [word.text for word in b.words]
+                assert a.text == b.text
+                assert a.log_prob == pytest.approx(b.log_prob, abs=1e-3)
+                assert a.score == pytest.approx(b.score, abs=1e-3)
+                for x, y in zip(a.words, b.words, strict=True):
+                    assert x.log_prob == pytest.approx(y.log_prob, abs=1e-3)
+                    assert (x.attention is None) == (y.attention is None)
+                    if x.attention is not None and y.attention is not None:
+                        np.testing.assert_allclose(x.attention, y.attention, atol=1e-4)
+    said = {other.text for caption in expected for other in (caption, *caption.alternatives)}
+    assert len(said) >= 5
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
+    return export_onnx(tiny_bundle, tmp_path_factory.mktemp("exported") / "onnx")
+
+
+@pytest.mark.slow
+def test_torch_is_never_imported(exported: Path, photos: list[Path]) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['tokenizers'] = None\n"
+        "from showtell.cli import main; sys.argv[1:] = sys.argv[1:]; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "caption", str(exported), str(photos[0]), "--format", "jsonl"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["image"] == str(photos[0])
+
+
+@pytest.mark.slow
+def test_commands_take_either_kind_of_folder(exported: Path, scenes: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["evaluate", str(exported), "--data", str(scenes), "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert "cider" in json.loads(result.stdout)
+    assert isinstance(load_captioner(exported), OnnxCaptioner)
+
+
+@pytest.mark.slow
+def test_int8_is_smaller_and_still_speaks(
+    tiny_bundle: Path, exported: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    out = export_onnx(tiny_bundle, tmp_path / "int8", precision="int8", calibration=photos)
+    assert (out / "encoder.onnx").stat().st_size < 0.6 * (exported / "encoder.onnx").stat().st_size
+    pixels = np.stack([OnnxCaptioner.load(out).transform(_open(path)) for path in photos])
+    whole, small = (OnnxCaptioner.load(f)._encoder.run(None, {"images": pixels})[0] for f in (exported, out))
+    assert np.abs(whole - small).mean() < 0.1 * np.abs(whole).mean()
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_said(tiny_bundle: Path, exported: Path, photos: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not an empty folder"):
+        export_onnx(tiny_bundle, exported)
+    with pytest.raises(DataError, match="--calibrate"):
+        export_onnx(tiny_bundle, tmp_path / "x", precision="int8")
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(BundleError, match="no exported captioner"):
+        OnnxCaptioner.load(tiny_bundle)
+    broken = tmp_path / "broken"
+    shutil.copytree(exported, broken)
+    (broken / "step.onnx").write_bytes(b"no")
+    with pytest.raises(BundleError, match="cannot be read"):
+        OnnxCaptioner.load(broken)
+    (broken / "step.onnx").unlink()
+    with pytest.raises(BundleError, match=r"step\.onnx is missing"):
+        OnnxCaptioner.load(broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "onnx": 99}))
+    with pytest.raises(BundleError, match="export version 99"):
+        OnnxCaptioner.load(broken)
+    result = CliRunner().invoke(app, ["caption", str(exported), str(photos[0]), "--sample"])
+    assert result.exit_code == 2
+    assert "sample with the bundle" in result.stderr
+
+
+def _open(path: Path):  # type: ignore[no-untyped-def]
+    from showtell.images import open_image
+
+    return open_image(path)
