@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from showtell.model.functions import additive_scores, exponential
 
 
 class AdditiveAttention(nn.Module):
@@ -20,12 +21,10 @@ class AdditiveAttention(nn.Module):
         self.score = nn.Linear(size, 1, bias=False)
 
     def keys(self, values: Tensor) -> Tensor:
-        """values (B,R,·) -> keys (B,R,A), constant over time."""
-        keys: Tensor = self.key(values)
-        return keys
+        """values (B,R,·) -> e^{2 W_k k} (B,R,A), constant over time."""
+        return exponential(self.key(values))
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
         """query (B,K,·), keys (B,R,A) -> weights (B,K,R) that sum to one over the regions."""
-        mixed = torch.tanh(keys[:, None] + self.query(query)[:, :, None])  # (B,K,R,A)
-        scores: Tensor = self.score(mixed).squeeze(-1)  # (B,K,R)
+        scores = additive_scores(exponential(self.query(query)), keys, self.score.weight[0])  # (B,K,R)
         return scores.softmax(-1)

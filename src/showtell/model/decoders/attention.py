@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from showtell.model.attention import AdditiveAttention
 from showtell.model.contract import Output, Step, init_embedding
+from showtell.model.functions import Dropout, lstm_cell
 
 
 class AttentionMemory(NamedTuple):
     """The regions of an image, and their keys, projected once."""
 
     values: Tensor  # (B,R,E)
-    keys: Tensor  # (B,R,A)
+    keys: Tensor  # (B,R,A), as their exponentials
 
 
 class AttentionState(NamedTuple):
@@ -57,7 +58,7 @@ class AttentionDecoder(nn.Module):
         self.deep_hidden = nn.Linear(hidden, embedding)
         self.deep_context = nn.Linear(embedding, embedding, bias=False)
         self.output = nn.Linear(embedding, vocabulary_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         if tied:
             self.output.weight = self.embedding.weight
 
@@ -102,9 +103,7 @@ class AttentionDecoder(nn.Module):
         weights = self.attention(state.h, memory.keys)  # (B,K,R)
         context = torch.sigmoid(self.beta(state.h)) * torch.bmm(weights, memory.values)  # (B,K,E)
         gates = word_gates + self.gates(torch.cat((context, state.h), -1))  # (B,K,4H)
-        i, f, o, g = gates.chunk(4, -1)
-        c = torch.sigmoid(f) * state.c + torch.sigmoid(i) * torch.tanh(g)
-        return AttentionState(torch.sigmoid(o) * torch.tanh(c), c), context, weights
+        return AttentionState(*lstm_cell(gates, state.c)), context, weights
 
     def _read_out(self, words: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         """The deep output (equation 7): L_o (E y + L_h h + L_z ẑ), over any leading dimensions."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from showtell.model.contract import Output, Step, init_embedding
+from showtell.model.functions import Dropout
 
 
 class LSTMMemory(NamedTuple):
@@ -83,7 +84,7 @@ class LSTMDecoder(nn.Module):
         self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         for layer in range(layers):
             nn.init.ones_(getattr(self.lstm, f"bias_ih_l{layer}")[hidden : 2 * hidden])  # gates i, f, g, o
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.output = nn.Linear(hidden, vocabulary_size)
         if tied:
             self.output.weight = self.embedding.weight

@@ -1,0 +1,156 @@
+"""What training spends its time in, written for the processor: the same numbers as the plain equations, to rounding.
+
+Each function has its plain form in `tests/model/test_functions.py`, which holds value and gradients to it.
+
+B images · K rows of an image · R regions · A attention · H hidden
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+_SATURATED = 20.0  # tanh is ±1 there in double precision, and e^{±80} is still a single-precision number
+_BLOCK = 192 * 1024  # numbers: they stay in a core's second-level cache
+
+
+def exponential(projected: Tensor) -> Tensor:
+    """x -> e^{2x} in single precision: the form in which `additive_scores` wants keys and queries."""
+    return torch.exp(2 * projected.float().clamp(-_SATURATED, _SATURATED))
+
+
+def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+    """vᵀ tanh(k + q) for each row and region: query (B,K,A), keys (B,R,A), both as `exponential` gives them -> (B,K,R).
+
+    tanh(k + q) = 1 − 2 / (1 + e^{2k} e^{2q}), so the exponentials are computed once a key and once a query, not once a
+    pair of them, and a pair costs a product and a reciprocal. Pairs are visited in blocks that fit a cache and are
+    computed again for the gradient instead of being kept.
+    """
+    with torch.autocast(query.device.type, enabled=False):  # it would copy every block into another type
+        scores: Tensor = _AdditiveScores.apply(query, keys, vector.float())
+    return scores
+
+
+class _AdditiveScores(Function):
+    @staticmethod
+    def forward(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
+        if query.device.type != "cpu" or torch.compiler.is_compiling():
+            return _score(_reciprocal(query, keys), vector)
+        scores = query.new_empty((*query.shape[:2], keys.shape[1]))
+        for image, regions in _blocks(query, keys):
+            pairs = _reciprocal(query[image], keys[image, regions])  # (K,r,A)
+            scores[image, :, regions] = _score(pairs, vector)
+        return scores
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # With p = 1 / (1 + u), u = e^{2k} e^{2q}: d tanh = 4 (p − p²) d(k + q), and d e^{2k} = 2 e^{2k} dk.
+        query, keys, vector = ctx.saved_tensors
+        by_query, by_key = torch.zeros_like(query), torch.empty_like(keys)
+        by_vector = torch.zeros_like(vector)
+        for image, regions in _blocks(query, keys):
+            pairs, weight = _reciprocal(query[image], keys[image, regions]), grad[image, :, regions]  # (K,r,A), (K,r)
+            by_vector += _vector_gradient(pairs, weight)
+            pairs.addcmul_(pairs, pairs, value=-1)
+            by_query[image] += torch.bmm(weight[:, None], pairs)[:, 0]
+            by_key[image, regions] = pairs.mul_(weight[..., None]).sum(0)
+        return by_query.mul_(2 * vector).div_(query), by_key.mul_(2 * vector).div_(keys), by_vector
+
+
+def _blocks(query: Tensor, keys: Tensor) -> list[tuple[int, slice]]:
+    """Pairs of an image and some of its regions, few enough for a block."""
+    rows, size = query.shape[1:]
+    count = max(1, _BLOCK // (rows * size))
+    starts = range(0, keys.shape[1], count)
+    return [(image, slice(start, start + count)) for image in range(len(query)) for start in starts]
+
+
+def _reciprocal(query: Tensor, keys: Tensor) -> Tensor:
+    """1 / (1 + e^{2k} e^{2q}): query (…,K,A), keys (…,R,A) -> (…,K,R,A)"""
+    return torch.addcmul(query.new_ones(()), keys[..., None, :, :], query[..., None, :]).reciprocal_()
+
+
+def _score(pairs: Tensor, vector: Tensor) -> Tensor:
+    """Σ v (1 − 2 p) over the last dimension."""
+    return vector.sum() - 2 * (pairs @ vector)
+
+
+def _vector_gradient(pairs: Tensor, weight: Tensor) -> Tensor:
+    """Σ g (1 − 2 p) over rows and regions."""
+    return weight.sum() - 2 * (pairs.flatten(0, 1).t() @ weight.flatten())
+
+
+def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """gates (…,4H) in the order i, f, o, g before their nonlinearities, cell (…,H) -> h (…,H), c (…,H).
+
+    c = σ(f) ⊙ c + σ(i) ⊙ tanh(g), h = σ(o) ⊙ tanh(c) (Hochreiter & Schmidhuber, 1997, with forget gates).
+    """
+    if not torch.is_grad_enabled():
+        i, f, o, g = _gates(gates.float())
+        cell = f * cell + i * g
+        return o * torch.tanh(cell), cell
+    h, c = _LSTMCell.apply(gates, cell)
+    return h, c
+
+
+class _LSTMCell(Function):
+    """A dozen operations where autograd would record thirty: at a few thousand numbers each, their number is the cost."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        i, f, o, g = _gates(gates.float())
+        after = (f * cell).addcmul_(i, g)
+        squashed = torch.tanh(after)
+        ctx.save_for_backward(i, f, o, g, cell, squashed)
+        ctx.dtype = gates.dtype
+        return o * squashed, after
+
+    @staticmethod
+    def backward(ctx: Any, grad_h: Tensor, grad_c: Tensor) -> tuple[Tensor, Tensor]:
+        i, f, o, g, cell, squashed = ctx.saved_tensors
+        through = grad_c + grad_h * o * (1 - squashed * squashed)
+        grads = torch.empty((*i.shape[:-1], 4 * i.shape[-1]), dtype=ctx.dtype, device=i.device)
+        by_i, by_f, by_o, by_g = grads.chunk(4, -1)
+        by_i.copy_(through * g * i * (1 - i))
+        by_f.copy_(through * cell * f * (1 - f))
+        by_o.copy_(grad_h * squashed * o * (1 - o))
+        by_g.copy_(through * i * (1 - g * g))
+        return grads, through * f
+
+
+def _gates(gates: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    i, f, o, g = gates.chunk(4, -1)
+    return torch.sigmoid(i), torch.sigmoid(f), torch.sigmoid(o), torch.tanh(g)
+
+
+class Dropout(nn.Module):
+    """Dropout that draws a byte where `nn.Dropout` draws a number on the CPU, which costs a tenth of the time there.
+
+    The probability is rounded to 1/256; what is kept is scaled by the rounded one, so that the mean stays exact.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of any shape -> the same shape; untouched outside training."""
+        dropped = round(256 * self.p)
+        if not self.training or not dropped:
+            return x
+        if x.device.type != "cpu":
+            return nn.functional.dropout(x, self.p)
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"p={self.p}"
