@@ -36,13 +36,19 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> C
 def cider_counted(corpus: Corpus) -> Cider:
     """`cider_d` of captions that are counted already."""
     images, owner = corpus.images, corpus.image[corpus.images :]
-    bigrams = np.maximum(0, corpus.counted.lengths - 1)
-    apart = (bigrams[owner] - bigrams[images:]).astype(np.float64)
-    penalty = np.exp(-(apart**2) / (2 * _SIGMA_SQUARED))  # (references,)
+    lengths = corpus.counted.lengths
+    penalty = length_penalty(lengths[owner], lengths[images:])  # (references,)
     cosines = [_cosines(table, corpus.image, images) for table in corpus.counted.ngrams]
     similarity = np.mean(cosines, axis=0) * penalty
     each = 10.0 * np.bincount(owner, similarity, minlength=images) / np.bincount(owner, minlength=images)
     return Cider(float(each.mean()), each.tolist())
+
+
+def length_penalty(spoken: Ints, written: Ints) -> Floats:
+    """The Gaussian of the difference of two captions' numbers of bigrams, given their numbers of words."""
+    apart = (np.maximum(0, spoken - 1) - np.maximum(0, written - 1)).astype(np.float64)
+    penalty: Floats = np.exp(-(apart**2) / (2 * _SIGMA_SQUARED))
+    return penalty
 
 
 def _cosines(table: Ngrams, image: Ints, images: int) -> Floats:

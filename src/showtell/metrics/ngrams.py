@@ -23,7 +23,12 @@ class Ngrams:
     caption: Ints  # (entries,)
     ngram: Ints  # (entries,) from 0 to size - 1
     times: Ints  # (entries,) how often the caption has it
-    size: int  # how many different n-grams there are
+    keys: Ints  # (size,) rising: what n-gram i is, the id of its first n-1 words times `radix`, plus its last word
+
+    @property
+    def size(self) -> int:
+        """How many different n-grams there are."""
+        return len(self.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Counted:
     words: Ints  # (W,)
     lengths: Ints  # (C,) words a caption
     ngrams: tuple[Ngrams, ...]  # of length 1, 2, 3, 4
+    radix: int  # one more than the largest word
 
     @property
     def starts(self) -> Ints:
@@ -76,11 +82,11 @@ def count_ids(words: Ints, lengths: Ints) -> Counted:
         different, key = np.unique(key, return_inverse=True)
         entries, times = np.unique(caption[position] * len(different) + key, return_counts=True)
         size = max(1, len(different))
-        tables.append(Ngrams(entries // size, entries % size, times, len(different)))
+        tables.append(Ngrams(entries // size, entries % size, times, different))
         longer = left[position] > n  # an n-gram that one more word of its caption follows
         position = position[longer]
         key = key[longer] * radix + words[position + n]
-    return Counted(words, lengths, tuple(tables))
+    return Counted(words, lengths, tuple(tables), radix)
 
 
 def check_corpus(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> None:
