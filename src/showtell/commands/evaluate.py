@@ -15,7 +15,9 @@ SPLITS = ("train", "val", "dev", "test")
 
 def evaluate(
     data: Annotated[Path, typer.Option(metavar="PATH", help="The data set whose captions are the references.")],
-    bundle: Annotated[Path | None, typer.Argument(help="A bundle to caption the split's images with.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="A bundle, or user/name on the hub, to caption the split's images with.")
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Captions made elsewhere: COCO results JSON, JSONL or CSV.")
     ] = None,
