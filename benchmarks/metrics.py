@@ -4,7 +4,8 @@ python benchmarks/metrics.py FLICKR8K [REPEATS]   (the folder with Flickr8k_text
 
 Candidates are people's: one caption of each test image, the other four and one of the train split's as its references.
 Both sides score the same tokens to the same numbers (checked first); then both tokenise too: pycocoevalcap's tokenizer is a
-Java program, so its time is measured where Java is there. Medians, the two sides in turns.
+Java program, so its time is measured where Java is there. Medians, the two sides in turns; the processors' seconds, of
+children too, tell what a machine busy with something else hides.
 """
 
 from __future__ import annotations
@@ -60,15 +61,17 @@ def main(folder: str, repeats: str = "7") -> None:
     reward, batch = rewards([[tokenize(c) for c in im.captions] for im in train])
     sides["reward, 64 images × 5 samples"] = lambda: reward.cider_d(*batch)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
+    cpu: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(int(repeats)):
         for name, run in sides.items():
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), sum(os.times()[:4])
             run()
             seconds[name].append(time.perf_counter() - started)
-    show(seconds, len(test))
+            cpu[name].append(sum(os.times()[:4]) - worked)
+    show(seconds, {name: statistics.median(times) for name, times in cpu.items()}, len(test))
 
 
-def show(seconds: dict[str, list[float]], images: int) -> None:
+def show(seconds: dict[str, list[float]], cpu: dict[str, float], images: int) -> None:
     median = {name: statistics.median(times) for name, times in seconds.items()}
     ratios = {
         kind: statistics.median(
@@ -80,15 +83,17 @@ def show(seconds: dict[str, list[float]], images: int) -> None:
     print(
         f"{images} candidates × 5 references: BLEU-1…4, ROUGE-L, CIDEr-D; {len(next(iter(seconds.values())))} repeats"
     )
-    print(f"{'':36s}{'median s':>10s}{'least':>9s}{'most':>9s}")
+    print(f"{'':36s}{'median s':>10s}{'least':>9s}{'most':>9s}{'CPU s':>9s}")
     for name, times in seconds.items():
-        print(f"{name:36s}{median[name]:10.4f}{min(times):9.4f}{max(times):9.4f}")
+        print(f"{name:36s}{median[name]:10.4f}{min(times):9.4f}{max(times):9.4f}{cpu[name]:9.2f}")
     for kind, ratio in ratios.items():
         print(f"times as fast, {kind}: {ratio:.1f}")
     first = fresh_process()
     print(f"torch imported: {first['torch']}; a fresh process's first evaluation: {first['seconds']:.3f} s")
     about = {"python": platform.python_version(), "numpy": np.__version__, "cores": os.cpu_count()}
-    print(json.dumps({"images": images, "seconds": median, "ratios": ratios, "first": first, **about}))
+    print(
+        json.dumps({"images": images, "seconds": median, "cpu_seconds": cpu, "ratios": ratios, "first": first, **about})
+    )
 
 
 def ours(candidates: list[str], references: list[list[str]]) -> dict[str, object]:

@@ -16,6 +16,7 @@ import pytest
 from showtell.metrics import Protocol, bootstrap, compare, evaluate
 from showtell.metrics import java as javas
 from showtell.metrics.java import JavaScore, Skipped, meteor, score_meteor, spice
+from showtell.metrics.significance import _resampled
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))
 PROTOCOL = Protocol("made up", "test", 1, "5", "PTB", "none", "0")
@@ -66,22 +67,30 @@ def test_meteor_is_pycocoevalcaps() -> None:
     assert abs(corpus - np.mean(each)) > 1e-4  # so a mean would not have done
 
 
-@pytest.mark.slow
-def test_meteor_has_intervals_and_is_compared() -> None:
-    pytest.importorskip("pycocoevalcap", reason="needs pycocoevalcap (the extra 'java')")
-    if shutil.which("java") is None:
-        pytest.skip("needs java")
-    first = evaluate(GOLDEN["candidates"], GOLDEN["references"], protocol=PROTOCOL, more=["meteor"])
-    second = evaluate([r[0] for r in GOLDEN["references"]], GOLDEN["references"], protocol=PROTOCOL, more=["meteor"])
+def test_meteor_has_intervals_and_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made_up(candidates: list[str], references: list[list[str]]) -> JavaScore:
+        draw = np.random.default_rng(len(candidates[0]))
+        tallies = draw.integers(1, 6, size=(len(candidates), 23)).astype(float)
+        tallies[:, 0:2] += 40
+        return JavaScore(float(score_meteor(tallies.sum(0))), score_meteor(tallies).tolist(), tallies)
+
+    monkeypatch.setitem(javas.METRICS, "meteor", made_up)
+    references = GOLDEN["references"]
+    first = evaluate(GOLDEN["candidates"], references, protocol=PROTOCOL, more=["meteor"])
+    second = evaluate([row[0] for row in references], references, protocol=PROTOCOL, more=["meteor"])
     interval = bootstrap(first)["meteor"]
     assert interval.low < interval.score < interval.high
-    assert compare(first, second)["meteor"].difference == pytest.approx(
-        second.scores["meteor"] - first.scores["meteor"]
+    drawn = _resampled([first.parts], 5, seed=3)[0]
+    counts = np.random.default_rng(3).multinomial(
+        len(references), np.full(len(references), 1 / len(references)), size=5
     )
-    without = evaluate(GOLDEN["candidates"], GOLDEN["references"], protocol=PROTOCOL)
-    compared = compare(without, second)
-    assert "meteor" not in compared
-    assert compared["cider"].difference == pytest.approx(second.scores["cider"] - first.scores["cider"])
+    tallies = next(part.sums for part in first.parts if part.names == ("meteor",))
+    for row, times in zip(drawn, counts, strict=True):
+        assert row[-1] == pytest.approx(float(score_meteor(np.repeat(tallies, times, axis=0).sum(0))))
+    found = compare(first, second)
+    assert found["meteor"].difference == pytest.approx(second.scores["meteor"] - first.scores["meteor"])
+    without = evaluate(GOLDEN["candidates"], references, protocol=PROTOCOL)
+    assert compare(without, second) == {name: value for name, value in found.items() if name != "meteor"}
 
 
 def test_no_extra_and_no_java_are_reasons(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
