@@ -223,7 +223,7 @@ def _sentences(target: HubId, doing: str) -> Iterator[None]:
         yield
     except Exception as error:  # the hub's client wraps what happened in many kinds, of two HTTP libraries
         chain = list(_causes(error))
-        answer = next((e for e in chain if isinstance(e, HfHubHTTPError)), None)
+        answer = next((e for e in chain if isinstance(e, HfHubHTTPError) and e.response is not None), None)
         if any(isinstance(e, RevisionNotFoundError) for e in chain):
             raise BundleError(
                 f"the hub's {target.id} has no revision '{target.revision or 'main'}'; name another"
@@ -249,7 +249,7 @@ def _is_of_the_net(error: BaseException) -> bool:
 
 
 def _refused(target: HubId, doing: str, answer: Any) -> BundleError | DownloadError:
-    status = answer.response.status_code if answer.response is not None else 0
+    status = answer.response.status_code
     if doing == "load" and status in (401, 403, 404):
         return BundleError(
             f"'{target.id}' is no folder here, and the hub has no model of that name that you may read ({status}); "
