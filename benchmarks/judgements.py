@@ -3,7 +3,8 @@
 python benchmarks/judgements.py FLICKR8K   (the folder with Flickr8k_text, or its ExpertAnnotations.txt)
 
 Hodosh et al., 2013 (judgements); protocol of Hessel et al., "CLIPScore", 2021: each judge's rating of each pair is one
-observation, candidates that are the image's own captions are left out, five references.
+observation, candidates that are the image's own captions are left out, five references. METEOR needs Java and the extra
+`java`; it is left out where they are missing.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from scipy.stats import kendalltau
 
 import showtell
 from showtell.data.annotations import read_annotations
-from showtell.metrics import Protocol, evaluate
+from showtell.metrics import Protocol, evaluate, tokenize
 from showtell.metrics.evaluate import NAMES
+from showtell.metrics.java import Skipped, meteor
 
-PUBLISHED = {"bleu_4": 30.8, "rouge_l": 32.3, "cider": 43.9}  # CLIPScore, table 1
+PUBLISHED = {"bleu_4": 30.8, "rouge_l": 32.3, "cider": 43.9, "meteor": 41.8}  # CLIPScore, table 1
 
 
 def main(folder: str) -> None:
@@ -44,10 +46,26 @@ def main(folder: str) -> None:
     seconds = time.perf_counter() - started
     found = {name: 100 * kendalltau(report.each[name], ratings, variant="c").statistic for name in report.scores}
     print(f"{len(ratings)} ratings by three judges, scored in {seconds:.1f} s\n")
+    each = _meteor(candidates, references)
+    if each is not None:
+        found["meteor"] = 100 * kendalltau(each, ratings, variant="c").statistic
     print(f"{'τ-c ×100':10s}{'here':>8s}{'published':>12s}")
     for name, tau in found.items():
         print(f"{NAMES[name]:10s}{tau:8.1f}{PUBLISHED.get(name, '–'):>12}")
     print(json.dumps({"ratings": len(ratings), "seconds": seconds, **found}))
+
+
+def _meteor(candidates: list[str], references: list[list[str]]) -> list[float] | None:
+    """METEOR of each candidate: it does not depend on the others, so each pair is scored once, not once a judge."""
+    tokens = [" ".join(tokenize(caption)) for caption in candidates]
+    written = [tuple(" ".join(tokenize(caption)) for caption in captions) for captions in references]
+    pairs = list(dict.fromkeys(zip(tokens, written, strict=True)))
+    scored = meteor([spoken for spoken, _ in pairs], [captions for _, captions in pairs])
+    if isinstance(scored, Skipped):
+        print(f"{scored.reason}\n")
+        return None
+    known = dict(zip(pairs, scored.each, strict=True))
+    return [known[pair] for pair in zip(tokens, written, strict=True)]
 
 
 if __name__ == "__main__":

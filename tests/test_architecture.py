@@ -25,7 +25,8 @@ LAYERS = (
     ("evaluation", "trace", "training"),
     ("loading",),
     ("export", "inference", "runtime"),
-    ("bundle", "captioning"),
+    ("hub",),
+    ("bundle", "captioning", "card"),
     ("model", "search", "metrics", "data"),
     ("decoding", "images"),
     ("config",),
@@ -34,8 +35,19 @@ LAYERS = (
 LIGHT = (
     "metrics", "data/annotations.py", "data/formats.py", "data/check.py", "config.py", "errors.py", "images.py",
     "commands", "cli.py", "evaluation.py", "demo.py", "captioning.py", "decoding.py", "loading.py", "runtime.py",
+    "card.py", "hub.py",
 )  # fmt: skip
-HEAVY = {"torch", "torchvision", "timm", "accelerate", "matplotlib", "tensorboard", "safetensors", "tokenizers"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "matplotlib",
+    "tensorboard",
+    "safetensors",
+    "tokenizers",
+    "huggingface_hub",
+}
 
 
 def modules() -> list[Path]:

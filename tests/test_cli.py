@@ -151,6 +151,57 @@ def test_evaluate_refuses_wrong_input(captioned: Path, tmp_path: Path) -> None:
     refused(run("evaluate", "--predictions", stranger, "--data", captioned), "zebra")
 
 
+def test_predictions_are_lines_of_text(captioned: Path, tmp_path: Path) -> None:
+    lines = [f"a small thing number {i}" for i in range(len(IDS))]
+    plain = tmp_path / "captions.txt"
+    plain.write_text("\r\n".join(lines) + "\n")
+    evaluate = ("evaluate", "--data", captioned, "--json", "--predictions")
+    wanted = json.loads(run(*evaluate, write_predictions(tmp_path / "p.json")).stdout)
+    assert json.loads(run(*evaluate, plain).stdout) == wanted
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"images/{name}.png\n" for name in reversed(IDS)))
+    plain.write_text("\n".join(reversed(lines)))
+    assert json.loads(run(*evaluate, plain, "--images", names).stdout) == wanted
+    token = tmp_path / "results.token"
+    token.write_text("".join(f"{name}.png#0\t{line}\n" for name, line in zip(IDS, lines, strict=True)))
+    assert json.loads(run(*evaluate, token).stdout) == wanted
+    refused(run(*evaluate, token, "--images", names), "--images")
+    token.write_text("a.png#0\tx\na.png#1\ty\n")
+    refused(run(*evaluate, token), "second caption of a.png")
+    token.write_text("a.png\tx\nb.png y\n")
+    refused(run(*evaluate, token), "line 2")
+    plain.write_text("one\ntwo\n")
+    refused(run(*evaluate, plain), "2 lines", "4 images", "--images")
+    names.write_text("a.png\nb.png\n")
+    refused(run(*evaluate, plain, "--images", names), "2 of the 4 images")
+    plain.write_bytes(b"\xff\xfe")
+    refused(run(*evaluate, plain), "cannot be read")
+
+
+def test_a_caption_is_text(captioned: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(json.dumps([{"image_id": "a.png", "caption": ["a thing"]}]))
+    refused(run("evaluate", "--data", captioned, "--predictions", tmp_path / "p.json"), "is no text")
+    (tmp_path / "p.csv").write_text("image_id,caption\n" + "".join(f'{i}.png,"a thing\nof two lines"\n' for i in IDS))
+    found = run("evaluate", "--data", captioned, "--predictions", tmp_path / "p.csv", "--json")
+    assert json.loads(found.stdout)["protocol"]["images"] == 4
+
+
+def test_a_metric_that_cannot_be_computed_is_a_note(
+    captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pycocoevalcap", reason="needs pycocoevalcap (the extra 'java')")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    evaluate = ("evaluate", "--data", captioned, "--predictions", write_predictions(tmp_path / "p.json"))
+    found = run(*evaluate, "--metrics", "meteor,spice", "--json")
+    assert found.exit_code == 0, found.output
+    assert "meteor" not in json.loads(found.stdout)
+    assert [note.split(":")[0] for note in json.loads(found.stdout)["notes"]] == [
+        "METEOR was skipped", "SPICE was skipped",
+    ]  # fmt: skip
+    assert "there is no 'java'" in run(*evaluate, "--metrics", "meteor").stdout
+    refused(run(*evaluate, "--metrics", "meteor,spyce"), "'spyce'", "meteor or spice")
+
+
 def test_a_bundle_is_scored_beside_its_floors(tiny_bundle: Path, scenes: Path) -> None:
     result = run("evaluate", tiny_bundle, "--data", scenes, "--json")
     assert result.exit_code == 0, result.output

@@ -21,9 +21,9 @@ from showtell.images import ImageTransform
 from showtell.model.captioner import CaptionerModel
 from showtell.model.decoders import Decoder, build_decoder
 from showtell.model.encoder import Encoder
+from showtell.paths import BUNDLE_FILES
 
 FORMAT_VERSION = 1
-_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def unique_tensors(model: CaptionerModel) -> dict[str, Tensor]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    missing = [name for name in _FILES if not (folder / name).is_file()]
+    missing = [name for name in BUNDLE_FILES if not (folder / name).is_file()]
     if missing:
         nested = folder / "bundle"
         hint = f"; did you mean {nested}?" if (nested / "config.json").is_file() else ""

@@ -50,6 +50,8 @@ class Evaluation:
             result["floors"] = {name: dict(floor.scores) for name, floor in self.floors.items()}
         if self.constant:
             result["constant_caption"] = self.constant
+        if self.report.notes:
+            result["notes"] = list(self.report.notes)
         if self.failures:
             result["left_out"] = list(self.failures)
         return result
@@ -61,7 +63,7 @@ class Evaluation:
         head = f"{'(×100)':8s}{first:>9s}{'95 % of draws':>18s}" + "".join(f"{name:>16s}" for name in others)
         table = [
             f"{NAMES[name]:8s}{100 * self.report.scores[name]:9.2f}{_between(self.intervals[name]):>18s}"
-            + "".join(f"{100 * floor.scores[name]:16.2f}" for floor in self.floors.values())
+            + "".join(_cell(floor.scores.get(name)) for floor in self.floors.values())
             for name in self.report.scores
         ]
         legend = ["95 % of draws: where the score lies when the images are drawn again, with replacement"]
@@ -71,20 +73,35 @@ class Evaluation:
         return [head, *table, *legend, *self.report.notes, f"protocol: {self.report.protocol}"]
 
 
+def _cell(score: float | None) -> str:
+    return f"{'–' if score is None else f'{100 * score:.2f}':>16s}"
+
+
 def _between(interval: Interval) -> str:
     return f"{100 * interval.low:.2f} – {100 * interval.high:.2f}"
 
 
 def evaluate_predictions(
-    predictions: Path, data: Path, *, split: str = "test", allow_missing: bool = False, decoding: str = "unknown"
+    predictions: Path,
+    data: Path,
+    *,
+    split: str = "test",
+    listed: Path | None = None,
+    allow_missing: bool = False,
+    more: Sequence[str] = (),
+    decoding: str = "unknown",
 ) -> Evaluation:
     """Scores a file of predictions against the references of a split; the image files are not needed.
 
-    `DataError` where images of the split have no prediction, unless `allow_missing` leaves those images out.
+    Where the file has a caption a line and no images, they are those of the split in its order, or those that `listed`
+    names, one a line. `more` is as `metrics.evaluate` has it. `DataError` where images of the split have no prediction,
+    unless `allow_missing` leaves those images out.
     """
     annotations = read_annotations(data, require_images=False)
     images = annotations.split(split)
-    found = _with_numbers(read_predictions(predictions))
+    order = [image.image_id for image in images] if listed is None else _lines(listed)
+    place = f"the {split} split of {data}" if listed is None else str(listed)
+    found = _with_numbers(read_predictions(predictions, order, listed_in=place))
     pairs = [(image, caption) for image in images if (caption := _prediction(found, image)) is not None]
     missing = len(images) - len(pairs)
     if not pairs:
@@ -103,7 +120,7 @@ def evaluate_predictions(
     candidates = [caption for _, caption in pairs]
     protocol = make_protocol(annotations, split, references, decoding=decoding)
     left_out = (f"{missing} images without a prediction",) if missing else ()
-    report = evaluate(candidates, references, protocol=protocol)
+    report = evaluate(candidates, references, protocol=protocol, more=more)
     return Evaluation(report, failures=left_out, images=tuple(i for i, _ in pairs), candidates=tuple(candidates))
 
 
@@ -113,12 +130,13 @@ def evaluate_bundle(
     *,
     split: str = "test",
     seed: int = 0,
+    more: Sequence[str] = (),
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Captions a split's images with the bundle's own decoding, free running, and scores them beside both floors.
 
-    Where the data has no split of its own, it is split as the bundle's training was. Images whose file is missing are
+    `more` is as `metrics.evaluate` has it. Where the data has no split of its own, it is split as the bundle's training was. Images whose file is missing are
     left out (see `note`), those that cannot be decoded are `failures`; `DataError` where none is left.
     """
     from showtell.loading import load_captioner
@@ -139,14 +157,19 @@ def evaluate_bundle(
     references = [list(image.captions) for image in kept]
     protocol = make_protocol(annotations, split, references, decoding=_decoding(captioner))
     spoken = list(candidates.values())
-    report = evaluate(spoken, references, protocol=protocol)
-    floors = (
-        {"shuffled": evaluate(derange(spoken, seed=seed), references, protocol=protocol)} if len(spoken) > 1 else {}
-    )
+    if more:
+        note(f"computing {' and '.join(more)}: Java, for the captions and for both floors")
+    report = evaluate(spoken, references, protocol=protocol, more=more)
+    more = [name for name in more if name in report.scores]
+    floors = {}
+    if len(spoken) > 1:
+        floors["shuffled"] = evaluate(derange(spoken, seed=seed), references, protocol=protocol, more=more)
     constant = constant_caption(annotations)
     if constant:
         fixed = replace(protocol, decoding="one caption for all")
-        floors = {"constant": evaluate([constant] * len(kept), references, protocol=fixed), **floors}
+        floors = {
+            "constant": evaluate([constant] * len(kept), references, protocol=fixed, more=more), **floors,
+        }  # fmt: skip
     return Evaluation(report, floors, constant, tuple(failures), tuple(kept), tuple(spoken))
 
 
@@ -207,6 +230,15 @@ def _decoding(captioner: BaseCaptioner) -> str:
     from showtell.config import SearchConfig
 
     return SearchConfig(**captioner.recipe["search"]).describe()
+
+
+def _lines(path: Path) -> list[str]:
+    """The images that a file names, one a line."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is no text in UTF-8; expected an image's name a line") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _with_numbers(found: Mapping[str, str]) -> dict[str, str]:

@@ -175,5 +175,6 @@ def _write_texts(loaded: Bundle, folder: Path, *, precision: str, memory: int, s
         "memory": memory,
         "state": state,
         "recipe": loaded.config["recipe"],
+        "training": loaded.config["training"],
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Captions of photos, from Python: `Captioner.load(folder).caption(images)`."""
+"""Captions of photos, from Python: `Captioner.load(folder or hub id).caption(images)`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from showtell.bundle import Bundle, load_bundle
 from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
 from showtell.decoding import Sampling, SearchOptions
+from showtell.hub import resolve
 from showtell.search import Hypothesis, beam_search, sample
 
 
@@ -30,11 +31,12 @@ class Captioner(BaseCaptioner):
     def load(cls, path: str | Path, device: str | torch.device | None = None) -> Captioner:
         """The captioner in a bundle's folder, on `device` (by default an accelerator where there is one).
 
-        Raises `BundleError` for what is no bundle, is incomplete, or of a newer version.
+        `path` may be the hub's `user/name`, or `user/name@revision`; see `showtell.hub.resolve`. Raises `BundleError`
+        for what is no bundle, is incomplete, or of a newer version, `DownloadError` where the hub cannot be reached.
         """
         chosen = torch.device(device) if device is not None else _best_device()
         torch.set_flush_denormal(True)
-        return cls(load_bundle(path, chosen), device=chosen)
+        return cls(load_bundle(resolve(path), chosen), device=chosen)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Transformed images (B,3,S,S) -> features (B,R,F): the encoder alone."""

@@ -1,9 +1,12 @@
-"""Where showtell keeps what it can make again."""
+"""Where showtell keeps what it can make again, and which files are a captioner."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+BUNDLE_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+EXPORT_FILES = ("encoder.onnx", "prepare.onnx", "step.onnx", "vocabulary.json")  # beside config.json
 
 
 def cache_folder(wanted: str, fingerprint: str) -> Path:

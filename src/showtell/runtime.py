@@ -19,9 +19,9 @@ from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
 from showtell.decoding import Sampling, SearchOptions
 from showtell.errors import BundleError, DataError, MissingExtraError
 from showtell.images import ImageTransform
+from showtell.paths import EXPORT_FILES
 
 RUNTIME_VERSION = 1
-_FILES = ("encoder.onnx", "prepare.onnx", "step.onnx", "vocabulary.json")
 _PAD, _START, _END, _UNK = range(4)
 _NEVER = -np.inf
 
@@ -60,7 +60,7 @@ class OnnxCaptioner(BaseCaptioner):
         vocabulary = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
         self._tokens: list[str] = vocabulary["tokens"]
         self._subwords = vocabulary["kind"] == "bpe"
-        self._encoder, self._prepare, self._step = (_session(folder / name, threads) for name in _FILES[:3])
+        self._encoder, self._prepare, self._step = (_session(folder / name, threads) for name in EXPORT_FILES[:3])
         self._step_inputs = [
             item.name for item in self._step.get_inputs()
         ]  # a Memory that no step needs is not among them
@@ -81,7 +81,7 @@ class OnnxCaptioner(BaseCaptioner):
             raise BundleError(
                 f"{folder} has export version {version}, this showtell reads up to {RUNTIME_VERSION}; install a newer showtell"
             )
-        missing = [name for name in _FILES if not (folder / name).is_file()]
+        missing = [name for name in EXPORT_FILES if not (folder / name).is_file()]
         if missing:
             raise BundleError(f"{folder} is incomplete: {', '.join(missing)} is missing; export the bundle again")
         return cls(folder, config, threads=threads)

@@ -50,7 +50,7 @@ def test_a_resampled_score_is_the_score_of_the_resampled_images() -> None:
     references = corpus(20)
     candidates = [captions[1] for captions in corpus(20, seed=1)]
     report = evaluate(candidates, references, protocol=PROTOCOL)
-    drawn = _resampled([report], 10, seed=3)[0]
+    drawn = _resampled([report.parts], 10, seed=3)[0]
     counts = np.random.default_rng(3).multinomial(20, np.full(20, 1 / 20), size=10)
     for row, times in zip(drawn, counts, strict=True):
         chosen = [i for i, count in enumerate(times) for _ in range(count)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from showtell.data.annotations import read_annotations
 from showtell.metrics import tokenize
-from showtell.metrics.tokenize import PUNCTUATION
+from showtell.metrics.tokenize import PUNCTUATION, _tokenize
 
 _BRACKETS = {"-LRB-", "-RRB-", "-LCB-", "-RCB-"}  # in coco-caption's list; in lower case they pass
 
@@ -42,6 +42,11 @@ def test_any_text_becomes_clean_tokens(text: str) -> None:
         assert token not in PUNCTUATION
         assert not any(character.isspace() for character in token)
         assert token == token.lower()
+
+
+@given(st.text(max_size=60) | st.text("aAb .,'’-–()\"&3n\t\u2028", max_size=40))
+def test_pieces_between_white_space_are_tokenised_by_themselves(text: str) -> None:
+    assert tokenize(text) == list(_tokenize.__wrapped__(text))
 
 
 @given(st.lists(st.text("abcdefghij", min_size=2, max_size=6), max_size=8))

@@ -28,7 +28,10 @@ _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a")  # the other fo
 
 def caption(
     bundle: Annotated[
-        Path, typer.Argument(help="A bundle, e.g. runs/flickr8k-attention/bundle, or an exported folder.")
+        Path,
+        typer.Argument(
+            help="A bundle, e.g. runs/flickr8k-attention/bundle, an exported folder, or user/name on the hub."
+        ),
     ],
     images: Annotated[
         list[str],
@@ -54,13 +57,13 @@ def caption(
         raise typer.BadParameter(f"--n {n} captions need --beam {n} or more, found {beam}")
     if not sample and (temperature, top_p, seed) != (1.0, 0.9, 0):
         raise typer.BadParameter("--temperature, --top-p and --seed go with --sample, which is missing")
-    need_bundle(bundle)
+    folder = need_bundle(bundle)
     inputs = list_inputs(images)
     from showtell.decoding import Sampling
     from showtell.loading import load_captioner
 
     sampling = Sampling(temperature, top_p, seed) if sample else None
-    captioner = load_captioner(bundle)
+    captioner = load_captioner(folder)
     draw = _drawer(attention, captioner, sampling) if attention is not None else None
     names: deque[Input] = deque()
     results = captioner.caption_each(_sources(inputs, names), beam=beam, n=n, sampling=sampling)

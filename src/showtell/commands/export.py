@@ -11,7 +11,7 @@ from showtell.commands.terminal import need_bundle, note
 
 
 def export(
-    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or user/name on the hub.")],
     onnx: Annotated[Path, typer.Option("--onnx", metavar="DIR", help="The folder to write: new or empty.")],
     precision: Annotated[Literal["float32", "int8"], typer.Option(help="The encoder's numbers.")] = "float32",
     calibrate: Annotated[
@@ -19,10 +19,10 @@ def export(
     ] = None,
 ) -> None:
     """Write encoder and decoder as ONNX; `showtell caption DIR` runs them without torch."""
-    need_bundle(bundle)
+    folder = need_bundle(bundle)
     from showtell.images import find_images
 
     images = list(find_images([str(calibrate)])) if calibrate is not None else []
     from showtell.export import export_onnx
 
-    typer.echo(str(export_onnx(bundle, onnx, precision=precision, calibration=images, note=note)))
+    typer.echo(str(export_onnx(folder, onnx, precision=precision, calibration=images, note=note)))

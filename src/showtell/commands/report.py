@@ -28,17 +28,30 @@ def report(
     """Write one self-contained HTML file: scores, curves, captions, and where the model looked for each word."""
     if split not in SPLITS:
         raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
-    for run in runs:
-        need_bundle(run if (run / "config.json").is_file() or not (run / "bundle").is_dir() else run / "bundle")
+    bundles = [need_bundle(run / "bundle" if _is_run(run) else run) for run in runs]
     if data is not None:
         need_data(data)
-    page = out or runs[0] / "report.html"
+    page = out or (runs[0] if runs[0].is_dir() else Path()) / "report.html"
     if page.is_dir() or not page.parent.is_dir():
         raise DataError(f"--out {page}: expected a file's name in a folder that exists")
     from showtell.report.collect import collect
     from showtell.report.page import write_page
 
     with progress() as bar:
-        reports = [collect(run, data, split=split, progress=bar, note=note) for run in runs]
+        reports = [
+            collect(bundle, data, name=_name(run), split=split, progress=bar, note=note)
+            for run, bundle in zip(runs, bundles, strict=True)
+        ]
     write_page(page, reports, title=" · ".join(dict.fromkeys(report.name for report in reports)))
     typer.echo(str(page))
+
+
+def _is_run(path: Path) -> bool:
+    return not (path / "config.json").is_file() and (path / "bundle").is_dir()
+
+
+def _name(run: Path) -> str:
+    """What the page calls it: a run's folder, or the hub's name."""
+    if not run.is_dir():
+        return run.as_posix()
+    return run.resolve().name if _is_run(run) else run.resolve().parent.name

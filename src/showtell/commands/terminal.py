@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from showtell.errors import BundleError, DataError, RecipeError
+from showtell.errors import DataError, RecipeError
 
 ProgressCallback = Callable[[str, int, int], None]
 
@@ -58,14 +58,11 @@ def need_data(path: Path) -> Path:
     return path
 
 
-def need_bundle(path: Path) -> Path:
-    """A folder that looks like a bundle; whether it is whole is seen when it is loaded."""
-    if (path / "config.json").is_file():
-        return path
-    nested = path / "bundle"
-    hint = f"did you mean '{nested}'?" if (nested / "config.json").is_file() else "train one with  showtell train"
-    found = "has no config.json" if path.is_dir() else "is not a folder"
-    raise BundleError(f"'{path}' {found}; expected a bundle (model.safetensors, config.json, tokenizer.json); {hint}")
+def need_bundle(source: Path) -> Path:
+    """The folder of a captioner, fetched where it is named as on the hub (`user/name`, `user/name@revision`)."""
+    from showtell.hub import need_folder, resolve
+
+    return need_folder(resolve(source))
 
 
 def need_file(path: Path, option: str) -> Path:

@@ -11,15 +11,15 @@ from showtell.commands.terminal import need_bundle
 
 
 def trace(
-    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or user/name on the hub.")],
     image: Annotated[Path, typer.Argument(help="An image.")],
 ) -> None:
     """Print one image after every stage: its shape, and the file and line that made it."""
-    need_bundle(bundle)
+    folder = need_bundle(bundle)
     from showtell.images import open_image
 
     open_image(image)  # a wrong image is answered before torch is imported
     from showtell.trace import trace_image
 
-    for stage in trace_image(bundle, image):
+    for stage in trace_image(folder, image):
         typer.echo(stage.line())

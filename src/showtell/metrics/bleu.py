@@ -61,7 +61,7 @@ def score_tallies(tallies: NDArray[np.float64]) -> NDArray[np.float64]:
 def _correct(table: Ngrams, image: Ints, images: int) -> Ints:
     """(images,): the candidate's n-grams that references have, each at most as often as one reference has it."""
     spoken = table.caption < images
-    keys = image[table.caption] * max(1, table.size) + table.ngram
+    keys = table.ngram * images + image[table.caption]
     candidate = keys[spoken]  # sorted, each once
     place = np.searchsorted(candidate, keys[~spoken])
     place = np.minimum(place, max(0, len(candidate) - 1))

@@ -36,21 +36,29 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> C
 def cider_counted(corpus: Corpus) -> Cider:
     """`cider_d` of captions that are counted already."""
     images, owner = corpus.images, corpus.image[corpus.images :]
-    bigrams = np.maximum(0, corpus.counted.lengths - 1)
-    apart = (bigrams[owner] - bigrams[images:]).astype(np.float64)
-    penalty = np.exp(-(apart**2) / (2 * _SIGMA_SQUARED))  # (references,)
+    lengths = corpus.counted.lengths
+    penalty = length_penalty(lengths[owner], lengths[images:])  # (references,)
     cosines = [_cosines(table, corpus.image, images) for table in corpus.counted.ngrams]
     similarity = np.mean(cosines, axis=0) * penalty
     each = 10.0 * np.bincount(owner, similarity, minlength=images) / np.bincount(owner, minlength=images)
     return Cider(float(each.mean()), each.tolist())
 
 
+def length_penalty(spoken: Ints, written: Ints) -> Floats:
+    """The Gaussian of the difference of two captions' numbers of bigrams, given their numbers of words."""
+    apart = (np.maximum(0, spoken - 1) - np.maximum(0, written - 1)).astype(np.float64)
+    penalty: Floats = np.exp(-(apart**2) / (2 * _SIGMA_SQUARED))
+    return penalty
+
+
 def _cosines(table: Ngrams, image: Ints, images: int) -> Floats:
     """(references,): the clipped cosine of tf·idf of each reference and its image's candidate, for one n."""
     size = max(1, table.size)
     spoken = table.caption < images
-    keys = image[table.caption] * size + table.ngram
-    documents = np.bincount(np.unique(keys[~spoken]) % size, minlength=size)  # images whose references have it
+    keys = table.ngram * images + image[table.caption]
+    written = keys[~spoken]  # sorted: those of one image are neighbours
+    first = np.diff(written, prepend=-1) != 0
+    documents = np.bincount(table.ngram[~spoken][first], minlength=size)  # images whose references have it
     idf = math.log(images) - np.log(np.maximum(1, documents))
     weights = table.times * idf[table.ngram]
     norms = np.sqrt(np.bincount(table.caption, weights**2, minlength=len(image)))
@@ -58,10 +66,10 @@ def _cosines(table: Ngrams, image: Ints, images: int) -> Floats:
     candidate = keys[spoken]  # sorted, each once
     if not len(candidate):
         return np.zeros(references)
-    place = np.minimum(np.searchsorted(candidate, keys[~spoken]), len(candidate) - 1)
-    shared = candidate[place] == keys[~spoken]
-    written = weights[~spoken][shared]
-    products = np.minimum(weights[spoken][place[shared]], written) * written
+    place = np.minimum(np.searchsorted(candidate, written), len(candidate) - 1)
+    shared = candidate[place] == written
+    weight = weights[~spoken][shared]
+    products = np.minimum(weights[spoken][place[shared]], weight) * weight
     total = np.bincount(table.caption[~spoken][shared] - images, products, minlength=references)
     both = norms[image[images:]] * norms[images:]
     return np.where(both > 0, total / np.where(both > 0, both, 1.0), total)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from showtell.metrics.bleu import bleu_counted
+from showtell.metrics.bleu import bleu_counted, score_tallies
 from showtell.metrics.cider import cider_counted
-from showtell.metrics.ngrams import Corpus, check_corpus
+from showtell.metrics.java import METRICS, Skipped, score_meteor
+from showtell.metrics.ngrams import MAX_N, Corpus, check_corpus
 from showtell.metrics.rouge import rouge_counted
 from showtell.metrics.tokenize import tokenize
 
 NAMES = {
     "bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr",
+    "meteor": "METEOR", "spice": "SPICE",
 }  # fmt: skip
 
 
@@ -40,17 +42,34 @@ class Protocol:
 
 
 @dataclass(frozen=True)
+class Additive:
+    """Scores `names` that are a function of what adds up over images: `sums` (images,n), a row an image.
+
+    `score` takes sums of any `images` rows (…,n), and that number, to their scores (…,names).
+    """
+
+    names: tuple[str, ...]
+    sums: NDArray[np.float64]
+    score: Callable[[NDArray[np.float64], int], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
 class Report:
     """Scores of a corpus (fractions; CIDEr 0 … 10), of each image, and their protocol.
 
-    `tallies` (images,10) are what BLEU adds up over images (see `Bleu`); they are what resampling needs.
+    `parts` make the scores again, of any images, in the same order: what resampling needs.
     """
 
     scores: dict[str, float]
     each: dict[str, list[float]]
-    tallies: NDArray[np.float64]
+    parts: tuple[Additive, ...]
     protocol: Protocol
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def images(self) -> int:
+        """How many were scored."""
+        return len(self.parts[0].sums)
 
     def to_dict(self) -> dict[str, Any]:
         """`scores` and `protocol` for JSON."""
@@ -62,23 +81,42 @@ class Report:
         return [*scores, str(self.protocol), *self.notes]
 
 
-def evaluate(candidates: Sequence[str], references: Sequence[Sequence[str]], *, protocol: Protocol) -> Report:
+def evaluate(
+    candidates: Sequence[str], references: Sequence[Sequence[str]], *, protocol: Protocol, more: Sequence[str] = ()
+) -> Report:
     """BLEU-1…4, ROUGE-L and CIDEr-D of raw captions, tokenised as coco-caption does.
 
-    `candidates` has one caption an image, `references` several. `DataError` for an empty or uneven corpus.
+    `candidates` has one caption an image, `references` several. `more` names slower metrics, of `metrics.java.METRICS`; where
+    one cannot be computed, a note says why. `DataError` for an empty or uneven corpus.
     """
     check_corpus(candidates, references)
     spoken = [" ".join(tokenize(c)) for c in candidates]
     written = [[" ".join(tokenize(r)) for r in captions] for captions in references]
     corpus = Corpus.of(spoken, written)
     bleus, rouge, cider = bleu_counted(corpus), rouge_counted(corpus), cider_counted(corpus)
-    scores = {f"bleu_{n + 1}": value for n, value in enumerate(bleus.corpus)}
-    each = {f"bleu_{n + 1}": [values[n] for values in bleus.each] for n in range(4)}
+    bleu_names = tuple(f"bleu_{n + 1}" for n in range(MAX_N))
+    scores = {**dict(zip(bleu_names, bleus.corpus, strict=True)), "rouge_l": rouge.corpus, "cider": cider.corpus}
+    each = {name: [values[n] for values in bleus.each] for n, name in enumerate(bleu_names)}
+    each |= {"rouge_l": rouge.each, "cider": cider.each}
+    parts = [
+        Additive(bleu_names, bleus.tallies, lambda sums, _: score_tallies(sums)),
+        _mean("rouge_l", rouge.each),
+        _mean("cider", cider.each),
+    ]
     notes = ["CIDEr of a single image is always 0: it needs the other images' captions"] if len(candidates) == 1 else []
-    return Report(
-        scores={**scores, "rouge_l": rouge.corpus, "cider": cider.corpus},
-        each={**each, "rouge_l": rouge.each, "cider": cider.each},
-        tallies=bleus.tallies,
-        protocol=protocol,
-        notes=notes,
-    )
+    for name in more:
+        found = METRICS[name](spoken, written)
+        if isinstance(found, Skipped):
+            notes.append(found.reason)
+            continue
+        scores[name], each[name] = found.corpus, found.each
+        parts.append(_mean(name, found.each) if found.tallies is None else _meteor(found.tallies))
+    return Report(scores, each, tuple(parts), protocol, notes)
+
+
+def _mean(name: str, each: Sequence[float]) -> Additive:
+    return Additive((name,), np.array(each, dtype=np.float64)[:, None], lambda sums, images: sums / images)
+
+
+def _meteor(tallies: NDArray[np.float64]) -> Additive:
+    return Additive(("meteor",), tallies, lambda sums, _: score_meteor(sums)[..., None])

@@ -18,12 +18,20 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Ngrams:
-    """The n-grams of one length of many captions, one entry for each different one of a caption, sorted by caption."""
+    """The n-grams of one length of many captions, one entry for each different one of a caption.
+
+    Entries are sorted by n-gram, and those of one n-gram by caption.
+    """
 
     caption: Ints  # (entries,)
     ngram: Ints  # (entries,) from 0 to size - 1
     times: Ints  # (entries,) how often the caption has it
-    size: int  # how many different n-grams there are
+    keys: Ints  # (size,) rising: what n-gram i is, the id of its first n-1 words times `radix`, plus its last word
+
+    @property
+    def size(self) -> int:
+        """How many different n-grams there are."""
+        return len(self.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,7 @@ class Counted:
     words: Ints  # (W,)
     lengths: Ints  # (C,) words a caption
     ngrams: tuple[Ngrams, ...]  # of length 1, 2, 3, 4
+    radix: int  # one more than the largest word
 
     @property
     def starts(self) -> Ints:
@@ -61,26 +70,51 @@ class Corpus:
 def count(captions: Sequence[str]) -> Counted:
     """The words and the 1- to 4-grams of captions whose tokens are apart by white space."""
     split = [caption.split() for caption in captions]
-    ids: dict[str, int] = {}
-    flat = [ids.setdefault(word, len(ids)) for words in split for word in words]
-    return count_ids(np.array(flat, dtype=np.int64), np.array([len(words) for words in split], dtype=np.int64))
+    lengths = np.fromiter(map(len, split), dtype=np.int64, count=len(split))
+    flat = list(itertools.chain.from_iterable(split))
+    ids = {word: i for i, word in enumerate(dict.fromkeys(flat))}
+    words = np.fromiter(map(ids.__getitem__, flat), dtype=np.int64, count=len(flat))
+    return count_ids(words, lengths)
 
 
 def count_ids(words: Ints, lengths: Ints) -> Counted:
-    """`count` of captions whose words are ids already: one after the other, and how many words each has."""
+    """`count` of captions whose words are ids already: one after the other, and how many words each has.
+
+    One sort a length: positions of the same n-gram come together in the order of their captions.
+    """
     caption = np.repeat(np.arange(len(lengths)), lengths)
     left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # words from here to the caption's end
     radix = int(words.max()) + 1 if len(words) else 1
     tables, position, key = [], np.arange(len(words)), words
     for n in range(1, MAX_N + 1):
-        different, key = np.unique(key, return_inverse=True)
-        entries, times = np.unique(caption[position] * len(different) + key, return_counts=True)
-        size = max(1, len(different))
-        tables.append(Ngrams(entries // size, entries % size, times, len(different)))
+        order = _order(key)
+        rising, owner = key[order], caption[position[order]]
+        new = np.flatnonzero(_differs(rising))  # where each different n-gram begins
+        ngram = np.repeat(np.arange(len(new)), np.diff(new, append=len(rising)))
+        entry = np.flatnonzero(_differs(rising) | _differs(owner))
+        times = np.diff(entry, append=len(rising))
+        tables.append(Ngrams(owner[entry], ngram[entry], times, rising[new]))
+        key = np.empty_like(key)
+        key[order] = ngram
         longer = left[position] > n  # an n-gram that one more word of its caption follows
         position = position[longer]
         key = key[longer] * radix + words[position + n]
-    return Counted(words, lengths, tuple(tables))
+    return Counted(words, lengths, tuple(tables), radix)
+
+
+def _order(key: Ints) -> Ints:
+    """The stable order that sorts `key`: key and place in one number, as sorting numbers is faster than sorting places."""
+    bits = max(1, len(key) - 1).bit_length()
+    if len(key) and int(key.max()).bit_length() + bits > 62:
+        return np.argsort(key, kind="stable")
+    return np.sort(key << bits | np.arange(len(key))) & ((1 << bits) - 1)
+
+
+def _differs(values: Ints) -> NDArray[np.bool_]:
+    """Where a value is not the one before it."""
+    different = np.ones(len(values), dtype=bool)
+    np.not_equal(values[1:], values[:-1], out=different[1:])
+    return different
 
 
 def check_corpus(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> None:

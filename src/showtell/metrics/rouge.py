@@ -13,7 +13,7 @@ import numpy as np
 from showtell.metrics.ngrams import Corpus, Ints
 
 _BETA_SQUARED = 1.2**2
-_CHUNK = 4096  # pairs of captions compared at a time: flat memory
+_CHUNK = 512  # pairs of captions compared at a time: flat memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +48,15 @@ def _common(corpus: Corpus) -> Ints:
     images = corpus.images
     rows = _padded(corpus.counted.words, corpus.counted.lengths, corpus.counted.starts)
     owner = corpus.image[images:]
-    found = []
+    found = np.zeros(len(owner), dtype=np.int64)
+    lengths = np.maximum(1, corpus.counted.lengths)
+    order = np.lexsort((lengths[images:], lengths[owner]))  # pairs of like lengths together: little padding
     for start in range(0, len(owner), _CHUNK):
-        part = owner[start : start + _CHUNK]
-        spoken, written = rows[part], rows[images + start : images + start + len(part)]
-        width = int(corpus.counted.lengths[part].max(initial=1))
-        height = int(corpus.counted.lengths[images + start : images + start + len(part)].max(initial=1))
-        found.append(_subsequences(spoken[:, :width], written[:, :height]))
-    return np.concatenate(found)
+        pair = order[start : start + _CHUNK]
+        spoken, written = owner[pair], images + pair
+        width, height = int(lengths[spoken].max()), int(lengths[written].max())
+        found[pair] = _subsequences(rows[spoken, :width], rows[written, :height])
+    return found
 
 
 def _padded(words: Ints, lengths: Ints, starts: Ints) -> Ints:

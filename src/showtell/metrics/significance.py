@@ -7,14 +7,14 @@ resampled. CIDEr keeps the document frequencies of the whole split: an image's s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from showtell.errors import DataError
-from showtell.metrics.bleu import score_tallies
-from showtell.metrics.evaluate import Report
+from showtell.metrics.evaluate import Additive, Report
 
 _CHUNK = 128  # resamples at a time: flat memory
 
@@ -40,7 +40,7 @@ class Comparison:
 
 def bootstrap(report: Report, *, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, Interval]:
     """Score name -> its percentile interval over `resamples` draws of the images with replacement."""
-    draws = _resampled([report], resamples, seed)[0]
+    draws = _resampled([report.parts], resamples, seed)[0]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return {
         name: Interval(score, float(low[i]), float(high[i])) for i, (name, score) in enumerate(report.scores.items())
@@ -56,45 +56,54 @@ def compare(
     `DataError` where the numbers of images differ.
     """
     names = [name for name in first.scores if name in second.scores]
-    if len(first.tallies) != len(second.tallies):
+    if first.images != second.images:
         raise DataError(
-            f"reports on {len(first.tallies)} and {len(second.tallies)} images cannot be compared; "
-            "score both on the same split"
+            f"reports on {first.images} and {second.images} images cannot be compared; score both on the same split"
         )
-    drawn = _resampled([first, second], resamples, seed)
+    one, two = _only(first, names), _only(second, names)
+    drawn = _resampled([one, two], resamples, seed)
     low, high = np.quantile(drawn[1] - drawn[0], [(1 - level) / 2, (1 + level) / 2], axis=0)
     observed = np.array([second.scores[name] - first.scores[name] for name in names])
-    extreme = _swapped(first, second, resamples, seed, np.abs(observed) - 1e-12)
+    extreme = _swapped(one, two, resamples, seed, np.abs(observed) - 1e-12)
     p = (extreme + 1) / (resamples + 1)
     return {n: Comparison(float(observed[i]), float(low[i]), float(high[i]), float(p[i])) for i, n in enumerate(names)}
 
 
-def _table(report: Report) -> NDArray[np.float64]:
-    """(images,10+M): what adds up over images; BLEU's tallies, then the scores that are means of the images' own."""
-    means = [report.each[name] for name in report.scores if not name.startswith("bleu")]
-    return np.column_stack((report.tallies, *map(np.asarray, means)))
+Parts = Sequence[Additive]
 
 
-def _scores(sums: NDArray[np.float64], images: int) -> NDArray[np.float64]:
-    """Sums (draws,10+M) -> scores (draws,4+M), in the report's order."""
-    return np.concatenate((score_tallies(sums[:, :10]), sums[:, 10:] / images), axis=1)
+def _only(report: Report, names: Sequence[str]) -> Parts:
+    """The parts whose scores both of two reports have."""
+    return [part for part in report.parts if set(part.names) <= set(names)]
 
 
-def _resampled(reports: list[Report], resamples: int, seed: int) -> list[NDArray[np.float64]]:
+def _table(parts: Parts) -> NDArray[np.float64]:
+    """(images,…): what adds up over images, part beside part."""
+    return np.concatenate([part.sums for part in parts], axis=1)
+
+
+def _scores(parts: Parts, sums: NDArray[np.float64], images: int) -> NDArray[np.float64]:
+    """Sums (draws,…) of `_table` rows -> scores (draws,names), in the report's order."""
+    edges = np.cumsum([part.sums.shape[1] for part in parts])[:-1]
+    columns = np.split(sums, edges, axis=1)
+    return np.concatenate([part.score(own, images) for part, own in zip(parts, columns, strict=True)], axis=1)
+
+
+def _resampled(reports: Sequence[Parts], resamples: int, seed: int) -> list[NDArray[np.float64]]:
     """The scores (resamples,scores) of each report on the same draws."""
-    tables = [_table(report) for report in reports]
+    tables = [_table(parts) for parts in reports]
     draw, images = np.random.default_rng(seed), len(tables[0])
     share = np.full(images, 1 / images)
-    parts: list[list[NDArray[np.float64]]] = [[] for _ in reports]
+    found: list[list[NDArray[np.float64]]] = [[] for _ in reports]
     for start in range(0, resamples, _CHUNK):
         counts = draw.multinomial(images, share, size=min(_CHUNK, resamples - start)).astype(np.float64)
-        for part, table in zip(parts, tables, strict=True):
-            part.append(_scores(counts @ table, images))
-    return [np.concatenate(part) for part in parts]
+        for part, parts, table in zip(found, reports, tables, strict=True):
+            part.append(_scores(parts, counts @ table, images))
+    return [np.concatenate(part) for part in found]
 
 
 def _swapped(
-    first: Report, second: Report, resamples: int, seed: int, observed: NDArray[np.float64]
+    first: Parts, second: Parts, resamples: int, seed: int, observed: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """How often chance alone, which of the two wrote which caption, makes a difference as large as `observed`."""
     one, two = _table(first), _table(second)
@@ -103,6 +112,6 @@ def _swapped(
     for start in range(0, resamples, _CHUNK):
         swap = draw.integers(0, 2, size=(min(_CHUNK, resamples - start), images)).astype(np.float64)
         moved = swap @ (two - one)
-        difference = _scores(two.sum(0) - moved, images) - _scores(one.sum(0) + moved, images)
+        difference = _scores(second, two.sum(0) - moved, images) - _scores(first, one.sum(0) + moved, images)
         extreme += (np.abs(difference) >= observed).sum(0)
     return extreme

@@ -67,8 +67,9 @@ _TOKEN = re.compile(
 
 
 @lru_cache(maxsize=200_000)
-def _tokenize(caption: str) -> tuple[str, ...]:
-    tokens = (_BRACKETS.get(token, token).lower() for token in _TOKEN.findall(caption))
+def _tokenize(piece: str) -> tuple[str, ...]:
+    """The tokens of a piece between white space, which no token has or looks across: captions share their pieces."""
+    tokens = (_BRACKETS.get(token, token).lower() for token in _TOKEN.findall(piece))
     return tuple(
         token.replace("’", "'") for token in tokens if token not in PUNCTUATION and token not in ('"', "“", "”")
     )
@@ -76,4 +77,4 @@ def _tokenize(caption: str) -> tuple[str, ...]:
 
 def tokenize(caption: str) -> list[str]:
     """The words of a caption, in lower case."""
-    return list(_tokenize(caption))
+    return [token for piece in caption.split() for token in _tokenize(piece)]

@@ -75,6 +75,7 @@ def collect(
     run: Path,
     data: Path | None = None,
     *,
+    name: str = "",
     split: str = "test",
     examples: int = 8,
     evaluation: Evaluation | None = None,
@@ -84,7 +85,7 @@ def collect(
     """Scores a run's bundle on a split and gathers what the report shows.
 
     `run` is a run's folder, or a bundle's; `data` is where the run was trained unless given; `evaluation` is the bundle's
-    on that split, where there is one already. Raises `BundleError` and
+    on that split, where there is one already; `name` is what the report calls it. Raises `BundleError` and
     `DataError` as evaluation does.
     """
     from showtell.loading import load_captioner
@@ -99,7 +100,7 @@ def collect(
     annotations = read_annotations(data, require_images=False)
     training = [caption for image in annotations.images if image.split == "train" for caption in image.captions]
     return RunReport(
-        name=run.resolve().name if run != bundle else run.resolve().parent.name,
+        name=name or (run.resolve().name if run != bundle else run.resolve().parent.name),
         recipe=recipe["name"],
         epochs=read_epochs(bundle.parent / "log.jsonl"),
         evaluation=evaluation,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import showtell
 from showtell.bundle import build_encoder, build_model, load_weights, save_bundle, unique_tensors
+from showtell.card import model_card
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, image_batches, image_paths, make_groups
@@ -26,7 +27,6 @@ from showtell.errors import DataError
 from showtell.metrics import Protocol, Report, evaluate
 from showtell.model.encoder import Encoder, fast_bfloat16
 from showtell.paths import cache_folder
-from showtell.training.card import model_card
 from showtell.training.checkpoint import Position, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from showtell.training.folder import check_folder, save_recipe
 from showtell.training.interrupt import Interrupt
@@ -104,6 +104,7 @@ class Run:
         self._train_images, self._val_images = annotations.split("train"), annotations.split("val")
         self.vocabulary = self._build_vocabulary()
         encoder = build_encoder(recipe, weights=encoder_weights)
+        self._weights_name = encoder_weights.name if encoder_weights is not None else ""
         self.model = build_model(recipe, encoder, len(self.vocabulary)).to(self.accelerator.device)
         self._dataset_name = annotations.root.resolve().name
         self._protocol_format = annotations.format
@@ -346,7 +347,7 @@ class Run:
     def _save_bundle(self, scored: Report) -> None:
         training = {
             "dataset": self.samples.name, "epoch": self.position.epoch, "phase": self.position.phase + 1,
-            "train_images": len(self._train_images), **scored.to_dict(),
+            "train_images": len(self._train_images), "encoder_weights": self._weights_name, **scored.to_dict(),
         }  # fmt: skip
         save_bundle(
             self.out / "bundle", model=self.model, vocabulary=self.vocabulary, recipe=self.recipe,

@@ -1,0 +1,279 @@
+"""The Hugging Face Hub: captioners by their name there, and to there. Nothing that is fetched is executed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import showtell
+from showtell.errors import BundleError, DownloadError, RecipeError
+from showtell.paths import BUNDLE_FILES, EXPORT_FILES
+
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+_ID = re.compile(rf"(?P<id>{_NAME}/{_NAME})(?:@(?P<revision>[^@\s]+))?")
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{1,63}")
+_SMALL = ("config.json", "tokenizer.json", "vocabulary.json", "README.md")
+_LARGE = ("model.safetensors", "*.onnx", "*.onnx.data")
+_LOGIN = "log in with  hf auth login,  set HF_TOKEN, or give --token-file"
+
+
+@dataclass(frozen=True)
+class HubId:
+    """`user/name`, or `user/name@revision`: a branch, a tag or a commit."""
+
+    id: str
+    revision: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> HubId | None:
+        """None where `text` does not have the shape."""
+        match = _ID.fullmatch(text)
+        if match is None or "--" in match["id"] or ".." in match["id"] or match["id"].endswith(".git"):
+            return None
+        return cls(match["id"], match["revision"])
+
+
+def resolve(source: str | Path) -> Path:
+    """The folder of a captioner: `source` itself where it exists, else that of the hub's `user/name[@revision]`.
+
+    What the hub has is fetched once into its cache (`HF_HOME`) and found there without network afterwards. Anything
+    that has not the shape of a hub's name comes back as it is. Raises `BundleError` where the hub has no such captioner,
+    `DownloadError` where it cannot be reached.
+    """
+    path = Path(source)
+    wanted = HubId.parse(path.as_posix() if isinstance(source, Path) else source)
+    if wanted is None or path.exists():
+        return path
+    return _fetch(wanted)
+
+
+def need_folder(path: Path) -> Path:
+    """A folder that looks like a captioner; whether it is whole is seen when it is loaded. `BundleError` otherwise."""
+    if (path / "config.json").is_file():
+        return path
+    nested = path / "bundle"
+    hint = f"did you mean '{nested}'?" if (nested / "config.json").is_file() else "train one with  showtell train"
+    found = "has no config.json" if path.is_dir() else "is not a folder"
+    raise BundleError(
+        f"'{path}' {found}; expected a bundle ({', '.join(BUNDLE_FILES)}), or user/name on the hub; {hint}"
+    )
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What a push sends: a captioner's files, and a card in the place of its README.md."""
+
+    files: tuple[Path, ...]
+    card: str
+
+    def lines(self) -> list[str]:
+        """The files and their sizes, for people."""
+        sizes = {"README.md": len(self.card.encode()), **{path.name: path.stat().st_size for path in self.files}}
+        return [f"{size:>12,} bytes  {name}" for name, size in sorted(sizes.items())]
+
+
+def prepare_upload(
+    folder: Path, target: HubId, *, license: str, datasets: Sequence[str] = (), scores: Sequence[Path] = ()
+) -> Upload:
+    """Gathers a bundle's or an exported folder's files and writes its card; nothing is sent.
+
+    `scores` are files that `showtell evaluate --json` printed. Raises `BundleError` for what is no whole captioner,
+    `RecipeError` for a licence or data set's name that the hub would not take, `DataError` for scores that are none.
+    """
+    from showtell.card import Scored, model_card
+    from showtell.config import parse_recipe
+
+    if not _LICENSE.fullmatch(license.lower()):
+        raise RecipeError(_no_license(license))
+    wrong = next((name for name in datasets if not re.fullmatch(rf"(?:{_NAME}/)?{_NAME}", name)), None)
+    if wrong is not None:
+        raise RecipeError(f"--dataset '{wrong}' is no data set's name on the hub; expected user/name")
+    config = _read_config(need_folder(folder))
+    names = ("config.json", *EXPORT_FILES) if "onnx" in config else BUNDLE_FILES
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise BundleError(f"'{folder}' is incomplete: {', '.join(missing)} is missing; copy or export it again")
+    beside = sorted(folder.glob("*.onnx.data")) if "onnx" in config else []
+    card = model_card(
+        parse_recipe(config["recipe"], where=str(folder / "config.json")),
+        config.get("training") or {},
+        evaluations=[Scored.read(_read_json(path), where=str(path)) for path in scores],
+        source=target.id,
+        license=license.lower(),
+        datasets=datasets,
+        precision=config["precision"] if "onnx" in config else "",
+    )
+    return Upload((*(folder / name for name in names), *beside), card)
+
+
+def push(upload: Upload, target: HubId, *, private: bool = False, message: str = "", token: str | None = None) -> str:
+    """Puts a captioner on the hub in one commit, and returns the commit's address.
+
+    The repository is made where there is none, and so is the branch `target.revision`; files of a captioner that was there
+    before and are not sent go away in the same commit. Raises `DownloadError` where the hub refuses or cannot be reached.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+
+    if not (token or get_token()):
+        raise DownloadError(f"there is no login for the hub; {_LOGIN}")
+    api = HfApi(token=token, library_name="showtell", library_version=showtell.__version__)
+    with _sentences(target, "push"):
+        api.create_repo(target.id, private=True if private else None, exist_ok=True)
+        if private and api.model_info(target.id).private is False:
+            raise DownloadError(f"{target.id} exists and is public; make it private on the hub, or leave out --private")
+        if target.revision:
+            api.create_branch(target.id, branch=target.revision, exist_ok=True)
+        there = set(api.list_repo_files(target.id, revision=target.revision))
+        names = {path.name for path in upload.files}
+        commit = api.create_commit(
+            target.id,
+            [
+                CommitOperationAdd("README.md", upload.card.encode()),
+                *(CommitOperationAdd(path.name, path) for path in upload.files),
+                *(CommitOperationDelete(name) for name in sorted(there - names) if _is_ours(name)),
+            ],
+            commit_message=message or f"showtell {showtell.__version__}",
+            revision=target.revision,
+        )
+    return str(commit.commit_url)
+
+
+def read_token(path: Path) -> str:
+    """The token that a file holds. `RecipeError` where it holds none."""
+    words = path.read_text(encoding="utf-8", errors="replace").split()
+    if len(words) != 1:
+        raise RecipeError(f"--token-file {path}: found {len(words)} words; expected the token alone")
+    return words[0]
+
+
+def _fetch(wanted: HubId) -> Path:
+    """The snapshot's folder. Its small files come first, so that a stranger's gigabytes are not fetched to be refused."""
+    with _sentences(wanted, "load"):
+        folder = _snapshot(wanted.id, wanted.revision, _SMALL)
+        if not _is_captioner(folder):
+            raise BundleError(
+                f"'{wanted.id}' is no folder here, and the model of that name on the hub was not made by showtell; "
+                "expected a folder, or user/name of a captioner that  showtell push  put there"
+            )
+        return _snapshot(wanted.id, folder.name, (*_SMALL, *_LARGE))  # of that commit, should the branch move meanwhile
+
+
+def _snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=list(patterns),
+            library_name="showtell",
+            library_version=showtell.__version__,
+        )
+    )
+
+
+def _is_captioner(folder: Path) -> bool:
+    try:
+        config = _read_config(folder)
+    except BundleError:
+        return False
+    return "transform" in config and ("onnx" in config or "format_version" in config)
+
+
+def _is_ours(name: str) -> bool:
+    return name in {*BUNDLE_FILES, *EXPORT_FILES} or name.endswith((".onnx", ".onnx.data"))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config["recipe"]["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BundleError(
+            f"{folder / 'config.json'} is not a captioner's; expected a bundle or an exported folder"
+        ) from None
+    return dict(config)
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        value = {}
+    return value if isinstance(value, dict) else {}
+
+
+def _no_license(found: str) -> str:
+    start = f"--license '{found}' is no licence's identifier" if found else "--license is missing"
+    return f"{start}; expected one such as mit, apache-2.0, cc-by-4.0, cc-by-nc-4.0, or other"
+
+
+@contextlib.contextmanager
+def _sentences(target: HubId, doing: str) -> Iterator[None]:
+    """Says what the hub answered, or that it did not, in one sentence."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
+
+    try:
+        yield
+    except Exception as error:  # the hub's client wraps what happened in many kinds, of two HTTP libraries
+        chain = list(_causes(error))
+        answer = next((e for e in chain if isinstance(e, HfHubHTTPError) and e.response is not None), None)
+        if any(isinstance(e, RevisionNotFoundError) for e in chain):
+            raise BundleError(
+                f"the hub's {target.id} has no revision '{target.revision or 'main'}'; name another"
+            ) from None
+        if answer is not None:
+            raise _refused(target, doing, answer) from None
+        if any(_is_of_the_net(e) or isinstance(e, LocalEntryNotFoundError) for e in chain):
+            raise DownloadError(_unreachable(target, doing)) from None
+        if isinstance(error, ValueError | RuntimeError):
+            raise DownloadError(f"the hub does not take {target.id}: {_first_line(error)}") from None
+        raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _is_of_the_net(error: BaseException) -> bool:
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, ConnectionError | TimeoutError) or library in {"httpx", "httpx2", "requests", "urllib3"}
+
+
+def _refused(target: HubId, doing: str, answer: Any) -> BundleError | DownloadError:
+    status = answer.response.status_code
+    if doing == "load" and status in (401, 403, 404):
+        return BundleError(
+            f"'{target.id}' is no folder here, and the hub has no model of that name that you may read ({status}); "
+            f"check the spelling, or, if it is private, {_LOGIN.rpartition(',')[0]}"
+        )
+    if status == 401:
+        return DownloadError(f"the hub does not accept this login (401); {_LOGIN}")
+    if status == 403:
+        return DownloadError(
+            f"this login may not write to {target.id} (403); expected a token with the right to write there, as its owner "
+            "or a member of its organisation"
+        )
+    about = f"'{target.id}' is no folder here, and the hub" if doing == "load" else "the hub"
+    return DownloadError(f"{about} answers {status} about {target.id}: {_first_line(answer)}; try again later")
+
+
+def _unreachable(target: HubId, doing: str) -> str:
+    off = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    why = "HF_HUB_OFFLINE switches the hub off" if off else "the hub cannot be reached"
+    if doing == "load":
+        return f"'{target.id}' is no folder here, and {why}; what was fetched once is found without it, this was not"
+    return f"{why}; nothing was published; try again with a network"
+
+
+def _first_line(error: Any) -> str:
+    text = getattr(error, "server_message", None) or str(error)
+    return next((line.strip().rstrip(".") for line in text.splitlines() if line.strip()), type(error).__name__)
