@@ -16,13 +16,20 @@ from showtell.config import load_recipe
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError
 
+KINDS = [
+    ["decoder.name=lstm", "decoder.tied=true"],
+    ["decoder.name=lstm", "decoder.tied=false", "decoder.inject=state"],
+    ["decoder.name=attention", "decoder.tied=true"],
+    ["decoder.name=attention", "decoder.tied=false", "decoder.attention_kind=dot", "decoder.heads=4"],
+    ["decoder.name=adaptive", "decoder.tied=true"],
+    ["decoder.name=updown", "decoder.tied=true"],
+    ["decoder.name=transformer", "decoder.tied=true", "decoder.layers=2"],
+]
 
-@pytest.mark.parametrize("decoder", ["lstm", "attention"])
-@pytest.mark.parametrize("tied", ["true", "false"])
-def test_what_was_saved_is_loaded(decoder: str, tied: str, tmp_path: Path) -> None:
-    recipe = load_recipe(
-        "scenes", [f"decoder.name={decoder}", f"decoder.tied={tied}", "decoder.embedding=24", "decoder.hidden=24"]
-    )
+
+@pytest.mark.parametrize("kind", KINDS, ids=" ".join)
+def test_what_was_saved_is_loaded(kind: list[str], tmp_path: Path) -> None:
+    recipe = load_recipe("scenes", [*kind, "decoder.embedding=24", "decoder.hidden=24"])
     vocabulary = Vocabulary.train(["a red circle above a blue house"], min_count=1)
     torch.manual_seed(1)
     model = build_model(recipe, build_encoder(recipe), len(vocabulary)).eval()

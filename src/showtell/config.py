@@ -46,13 +46,20 @@ class EncoderConfig(_Section):
 
 
 class DecoderConfig(_Section):
-    """The LSTM. `attention` (its width) and `gate` matter to the attention decoder alone."""
+    """What tells the caption. A key that the chosen decoder does not have may not be set, `attention` excepted."""
 
     name: str = "attention"
     embedding: int = Field(512, ge=1)
-    hidden: int = Field(512, ge=1)
-    layers: int = Field(1, ge=1, le=8)
-    attention: int = Field(512, ge=1)
+    hidden: int = Field(
+        512, ge=1, description="size of the LSTM's state; transformer: width of its feed-forward network"
+    )
+    layers: int = Field(1, ge=1, le=8, description="lstm, transformer")
+    attention: int = Field(512, ge=1, description="width of keys and queries")
+    attention_kind: Literal["additive", "dot"] = Field("additive", description="attention, adaptive, updown")
+    heads: int = Field(0, ge=0, description="of dot-product attention; 0: eight, and one for additive attention")
+    inject: Literal["first", "state", "every"] = Field(
+        "first", description="lstm: the image is the first input, the initial state, or part of every input"
+    )
     dropout: float = Field(0.5, ge=0, lt=1)
     tied: bool = Field(
         False, description="the output layer shares the word embeddings (needs embedding == hidden for lstm)"

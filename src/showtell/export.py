@@ -103,7 +103,7 @@ def _export_graphs(loaded: Bundle, folder: Path, note: Callable[[str], None]) ->
     with torch.no_grad():
         features = loaded.encoder(images)
         memory = decoder.prepare(features)
-        state = decoder.init_state(memory, 3)  # type: ignore[arg-type]
+        state = decoder.init_state(memory, 3)
     batch, beam = Dim("batch", min=1, max=65536), Dim("beam", min=1, max=4096)
     note("exporting the encoder")
     _export(loaded.encoder, (images,), folder / "encoder.onnx", ({0: batch},), ["images"])
