@@ -174,6 +174,27 @@ def test_what_never_varies_stays_finite_and_keeps_its_gradient() -> None:
 
 
 @every_variant
+def test_eight_images_can_be_memorised(name: str, options: dict[str, Any]) -> None:
+    model = decoder(name, **{**options, "embedding": 32, "hidden": 32, "attention": 32})
+    draw = torch.Generator().manual_seed(2)
+    features, said = torch.randn(8, R, F, generator=draw), torch.randint(4, V, (8, 1, 6), generator=draw)
+    tokens = torch.cat((torch.ones(8, 1, 1, dtype=torch.long), said), -1)  # `<start>` and six words
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-2)
+    for _ in range(120):
+        logits = model(features, tokens[..., :-1]).logits
+        torch.nn.functional.cross_entropy(logits.flatten(0, 2), said.flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    memory, word = model.prepare(features), tokens[..., 0]
+    state = model.init_state(memory, 1)
+    for t in range(6):  # free running: each word is the last one's likeliest successor
+        step = model.step(word, state, memory)
+        word, state = step.logits.argmax(-1), step.state
+        assert torch.equal(word, said[..., t])
+
+
+@every_variant
 def test_tied_weights_are_one_tensor(name: str, options: dict[str, Any]) -> None:
     model = decoder(name, **options)
     assert model.output.weight is model.embedding.weight

@@ -40,7 +40,7 @@ class InitialState(nn.Module):
 
     def start(self, lstm: nn.LSTM, image: Tensor) -> tuple[Tensor, Tensor]:
         """image (B,E) -> the state that it means."""
-        state = torch.tanh(self.state(image)).view(len(image), 2, self.layers, -1)  # (B,2,L,H)
+        state = torch.tanh(self.state(image)).view(image.shape[0], 2, self.layers, -1)  # (B,2,L,H)
         h, c = state.permute(1, 2, 0, 3).contiguous()
         return h, c
 
@@ -58,13 +58,13 @@ class EveryInput(nn.Module):
 
     def start(self, lstm: nn.LSTM, image: Tensor) -> tuple[Tensor, Tensor]:
         """image (B,E) -> zeros."""
-        zeros = image.new_zeros(self.layers, len(image), self.hidden)
+        zeros = image.new_zeros(self.layers, image.shape[0], self.hidden)
         return zeros, zeros
 
     def inputs(self, words: Tensor, image: Tensor) -> Tensor:
         """words (N,T,E), image (B,E) -> (N,T,2E)."""
-        rows = image.repeat_interleave(len(words) // len(image), 0)  # (N,E)
-        return torch.cat((words, rows[:, None].expand_as(words)), -1)
+        by_image = words.view(image.shape[0], -1, *words.shape[1:])  # (B,K,T,E)
+        return torch.cat((by_image, image[:, None, None].expand_as(by_image)), -1).flatten(0, 1)
 
 
 Injection = FirstInput | InitialState | EveryInput

@@ -79,7 +79,7 @@ class AdaptiveDecoder(nn.Module):
 
     def init_state(self, memory: AdaptiveMemory, rows: int) -> AdaptiveState:
         """Zeros: the image comes with every input."""
-        zeros = memory.gates.new_zeros(len(memory.gates), rows, self.hidden)
+        zeros = memory.gates.new_zeros(memory.gates.shape[0], rows, self.hidden)
         return AdaptiveState(zeros, zeros)
 
     def step(self, tokens: Tensor, state: AdaptiveState, memory: AdaptiveMemory) -> Step:

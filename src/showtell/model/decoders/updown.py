@@ -75,7 +75,7 @@ class UpDownDecoder(nn.Module):
 
     def init_state(self, memory: UpDownMemory, rows: int) -> UpDownState:
         """Zeros: the mean region comes with every input."""
-        zeros = memory.gates.new_zeros(len(memory.gates), rows, self.hidden)
+        zeros = memory.gates.new_zeros(memory.gates.shape[0], rows, self.hidden)
         return UpDownState(zeros, zeros, zeros, zeros)
 
     def step(self, tokens: Tensor, state: UpDownState, memory: UpDownMemory) -> Step:
