@@ -24,6 +24,9 @@ KINDS = [
     ["decoder.name=adaptive", "decoder.tied=true"],
     ["decoder.name=updown", "decoder.tied=true"],
     ["decoder.name=transformer", "decoder.tied=true", "decoder.layers=2"],
+    ["decoder.name=attention", "encoder.pooled=both"],
+    ["decoder.name=attention", 'encoder.layer=["layers.conv1", "layers.conv3"]'],
+    ["decoder.name=lstm", "encoder.pooled=true", 'encoder.name=["small", "test_convnext.r160_in1k"]'],
 ]
 
 
@@ -37,13 +40,15 @@ def test_what_was_saved_is_loaded(kind: list[str], tmp_path: Path) -> None:
         tmp_path / "b", model=model, vocabulary=vocabulary, recipe=recipe, training={"epoch": 1}, card="# card\n"
     )
     loaded = load_bundle(tmp_path / "b")
-    images, tokens = torch.randn(2, 3, 96, 96), torch.randint(0, len(vocabulary), (2, 3, 5))
+    size = model.encoder.transform.size
+    images, tokens = torch.randn(2, 3, size, size), torch.randint(0, len(vocabulary), (2, 3, 5))
     with torch.no_grad():
         expected = model(images, tokens).logits
         found = loaded.decoder(loaded.encoder(images), tokens).logits
     torch.testing.assert_close(found, expected)
     assert not any(p.requires_grad for p in loaded.decoder.parameters())
     assert loaded.transform == model.encoder.transform
+    assert loaded.grid == model.encoder.grid
     assert loaded.config["training"] == {"epoch": 1}
     stored = load_file(tmp_path / "b" / "model.safetensors")
     assert stored.keys() == unique_tensors(model).keys()

@@ -37,12 +37,26 @@ class DataConfig(_Section):
 class EncoderConfig(_Section):
     """The CNN. Neither its normalisation nor its input size is guessed: both come with the weights."""
 
-    name: str = "inception_v3.tf_in1k"
-    layer: str = Field("", description="a module's name, e.g. Mixed_7a; empty: the last one before the classifier")
-    pooled: bool = Field(False, description="True: one vector an image (1×1×F); False: the grid (R×F)")
+    name: str | tuple[str, ...] = Field(
+        "inception_v3.tf_in1k", description="a timm model; a list: several, their features side by side"
+    )
+    layer: str | tuple[str, ...] = Field(
+        "",
+        description="a module's name, e.g. Mixed_7a; empty: the last one before the classifier; a list: several layers, "
+        "or one for each name",
+    )
+    pooled: bool | Literal["both"] = Field(
+        False, description="True: one vector an image (1×1×F); False: the grid (R×F); both: the grid and the vector"
+    )
     pretrained: bool = True
     image_size: int = Field(0, ge=0, description="0: the weights' own")
     crop: Literal["", "center", "squash"] = Field("", description="empty: the weights' own; squash: the whole frame")
+
+    def describe(self) -> str:
+        """The encoder, as a model card names it."""
+        names, layers = ((x,) if isinstance(x, str) else x for x in (self.name, self.layer))
+        pooled = {False: "grid", True: "pooled", "both": "grid and pooled"}[self.pooled]
+        return f"`{' + '.join(names)}` ({' + '.join(layer or 'last layer' for layer in layers)}, {pooled})"
 
 
 class DecoderConfig(_Section):
