@@ -16,13 +16,23 @@ from showtell.config import load_recipe
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError
 
+KINDS = [
+    ["decoder.name=lstm", "decoder.tied=true"],
+    ["decoder.name=lstm", "decoder.tied=false", "decoder.inject=state"],
+    ["decoder.name=attention", "decoder.tied=true"],
+    ["decoder.name=attention", "decoder.tied=false", "decoder.attention_kind=dot", "decoder.heads=4"],
+    ["decoder.name=adaptive", "decoder.tied=true"],
+    ["decoder.name=updown", "decoder.tied=true"],
+    ["decoder.name=transformer", "decoder.tied=true", "decoder.layers=2"],
+    ["decoder.name=attention", "encoder.pooled=both"],
+    ["decoder.name=attention", 'encoder.layer=["layers.conv1", "layers.conv3"]'],
+    ["decoder.name=lstm", "encoder.pooled=true", 'encoder.name=["small", "test_convnext.r160_in1k"]'],
+]
 
-@pytest.mark.parametrize("decoder", ["lstm", "attention"])
-@pytest.mark.parametrize("tied", ["true", "false"])
-def test_what_was_saved_is_loaded(decoder: str, tied: str, tmp_path: Path) -> None:
-    recipe = load_recipe(
-        "scenes", [f"decoder.name={decoder}", f"decoder.tied={tied}", "decoder.embedding=24", "decoder.hidden=24"]
-    )
+
+@pytest.mark.parametrize("kind", KINDS, ids=" ".join)
+def test_what_was_saved_is_loaded(kind: list[str], tmp_path: Path) -> None:
+    recipe = load_recipe("scenes", [*kind, "decoder.embedding=24", "decoder.hidden=24"])
     vocabulary = Vocabulary.train(["a red circle above a blue house"], min_count=1)
     torch.manual_seed(1)
     model = build_model(recipe, build_encoder(recipe), len(vocabulary)).eval()
@@ -30,13 +40,15 @@ def test_what_was_saved_is_loaded(decoder: str, tied: str, tmp_path: Path) -> No
         tmp_path / "b", model=model, vocabulary=vocabulary, recipe=recipe, training={"epoch": 1}, card="# card\n"
     )
     loaded = load_bundle(tmp_path / "b")
-    images, tokens = torch.randn(2, 3, 96, 96), torch.randint(0, len(vocabulary), (2, 3, 5))
+    size = model.encoder.transform.size
+    images, tokens = torch.randn(2, 3, size, size), torch.randint(0, len(vocabulary), (2, 3, 5))
     with torch.no_grad():
         expected = model(images, tokens).logits
         found = loaded.decoder(loaded.encoder(images), tokens).logits
     torch.testing.assert_close(found, expected)
     assert not any(p.requires_grad for p in loaded.decoder.parameters())
     assert loaded.transform == model.encoder.transform
+    assert loaded.grid == model.encoder.grid
     assert loaded.config["training"] == {"epoch": 1}
     stored = load_file(tmp_path / "b" / "model.safetensors")
     assert stored.keys() == unique_tensors(model).keys()

@@ -25,7 +25,7 @@ from showtell.export import export_onnx
 from showtell.loading import load_captioner
 from showtell.runtime import OnnxCaptioner
 
-SOME = ("word", "attention"), ("word", "lstm"), ("bpe", "attention")
+SOME = ("word", "attention"), ("word", "lstm"), ("bpe", "attention"), ("word", "adaptive"), ("word", "transformer")
 
 
 @pytest.fixture(scope="module")

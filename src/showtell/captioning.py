@@ -21,9 +21,10 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A token of a caption, its log-probability in nats, and where the decoder looked for it (h,w), summing to one.
+    """A token of a caption, its log-probability in nats, and where the decoder looked for it (h,w).
 
-    `attention` is None for a decoder that has none, and for sampled captions.
+    `attention` sums to one, or to less: the rest went to what has no place in the picture (the image as a whole, or the
+    sentinel of `adaptive`). It is None for a decoder that has none, and for sampled captions.
     """
 
     text: str

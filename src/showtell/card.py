@@ -96,14 +96,13 @@ those of the data set the scores above do not hold.
 
 def _what(recipe: Recipe, training: Mapping[str, Any], precision: str) -> str:
     encoder, decoder = recipe.encoder, recipe.decoder
-    kind = "pooled" if encoder.pooled else "grid"
-    source = f"timm's `{encoder.name}`" if encoder.pretrained else ""
+    source = f"timm's {encoder.names()}" if encoder.pretrained else ""
     if training.get("encoder_weights"):
         source = f"those of the file `{training['encoder_weights']}`"
     weights = f"its weights began as {source}" if source else "trained from scratch"
     lines = [
-        f"An image captioner: the encoder `{encoder.name}` ({encoder.layer or 'last layer'}, {kind}; {weights}) and the "
-        f"`{decoder.name}` LSTM decoder ({decoder.hidden} hidden units)."
+        f"An image captioner: the encoder {encoder.describe()}, {weights}, and the decoder `{decoder.name}` "
+        f"({decoder.hidden} hidden units)."
     ]
     if training.get("dataset"):
         lines.append(
@@ -161,12 +160,13 @@ def _front_matter(recipe: Recipe, known: Sequence[Scored], *, license: str, data
         for scored in known
         for name, value in scored.scores.items()
     ]  # fmt: skip
+    encoders = [recipe.encoder.name] if isinstance(recipe.encoder.name, str) else recipe.encoder.name
     data = ModelCardData(
         library_name="showtell",
         pipeline_tag="image-to-text",
         license=license or None,
         datasets=list(datasets) or None,
-        tags=["image-captioning", recipe.encoder.name, f"{recipe.decoder.name}-decoder", *(["onnx"] if onnx else [])],
+        tags=["image-captioning", *encoders, f"{recipe.decoder.name}-decoder", *(["onnx"] if onnx else [])],
         model_name=recipe.name if results else None,
         eval_results=results or None,
     )

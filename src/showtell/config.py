@@ -37,22 +37,47 @@ class DataConfig(_Section):
 class EncoderConfig(_Section):
     """The CNN. Neither its normalisation nor its input size is guessed: both come with the weights."""
 
-    name: str = "inception_v3.tf_in1k"
-    layer: str = Field("", description="a module's name, e.g. Mixed_7a; empty: the last one before the classifier")
-    pooled: bool = Field(False, description="True: one vector an image (1×1×F); False: the grid (R×F)")
+    name: str | tuple[str, ...] = Field(
+        "inception_v3.tf_in1k", description="a timm model; a list: several, their features side by side"
+    )
+    layer: str | tuple[str, ...] = Field(
+        "",
+        description="a module's name, e.g. Mixed_7a; empty: the last one before the classifier; a list: several layers, "
+        "or one for each name",
+    )
+    pooled: bool | Literal["both"] = Field(
+        False, description="True: one vector an image (1×1×F); False: the grid (R×F); both: the grid and the vector"
+    )
     pretrained: bool = True
     image_size: int = Field(0, ge=0, description="0: the weights' own")
     crop: Literal["", "center", "squash"] = Field("", description="empty: the weights' own; squash: the whole frame")
 
+    def names(self) -> str:
+        """The models, as text marks them."""
+        return f"`{self.name if isinstance(self.name, str) else ' + '.join(self.name)}`"
+
+    def describe(self) -> str:
+        """The encoder, as a model card names it."""
+        layers = (self.layer,) if isinstance(self.layer, str) else self.layer
+        pooled = {False: "grid", True: "pooled", "both": "grid and pooled"}[self.pooled]
+        return f"{self.names()} ({' + '.join(layer or 'last layer' for layer in layers)}, {pooled})"
+
 
 class DecoderConfig(_Section):
-    """The LSTM. `attention` (its width) and `gate` matter to the attention decoder alone."""
+    """What tells the caption. A key that the chosen decoder does not have may not be set, `attention` excepted."""
 
     name: str = "attention"
     embedding: int = Field(512, ge=1)
-    hidden: int = Field(512, ge=1)
-    layers: int = Field(1, ge=1, le=8)
-    attention: int = Field(512, ge=1)
+    hidden: int = Field(
+        512, ge=1, description="size of the LSTM's state; transformer: width of its feed-forward network"
+    )
+    layers: int = Field(1, ge=1, le=8, description="lstm, transformer")
+    attention: int = Field(512, ge=1, description="width of keys and queries")
+    attention_kind: Literal["additive", "dot"] = Field("additive", description="attention, adaptive, updown")
+    heads: int = Field(0, ge=0, description="of dot-product attention; 0: eight, and one for additive attention")
+    inject: Literal["first", "state", "every"] = Field(
+        "first", description="lstm: the image is the first input, the initial state, or part of every input"
+    )
     dropout: float = Field(0.5, ge=0, lt=1)
     tied: bool = Field(
         False, description="the output layer shares the word embeddings (needs embedding == hidden for lstm)"

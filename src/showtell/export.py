@@ -103,14 +103,21 @@ def _export_graphs(loaded: Bundle, folder: Path, note: Callable[[str], None]) ->
     with torch.no_grad():
         features = loaded.encoder(images)
         memory = decoder.prepare(features)
-        state = decoder.init_state(memory, 3)  # type: ignore[arg-type]
-    batch, beam = Dim("batch", min=1, max=65536), Dim("beam", min=1, max=4096)
+        tokens = torch.zeros(2, 3, dtype=torch.long)
+        first = state = decoder.init_state(memory, 3)
+        for _ in range(2):
+            state = decoder.step(tokens, state, memory).state
+    batch, beam, time = Dim("batch", min=1, max=65536), Dim("beam", min=1, max=4096), Dim("time", min=0, max=4096)
     note("exporting the encoder")
     _export(loaded.encoder, (images,), folder / "encoder.onnx", ({0: batch},), ["images"])
     note("exporting the decoder")
     _export(_Prepare(decoder), (features,), folder / "prepare.onnx", ({0: batch},), ["features"])
-    tokens = torch.zeros(2, 3, dtype=torch.long)
-    shapes = ({0: batch, 1: beam}, tuple({0: batch, 1: beam} for _ in state), tuple({0: batch} for _ in memory))
+    grown = [{2: time} if old.shape != new.shape else {} for old, new in zip(first, state, strict=True)]
+    shapes = (
+        {0: batch, 1: beam},
+        tuple({0: batch, 1: beam, **more} for more in grown),
+        tuple({0: batch} for _ in memory),
+    )
     names = ["tokens", *(f"state_{i}" for i in range(len(state))), *(f"memory_{i}" for i in range(len(memory)))]
     step = _Step(decoder, type(memory), type(state))
     _export(step, (tokens, tuple(state), tuple(memory)), folder / "step.onnx", shapes, names)

@@ -76,7 +76,8 @@ class Captioner(BaseCaptioner):
         grid = self.bundle.grid
         if found.attention is None or grid is None:
             return [None] * len(found.tokens)
-        return list(found.attention.float().view(-1, *grid).numpy())
+        on_grid = found.attention.float()[:, : grid[0] * grid[1]]  # the whole image, as one more region, has no place
+        return list(on_grid.reshape(-1, *grid).numpy())
 
 
 def _best_device() -> torch.device:

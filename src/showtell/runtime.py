@@ -150,7 +150,7 @@ class OnnxCaptioner(BaseCaptioner):
         maps = (
             [None] * len(spoken)
             if grid is None or not found.attention.size
-            else [x.reshape(grid) for x in found.attention]
+            else [x[: grid[0] * grid[1]].reshape(grid) for x in found.attention]
         )
         words = tuple(Word(*parts) for parts in zip(texts, found.token_log_probs, maps, strict=False))
         return Caption(self._text(spoken), found.log_prob, found.score, words)

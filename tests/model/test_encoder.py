@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 from showtell.errors import RecipeError
-from showtell.model.encoder import Encoder
+from showtell.model.encoder import Encoder, _flat, _grid
+from showtell.model.joining import _averages
 
 SHARED = Path(os.environ.get("SHOWTELL_SHARED", "../shared"))
 
@@ -26,6 +29,66 @@ def test_a_grid_and_its_mean() -> None:
     assert (grid.grid, grid.regions, grid.feature_size) == ((6, 6), 36, 128)
     assert (pooled.grid, pooled.regions) == (None, 1)
     torch.testing.assert_close(grid(images).mean(1, keepdim=True), pooled(images))
+
+
+def test_the_mean_as_one_more_region() -> None:
+    images = torch.randn(2, 3, 96, 96)
+    both, grid = small(pooled="both"), small()
+    assert (both.grid, both.regions, both.feature_size) == ((6, 6), 37, 128)
+    expected = torch.cat((grid(images), grid(images).mean(1, keepdim=True)), 1)
+    torch.testing.assert_close(both(images), expected)
+
+
+def test_two_layers_stand_side_by_side_on_the_coarser_grid() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(name="test_resnet.r160_in1k", layer=["layer2", "layer4"], image_size=64)
+    outputs = dict(zip(("fine", "coarse"), encoder._run(images := torch.randn(2, 3, 64, 64)), strict=True))
+    assert [tuple(x.shape) for x in outputs.values()] == [(2, 48, 8, 8), (2, 96, 2, 2)]
+    assert (encoder.grid, encoder.regions, encoder.feature_size) == ((2, 2), 4, 144)
+    averaged = F.adaptive_avg_pool2d(outputs["fine"], (2, 2)).flatten(2).transpose(1, 2)
+    coarse = outputs["coarse"].flatten(2).transpose(1, 2)
+    expected = torch.cat([F.layer_norm(x, x.shape[-1:]) for x in (averaged, coarse)], -1)
+    torch.testing.assert_close(encoder(images), expected)
+    pooled = Encoder(name="test_resnet.r160_in1k", layer=["layer2", "layer4"], image_size=64, pooled=True)
+    assert (pooled.grid, pooled.regions, pooled.feature_size) == (None, 1, 144)
+
+
+@pytest.mark.parametrize(("old", "new"), [((17, 17), (8, 8)), ((8, 8), (8, 8)), ((5, 7), (2, 3)), ((1, 1), (4, 4))])
+def test_regions_are_averaged_onto_a_coarser_grid(old: tuple[int, int], new: tuple[int, int]) -> None:
+    maps = torch.randn(2, 3, *old)
+    found = _averages(old, new) @ maps.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(found, F.adaptive_avg_pool2d(maps, new).flatten(2).transpose(1, 2))
+
+
+def test_several_models_see_the_same_picture_each_in_its_own_way() -> None:
+    """What the second one gives is nearly what it gives alone, of the picture as its own transform would show it."""
+    from PIL import Image
+
+    names = ["small", "test_convnext.r160_in1k"]
+    torch.manual_seed(0)
+    both = Encoder(name=names, crop="squash")
+    assert both.transform.size == 160 and both.regions == 25 and both.feature_size == 128 + 64
+    gradient = torch.linspace(0, 255, 320).expand(320, 320)
+    picture = Image.fromarray(torch.stack((gradient, gradient.T, 255 - gradient), -1).byte().numpy())
+    small_alone, convnext_alone = (Encoder(name=name, crop="squash") for name in names)
+    for alone, mangled in ((small_alone, "small"), (convnext_alone, "test_convnext_r160_in1k")):
+        alone.network.load_state_dict(both.network.get_submodule(mangled).state_dict())
+    assert small_alone.transform.size == 96
+    found = both(torch.from_numpy(both.transform(picture))[None])
+    for alone, part in ((small_alone, found[..., :128]), (convnext_alone, found[..., 128:])):
+        seen = alone(torch.from_numpy(alone.transform(picture))[None])
+        expected = F.layer_norm(_averages(alone.grid or (1, 1), (5, 5)) @ seen, seen.shape[-1:])
+        assert (part - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
+def test_what_is_fed_as_one_picture_is_cut_as_its_pairs_say() -> None:
+    encoder = Encoder(name=["test_resnet.r160_in1k", "small", "test_resnet.r160_in1k"], layer=["layer4", "", "layer3"])
+    sizes = [output.shape[1] for output in encoder._run(torch.zeros(1, 3, 160, 160))]
+    alone = [Encoder(name=n, layer=x).feature_size for n, x in (("test_resnet.r160_in1k", "layer3"), ("small", ""))]
+    assert sizes == [96, alone[1], alone[0]]
+    assert len(encoder.unfreeze_from("small")) and not any(
+        p.requires_grad for p in encoder.network.get_submodule("test_resnet_r160_in1k").parameters()
+    )
 
 
 def test_frozen_means_eval_and_no_drift() -> None:
@@ -45,12 +108,43 @@ def test_unfreezing_from_a_layer_leaves_out_what_comes_before_and_batch_norm() -
     assert not any(".bn" in name for name in trainable)
 
 
+def test_unfreezing_starts_at_a_part_of_a_part_as_well() -> None:
+    encoder = Encoder(name="test_convnext.r160_in1k")
+    encoder.unfreeze_from("stages.3")
+    trainable = {name for name, p in encoder.network.named_parameters() if p.requires_grad}
+    assert trainable and all(name.startswith(("stages.3", "norm_pre", "head")) for name in trainable)
+    with pytest.raises(RecipeError, match="expected one of stem, stages"):
+        encoder.unfreeze_from("stages.9")
+
+
 @pytest.mark.parametrize("name", ["test_vit.r160_in1k", "test_convnext.r160_in1k"])
 def test_other_families_of_encoders_give_regions(name: str) -> None:
     encoder = Encoder(name=name)
     size = encoder.transform.size
     features = encoder(torch.randn(2, 3, size, size))
     assert features.shape == (2, encoder.regions, encoder.feature_size) and encoder.regions > 1
+    assert encoder.grid is not None and encoder.grid[0] * encoder.grid[1] == encoder.regions
+
+
+@pytest.mark.parametrize(
+    ("layout", "prefix", "grid"),
+    [
+        ((2, 5), 0, (1, 1)),
+        ((2, 10, 7), 1, (3, 3)),
+        ((2, 9, 4, 4), 0, (4, 4)),
+        ((2, 4, 4, 9), 0, (4, 4)),
+        ((2, 8, 7), 0, None),
+    ],
+)
+def test_layouts_of_layers(layout: tuple[int, ...], prefix: int, grid: tuple[int, int] | None) -> None:
+    output = torch.arange(math.prod(layout)).reshape(layout)
+    assert _grid(output, prefix) == grid
+    flat = _flat(output, prefix)
+    assert flat.ndim == 3 and flat.shape[0] == 2
+    assert grid is None or flat.shape[1] == grid[0] * grid[1]
+    if len(layout) == 4:
+        pixel = output[1, :, 2, 3] if layout[1] == 9 else output[1, 2, 3]
+        assert torch.equal(flat[1, 2 * 4 + 3], pixel)
 
 
 def test_another_layer_by_name() -> None:
@@ -66,7 +160,29 @@ def test_weights_from_a_file_and_a_fingerprint_that_knows_them(tmp_path: Path) -
     assert first.fingerprint() != second.fingerprint()
     save_file({k: v.contiguous() for k, v in first.network.state_dict().items()}, tmp_path / "w.safetensors")
     assert Encoder(name="small", weights=tmp_path / "w.safetensors").fingerprint() == first.fingerprint()
-    assert first.fingerprint() != small(pooled=True).fingerprint()
+    assert len({small(pooled=pooled).fingerprint() for pooled in (False, True, "both")}) == 3
+    cut = {"name": "test_resnet.r160_in1k", "image_size": 64}
+    several = []
+    for layers in (["layer2", "layer4"], ["layer3", "layer4"], ["layer4", "layer2"], "layer4"):
+        torch.manual_seed(0)
+        several.append(Encoder(layer=layers, **cut).fingerprint())  # type: ignore[arg-type]
+    assert len(set(several)) == 4
+
+
+def test_weights_of_several_encoders_lie_in_a_folder(tmp_path: Path) -> None:
+    names = ["small", "test_resnet.r160_in1k"]
+    torch.manual_seed(1)
+    source = Encoder(name=names)
+    for name in names:
+        tensors = source.network.get_submodule(name.replace(".", "_")).state_dict()
+        save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / f"{name}.safetensors")
+    assert Encoder(name=names, weights=tmp_path).fingerprint() == source.fingerprint()
+    Encoder(name="small", weights=tmp_path)
+    with pytest.raises(RecipeError, match=r"give a folder with small\.safetensors, test_resnet"):
+        Encoder(name=names, weights=tmp_path / "small.safetensors")
+    (tmp_path / "small.safetensors").unlink()
+    with pytest.raises(RecipeError, match=r"small\.safetensors: no such file"):
+        Encoder(name=names, weights=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +190,10 @@ def test_weights_from_a_file_and_a_fingerprint_that_knows_them(tmp_path: Path) -
     [
         ({"name": "inception_v4x"}, "near it"),
         ({"name": "test_resnet.r160_in1k", "layer": "layer9"}, "layer4"),
+        ({"name": ["small", "test_vit.r160_in1k"], "layer": ["", "", ""]}, "2 entries and encoder.layer 3"),
+        ({"name": "test_resnet.r160_in1k", "layer": ["layer4", "layer4"]}, "ask twice"),
+        ({"name": "test_resnet.r160_in1k", "layer": ["layer2", ""]}, "'', which"),
+        ({"name": []}, "0 entries"),
         ({"name": "small", "weights": Path("nowhere.safetensors")}, "no such file"),
     ],
 )

@@ -285,3 +285,17 @@ def test_a_torn_checkpoint_is_said(whole: Path, recipe_file: Path, data: Path, t
         (out / name).write_bytes((whole / name).read_bytes())
     (out / "checkpoint.safetensors").write_bytes((whole / "checkpoint.safetensors").read_bytes()[:1000])
     refuse(BundleError, "checkpoint", lambda: train(load_recipe(recipe_file), data=data, out=out, resume=True))
+
+
+@pytest.mark.slow
+def test_the_modern_recipe_trains_both_its_phases_on_drawn_scenes(tmp_path: Path) -> None:
+    """Its weights cannot be had here: that it is whole is all that this shows."""
+    drawn = draw_scenes(tmp_path / "scenes", images=12, size=48)
+    options = [
+        "encoder.pretrained=false", "encoder.image_size=64", "search.max_length=6", "search.beam=2", "train.precision=no",
+        "train.phases=[{epochs=1}, {epochs=1, encoder_from='stages.3', augment=false}]", "data.min_count=1",
+    ]  # fmt: skip
+    result = train(load_recipe("flickr8k-modern", options), data=drawn, out=tmp_path / "run")
+    assert result.epochs == 2
+    bundle = load_bundle(result.bundle)
+    assert (bundle.grid, bundle.encoder.regions, bundle.encoder.feature_size) == ((2, 2), 5, 1024)

@@ -23,7 +23,11 @@ def train(
         Path | None, typer.Option(metavar="PATH", help="The data set, instead of the recipe's data.path.")
     ] = None,
     encoder_weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The encoder's weights as .safetensors, instead of the hub's.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The encoder's weights as .safetensors, instead of the hub's; or a folder with NAME.safetensors.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -36,7 +40,7 @@ def train(
 
     resolved = load_recipe(recipe, overrides or [])
     need_data(data or Path(resolved.data.path))
-    if encoder_weights is not None:
+    if encoder_weights is not None and not encoder_weights.is_dir():
         need_file(encoder_weights, "--encoder-weights")
     folder = out or Path("runs") / resolved.name
     result = _run(resolved, data=data, encoder_weights=encoder_weights, out=folder, resume=resume)

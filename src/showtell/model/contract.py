@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -26,3 +27,10 @@ def init_embedding(embedding: nn.Embedding) -> nn.Embedding:
     """Small vectors, so that an output layer that shares them starts near the uniform distribution."""
     nn.init.normal_(embedding.weight, std=embedding.embedding_dim**-0.5)
     return embedding
+
+
+def open_forget_gates(linear: nn.Linear, hidden: int) -> nn.Linear:
+    """A bias of one for the forget gates of a map to gates i, f, o, g (Jozefowicz et al., 2015, section 2.2)."""
+    with torch.no_grad():
+        linear.bias[hidden : 2 * hidden].fill_(1.0)
+    return linear

@@ -1,6 +1,6 @@
-"""The CNN: images (B,3,S,S) to features (B,R,F). Any timm model, at any named layer.
+"""The CNN: images (B,3,S,S) to features (B,R,F). Any timm model, at any named layer; several of both side by side.
 
-B images · R regions (h·w of the grid, or 1 when pooled) · F feature size · S side of the input in pixels
+B images · R regions (h·w of the grid, 1 when pooled, h·w + 1 for both) · F feature size · S side of the input in pixels
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
+import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,10 +25,17 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from showtell.errors import RecipeError
 from showtell.images import ImageTransform
+from showtell.model.joining import Backbone, Grid, JoinRegions, Networks, coarsest, pair_sources
+
+Pooled = bool | Literal["both"]
 
 
 class Encoder(nn.Module):
     """A timm model cut after one layer. `forward` returns features (B,R,F) in single precision.
+
+    `name` and `layer` may be lists: several layers of one model, a layer each of several models, or pairs. What they give
+    is brought to the coarsest of their grids and stands side by side in F (`JoinRegions`). `pooled`: the mean region
+    instead of the grid; "both": the grid, and then its mean as one more region.
 
     It stays in `eval()` whatever `train()` says: its batch-norm statistics never drift, frozen or fine-tuned.
     """
@@ -34,29 +43,41 @@ class Encoder(nn.Module):
     def __init__(
         self,
         *,
-        name: str,
-        layer: str = "",
-        pooled: bool = False,
+        name: str | Sequence[str],
+        layer: str | Sequence[str] = "",
+        pooled: Pooled = False,
         image_size: int = 0,
         crop: Literal["", "center", "squash"] = "",
         pretrained: bool = False,
         weights: Path | None = None,
     ) -> None:
         super().__init__()
-        model = _create(name, pretrained=pretrained and weights is None)
-        if weights is not None:
-            _load(model, weights)
-        self.transform = transform_of(model, image_size=image_size, crop=crop)
-        self.pooled = pooled
-        self._channels = int(model.num_features)  # type: ignore[arg-type]
-        self._prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))
-        self.network = _cut(model, name, layer).to(memory_format=torch.channels_last)
+        self.pooled: Pooled = pooled
+        sources = pair_sources(name, layer)
+        self._outputs = ["features"] if len(sources) == 1 else [f"features{i}" for i in range(len(sources))]
+        backbones = []
+        for model, file in _weight_files([model for model, _ in sources], weights).items():
+            layers = {o: at for o, (owner, at) in zip(self._outputs, sources, strict=True) if owner == model}
+            backbones.append(
+                _backbone(model, layers, image_size=image_size, crop=crop, pretrained=pretrained, weights=file)
+            )
+        self.transform = max((backbone.transform for backbone in backbones), key=lambda transform: transform.size)
+        network = backbones[0].module if len(backbones) == 1 else Networks(backbones, common=self.transform)
+        self.network = network.to(memory_format=torch.channels_last)
+        prefixes = {output: backbone.prefix_tokens for backbone in backbones for output in backbone.outputs}
+        self._prefixes = [prefixes[output] for output in self._outputs]
+        self._joined = [
+            (*source, b.transform.to_dict()) for b in backbones for source in sources if b.name == source[0]
+        ]
         self.eval().requires_grad_(False)
         with torch.inference_mode():
             probe = self._run(torch.zeros(1, 3, self.transform.size, self.transform.size))
-        self.grid: tuple[int, int] | None = None if pooled or probe.ndim != 4 else (probe.shape[2], probe.shape[3])
-        self.feature_size = int(self._regions(probe).shape[2])
-        self.regions = int(self._regions(probe).shape[1])
+        grids = [_grid(output, prefix) for output, prefix in zip(probe, self._prefixes, strict=True)]
+        self.grid = None if pooled is True else coarsest(grids)
+        self.join: Callable[[list[Tensor]], Tensor] = operator.itemgetter(0)
+        if len(sources) > 1:
+            self.join = JoinRegions(grids, onto=self.grid or (1, 1))
+        self.regions, self.feature_size = (int(size) for size in self._regions(probe).shape[1:])
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B,3,S,S), normalised by `transform` -> features (B,R,F), R = 1 when pooled."""
@@ -77,40 +98,70 @@ class Encoder(nn.Module):
     def unfreeze_from(self, module: str) -> list[nn.Parameter]:
         """Makes `module` and all that follows it trainable, batch norm left out; returns those parameters."""
         self.requires_grad_(False)
-        names = [name for name, _ in self.network.named_children()]
-        if module not in names:
+        modules = dict(self.network.named_modules())  # in order, a module before its children
+        if module not in modules or not module:
+            names = [name for name, child in self.network.named_children() if any(True for _ in child.parameters())]
             raise RecipeError(
                 f"train.phases.encoder_from is '{module}', which this encoder does not have: {_some(names)}"
             )
-        chosen = [p for name in names[names.index(module) :] for p in _without_norms(self.network.get_submodule(name))]
+        following = list(modules.values())[list(modules).index(module) :]
+        chosen = [parameter for part in following for parameter in _without_norms(part)]
         for parameter in chosen:
             parameter.requires_grad_(True)
         return chosen
 
     def fingerprint(self) -> str:
         """A hash of all that decides a feature: weights, layer, pooling, transform, precision."""
-        digest = hashlib.sha256(json.dumps([self.transform.to_dict(), self.pooled, fast_bfloat16("cpu")]).encode())
+        joined = self._joined if len(self._joined) > 1 else []
+        facts = [self.transform.to_dict(), self.pooled, fast_bfloat16("cpu"), *joined]
+        digest = hashlib.sha256(json.dumps(facts).encode())
         digest.update(str(self.network).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def _run(self, images: Tensor) -> Tensor:
-        output: Tensor | dict[str, Tensor] = self.network(images)
-        return output["features"] if isinstance(output, dict) else output
+    def _run(self, images: Tensor) -> list[Tensor]:
+        """What each source gives, in its own layout."""
+        found: Tensor | dict[str, Tensor] = self.network(images)
+        return [found[output] for output in self._outputs] if isinstance(found, dict) else [found]
 
-    def _regions(self, output: Tensor) -> Tensor:
-        """A layer's output in any of its layouts -> (B,R,F)."""
-        if output.ndim == 2:  # (B,F)
-            return output[:, None]
-        if output.ndim == 4 and output.shape[1] != self._channels and output.shape[3] == self._channels:
-            output = output.permute(0, 3, 1, 2)  # (B,h,w,F) -> (B,F,h,w)
-        if output.ndim == 4:
-            output = output.flatten(2).transpose(1, 2)  # (B,F,h,w) -> (B,R,F)
-        else:
-            output = output[:, self._prefix_tokens :]  # (B,P+R,F) -> (B,R,F)
-        return output.mean(1, keepdim=True) if self.pooled else output
+    def _regions(self, found: list[Tensor]) -> Tensor:
+        """What the sources gave, in any layout -> (B,R,F)."""
+        regions = self.join([_flat(output, prefix) for output, prefix in zip(found, self._prefixes, strict=True)])
+        return _POOLING[self.pooled](regions)
+
+
+_POOLING: dict[Pooled, Callable[[Tensor], Tensor]] = {
+    False: lambda regions: regions,
+    True: lambda regions: regions.mean(1, keepdim=True),
+    "both": lambda regions: torch.cat((regions, regions.mean(1, keepdim=True)), 1),
+}
+
+
+def _flat(output: Tensor, prefix: int) -> Tensor:
+    """A layer's output in any of its layouts -> (B,R,F)."""
+    if output.ndim == 2:  # (B,F)
+        return output[:, None]
+    if output.ndim == 3:  # (B,P+R,F)
+        return output[:, prefix:]
+    if _channels_last(output):  # (B,h,w,F)
+        return output.flatten(1, 2)
+    return output.flatten(2).transpose(1, 2)  # (B,F,h,w)
+
+
+def _grid(output: Tensor, prefix: int) -> Grid | None:
+    """The (h,w) of a layer's regions; (1,1) for a vector, None for tokens that are no square."""
+    if output.ndim == 4:
+        return (output.shape[1], output.shape[2]) if _channels_last(output) else (output.shape[2], output.shape[3])
+    cells = 1 if output.ndim == 2 else output.shape[1] - prefix
+    side = math.isqrt(cells)
+    return (side, side) if side * side == cells else None
+
+
+def _channels_last(output: Tensor) -> bool:
+    """Images are square, and so are grids."""
+    return output.shape[1] == output.shape[2] != output.shape[3]
 
 
 def transform_of(model: nn.Module, *, image_size: int = 0, crop: str = "") -> ImageTransform:
@@ -125,6 +176,35 @@ def transform_of(model: nn.Module, *, image_size: int = 0, crop: str = "") -> Im
     return ImageTransform(
         size=size, resize=resize, crop_mode=crop_mode, mean=(r, g, b), std=(sr, sg, sb), interpolation=interpolation
     )
+
+
+def _weight_files(names: Sequence[str], weights: Path | None) -> dict[str, Path | None]:
+    """The file of each network's weights, if they come from files: a folder holds NAME.safetensors of each."""
+    unique = dict.fromkeys(names)
+    if weights is not None and weights.is_dir():
+        return {name: weights / f"{name}.safetensors" for name in unique}
+    if weights is not None and len(unique) > 1:
+        files = ", ".join(f"{name}.safetensors" for name in unique)
+        raise RecipeError(f"--encoder-weights {weights}: there are {len(unique)} encoders; give a folder with {files}")
+    return dict.fromkeys(unique, weights)
+
+
+def _backbone(
+    name: str,
+    layers: dict[str, str],
+    *,
+    image_size: int,
+    crop: str,
+    pretrained: bool,
+    weights: Path | None,
+) -> Backbone:
+    """The network called `name`, its weights loaded, cut to give `layers` under their keys."""
+    model = _create(name, pretrained=pretrained and weights is None)
+    if weights is not None:
+        _load(model, weights)
+    transform = transform_of(model, image_size=image_size, crop=crop)
+    prefix = int(getattr(model, "num_prefix_tokens", 0))
+    return Backbone(name, _cut(model, name, layers), tuple(layers), transform, prefix)
 
 
 def _create(name: str, *, pretrained: bool) -> nn.Module:
@@ -168,21 +248,28 @@ def _load(model: nn.Module, path: Path) -> None:
     model.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
 
 
-def _cut(model: nn.Module, name: str, layer: str) -> nn.Module:
-    """The part of `model` that computes `layer`; what comes after it is never run."""
-    if not layer:
+def _cut(model: nn.Module, name: str, layers: dict[str, str]) -> nn.Module:
+    """The part of `model` that computes `layers`, given by the keys for them; what comes after the last is never run."""
+    if list(layers.values()) == [""]:
         return model
-    if layer not in dict(model.named_modules()):
-        names = [n for n, _ in model.named_children()]
-        raise RecipeError(f"encoder.layer is '{layer}', which {name} does not have: {_some(names)}")
-    cut: nn.Module = create_feature_extractor(model, {layer: "features"})
+    for layer in layers.values():
+        if not layer or layer not in dict(model.named_modules()):
+            names = [n for n, _ in model.named_children()]
+            raise RecipeError(f"encoder.layer is '{layer}', which {name} does not have: {_some(names)}")
+    try:
+        cut: nn.Module = create_feature_extractor(model, {layer: key for key, layer in layers.items()})
+    except Exception as error:  # what cannot be traced raises many kinds
+        raise RecipeError(
+            f"{name} cannot be cut at encoder.layer {', '.join(layers.values())} ({str(error).splitlines()[0]}); "
+            "leave encoder.layer empty"
+        ) from error
     return cut
 
 
 def _without_norms(module: nn.Module) -> Iterator[nn.Parameter]:
-    for child in module.modules():
-        if not isinstance(child, nn.modules.batchnorm._BatchNorm):
-            yield from child.parameters(recurse=False)
+    """A module's own parameters, not its children's; none of batch norm."""
+    if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+        yield from module.parameters(recurse=False)
 
 
 def _some(names: list[str]) -> str:

@@ -23,7 +23,7 @@ def draw_caption(image: Image.Image, caption: Caption, transform: ImageTransform
     """`draw_attention` of a caption's words. `DataError` where its decoder has no attention."""
     maps = [word.attention for word in caption.words if word.attention is not None]
     if len(maps) < len(caption.words):
-        raise DataError("this captioner has no attention to draw; expected one with the decoder 'attention'")
+        raise DataError("this captioner has no attention to draw; expected a decoder with attention over a grid")
     shape = (0, 1, 1) if not maps else (len(maps), *maps[0].shape)
     words = [word.text for word in caption.words]
     return draw_attention(image, words, np.array(maps, np.float32).reshape(shape), transform)
@@ -45,10 +45,13 @@ def draw_attention(
 
 
 def _overlay(photo: Image.Image, weights: NDArray[np.float32], box: tuple[int, ...]) -> Image.Image:
-    """The photo, darkened where the weights are small; smooth, because the grid is coarser than the picture."""
+    """The photo, darkened where the weights are small; smooth, because the grid is coarser than the picture.
+
+    Weights that sum to less than one leave all of it darker: so much less did the decoder look.
+    """
     left, top, right, bottom = box
     spread = float(weights.max() - weights.min())
-    heat = (weights - weights.min()) / (spread or 1.0)
+    heat = (weights - weights.min()) / (spread or 1.0) * min(1.0, float(weights.sum()))
     grid = Image.fromarray((heat * 255).astype(np.uint8))
     seen = grid.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC)
     mask = Image.new("L", photo.size, 0)

@@ -138,8 +138,8 @@ def _card(example: Example, transform: ImageTransform) -> dict[str, Any]:
 
 
 def _bytes(attention: NDArray[np.float32]) -> str:
-    """Weights (h,w) -> one byte each, the largest 255, in base64."""
-    scaled = (attention - attention.min()) / (float(np.ptp(attention)) or 1.0) * 255
+    """Weights (h,w) -> one byte each, in base64: the largest is 255 where they sum to one, less where to less."""
+    scaled = (attention - attention.min()) / (float(np.ptp(attention)) or 1.0) * 255 * min(1.0, float(attention.sum()))
     return base64.b64encode(scaled.round().astype(np.uint8).tobytes()).decode("ascii")
 
 

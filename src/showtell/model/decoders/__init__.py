@@ -1,54 +1,95 @@
-"""The decoders, one file each, all under one contract:
+"""The decoders, one file and one line of `DECODERS` each, all under one contract:
 
     prepare(features (B,R,F)) -> Memory        what is known of an image: constant over time, shared by its K rows
     init_state(memory, rows=K) -> State        what follows a row: reordered with its beam
     step(tokens (B,K), state, memory) -> Step  logits (B,K,V), state, attention (B,K,R) or None
     forward(features (B,R,F), tokens (B,K,T)) -> Output   the same for all T steps at once: training
 
+Memory is a NamedTuple of tensors (B,…), State one of tensors (B,K,…), which may grow in time: (B,K,t,…). Attention sums to one
+over the regions, or to less where the decoder looked at something else than the image as well.
+
 B images · K rows (captions or beams) of an image · R regions · F feature size · E embedding · H hidden · V vocabulary
 """
 
 from __future__ import annotations
 
-from torch import nn
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, Self
 
+from torch import Tensor, nn
+
+from showtell.config import DecoderConfig
 from showtell.errors import RecipeError
+from showtell.model.contract import Output, Step
+from showtell.model.decoders.adaptive import AdaptiveDecoder
 from showtell.model.decoders.attention import AttentionDecoder
 from showtell.model.decoders.lstm import LSTMDecoder
-
-DECODERS: dict[str, type[AttentionDecoder] | type[LSTMDecoder]] = {"lstm": LSTMDecoder, "attention": AttentionDecoder}
-
-Decoder = AttentionDecoder | LSTMDecoder
+from showtell.model.decoders.transformer import TransformerDecoder
+from showtell.model.decoders.updown import UpDownDecoder
 
 
-def build_decoder(
-    name: str,
-    *,
-    feature_size: int,
-    vocabulary_size: int,
-    embedding: int,
-    hidden: int,
-    layers: int,
-    attention: int,
-    dropout: float,
-    tied: bool,
-) -> Decoder:
-    """The decoder called `name`; raises `RecipeError` for an unknown name or sizes that do not go together."""
+class Decoder(Protocol):
+    """The contract, and what training and search ask of a decoder as a module."""
+
+    def prepare(self, features: Tensor) -> Any:
+        """features (B,R,F) -> Memory."""
+
+    def init_state(self, memory: Any, rows: int) -> Any:
+        """The State of K rows an image before the first word."""
+
+    def step(self, tokens: Tensor, state: Any, memory: Any) -> Step:
+        """tokens (B,K) -> logits (B,K,V) for the words after them."""
+
+    def __call__(self, features: Tensor, tokens: Tensor) -> Output:
+        """features (B,R,F), tokens (B,K,T) -> logits (B,K,T,V), attention (B,K,T,R) or None."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As a module's."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """As a module's."""
+
+    def train(self, mode: bool = True) -> Self:
+        """As a module's."""
+
+    def eval(self) -> Self:
+        """As a module's."""
+
+
+DECODERS: dict[str, Callable[..., Decoder]] = {
+    "lstm": LSTMDecoder,
+    "attention": AttentionDecoder,
+    "adaptive": AdaptiveDecoder,
+    "updown": UpDownDecoder,
+    "transformer": TransformerDecoder,
+}
+
+_WIDTHS = {"attention"}  # recipes name it whatever the decoder, so that decoder.name alone can be changed
+
+
+def build_decoder(name: str, *, feature_size: int, vocabulary_size: int, **options: Any) -> Decoder:
+    """The decoder called `name`, with those of `options` (the other keys of `DecoderConfig`) that it has.
+
+    Raises `RecipeError` for an unknown name, for an option set that the decoder does not have, and for sizes that do not
+    go together.
+    """
     if name not in DECODERS:
         raise RecipeError(f"decoder.name is '{name}'; expected one of {', '.join(DECODERS)}")
-    if name == "lstm":
-        if tied and embedding != hidden:
-            raise RecipeError(f"decoder.tied needs embedding == hidden, found {embedding} and {hidden}")
-        return LSTMDecoder(
-            feature_size=feature_size, vocabulary_size=vocabulary_size, embedding=embedding, hidden=hidden,
-            layers=layers, dropout=dropout, tied=tied,
-        )  # fmt: skip
-    if layers != 1:
-        raise RecipeError(f"decoder.layers is {layers}: the attention decoder has one layer")
-    return AttentionDecoder(
-        feature_size=feature_size, vocabulary_size=vocabulary_size, embedding=embedding, hidden=hidden,
-        attention=attention, dropout=dropout, tied=tied,
-    )  # fmt: skip
+    taken = {key: value for key, value in options.items() if _has(name, key)}
+    for key in options.keys() - taken.keys() - _WIDTHS:
+        default = DecoderConfig.model_fields[key].default
+        if options[key] != default:
+            having = ", ".join(other for other in DECODERS if _has(other, key))
+            raise RecipeError(
+                f"decoder.{key} is {options[key]!r}, which is an option of {having}; "
+                f"leave it at {default!r} for the decoder '{name}'"
+            )
+    return DECODERS[name](feature_size=feature_size, vocabulary_size=vocabulary_size, **taken)
+
+
+def _has(name: str, option: str) -> bool:
+    return option in inspect.signature(DECODERS[name]).parameters
 
 
 def count_parameters(module: nn.Module) -> int:

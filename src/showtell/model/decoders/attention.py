@@ -2,7 +2,8 @@
 
 Xu et al., "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention", 2015. Deviations: the regions are
 projected to E first (layer-normalised), which also makes context and words equally large; the cell starts from a linear
-map of the mean region instead of two MLPs; dropout on words, regions and the deep output.
+map of the mean region instead of two MLPs; attention may be scaled dot products instead (`attention_kind`); dropout on
+words, regions and the deep output.
 
 B images · K rows of an image · R regions · T steps · F feature size · E embedding · H hidden · A attention · V vocabulary
 """
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from showtell.model.attention import AdditiveAttention
+from showtell.model.attention import ATTENTIONS
 from showtell.model.contract import Output, Step, init_embedding
 from showtell.model.functions import Dropout, lstm_cell
 
@@ -44,12 +45,14 @@ class AttentionDecoder(nn.Module):
         embedding: int,
         hidden: int,
         attention: int,
+        attention_kind: str = "additive",
+        heads: int = 0,
         dropout: float = 0.0,
         tied: bool = False,
     ) -> None:
         super().__init__()
         self.regions = nn.Sequential(nn.Linear(feature_size, embedding), nn.LayerNorm(embedding))
-        self.attention = AdditiveAttention(key_size=embedding, query_size=hidden, size=attention)
+        self.attention = ATTENTIONS[attention_kind](key_size=embedding, query_size=hidden, size=attention, heads=heads)
         self.start = nn.Linear(embedding, 2 * hidden)
         self.embedding = init_embedding(nn.Embedding(vocabulary_size, embedding))
         self.word_gates = nn.Linear(embedding, 4 * hidden)
@@ -100,8 +103,8 @@ class AttentionDecoder(nn.Module):
         self, word_gates: Tensor, state: AttentionState, memory: AttentionMemory
     ) -> tuple[AttentionState, Tensor, Tensor]:
         """One step of the LSTM (equations 1–3) on the gated context β·ẑ (equations 4–6, 13; section 4.2.1)."""
-        weights = self.attention(state.h, memory.keys)  # (B,K,R)
-        context = torch.sigmoid(self.beta(state.h)) * torch.bmm(weights, memory.values)  # (B,K,E)
+        context, weights = self.attention(state.h, memory.keys, memory.values)  # (B,K,E), (B,K,R)
+        context = torch.sigmoid(self.beta(state.h)) * context
         gates = word_gates + self.gates(torch.cat((context, state.h), -1))  # (B,K,4H)
         return AttentionState(*lstm_cell(gates, state.c)), context, weights
 

@@ -1,5 +1,7 @@
 """Show and Tell: the image is the LSTM's first input, then `<start>`, then the words.
 
+With `inject` the image is the initial state or part of every input instead: `showtell.model.injection`.
+
 Vinyals et al., "Show and Tell: A Neural Image Caption Generator", 2015, equations (10)–(12). Deviations: dropout on
 features, words and outputs; features standardised over the training images and layer normalisation of their linear map,
 so that what tells images apart is as large as a word from the first step on; forget gates that start open (Jozefowicz et
@@ -15,12 +17,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from showtell.errors import RecipeError
 from showtell.model.contract import Output, Step, init_embedding
 from showtell.model.functions import Dropout
+from showtell.model.injection import INJECTIONS
 
 
 class LSTMMemory(NamedTuple):
-    """The image as the LSTM's first input."""
+    """The image, as large as a word."""
 
     image: Tensor  # (B,E)
 
@@ -74,14 +78,19 @@ class LSTMDecoder(nn.Module):
         embedding: int,
         hidden: int,
         layers: int = 1,
+        inject: str = "first",
         dropout: float = 0.0,
         tied: bool = False,
     ) -> None:
         super().__init__()
+        if tied and embedding != hidden:
+            raise RecipeError(f"decoder.tied needs embedding == hidden for lstm, found {embedding} and {hidden}")
         self.standardize = Standardize(feature_size)
         self.image = nn.Sequential(nn.Linear(feature_size, embedding), nn.LayerNorm(embedding))
         self.embedding = init_embedding(nn.Embedding(vocabulary_size, embedding))
-        self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        self.inject = INJECTIONS[inject](embedding=embedding, hidden=hidden, layers=layers)
+        between = dropout if layers > 1 else 0.0
+        self.lstm = nn.LSTM(self.inject.input_size, hidden, layers, batch_first=True, dropout=between)
         for layer in range(layers):
             nn.init.ones_(getattr(self.lstm, f"bias_ih_l{layer}")[hidden : 2 * hidden])  # gates i, f, g, o
         self.dropout = Dropout(dropout)
@@ -95,25 +104,26 @@ class LSTMDecoder(nn.Module):
 
     def init_state(self, memory: LSTMMemory, rows: int) -> LSTMState:
         """The state after the LSTM has seen the image (equation 10), for each of K rows."""
-        _, (h, c) = self.lstm(memory.image[:, None])  # (L,B,H)
+        h, c = self.inject.start(self.lstm, memory.image)  # (L,B,H)
         expand = (-1, rows, -1, -1)
         return LSTMState(*(x.transpose(0, 1)[:, None].expand(expand) for x in (h, c)))  # (B,K,L,H)
 
     def step(self, tokens: Tensor, state: LSTMState, memory: LSTMMemory) -> Step:
         """tokens (B,K) -> logits (B,K,V), for the word after `tokens`."""
-        logits, state = self._run(tokens[..., None], state)
+        logits, state = self._run(tokens[..., None], state, memory)
         return Step(logits[:, :, 0], state, None)
 
     def forward(self, features: Tensor, tokens: Tensor) -> Output:
         """features (B,R,F), tokens (B,K,T) from `<start>` on -> logits (B,K,T,V): teacher forcing."""
-        logits, _ = self._run(tokens, self.init_state(self.prepare(features), tokens.shape[1]))
+        memory = self.prepare(features)
+        logits, _ = self._run(tokens, self.init_state(memory, tokens.shape[1]), memory)
         return Output(logits, None)
 
-    def _run(self, tokens: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+    def _run(self, tokens: Tensor, state: LSTMState, memory: LSTMMemory) -> tuple[Tensor, LSTMState]:
         """tokens (B,K,T) -> logits (B,K,T,V) and the state after them (equations 11 and 12)."""
         images, rows, steps = tokens.shape
         words = self.dropout(self.embedding(tokens.flatten(0, 1)))  # (N,T,E), N = B·K
         before = tuple(x.flatten(0, 1).transpose(0, 1).contiguous() for x in state)  # (L,N,H)
-        hidden, after = self.lstm(words, before)  # (N,T,H)
+        hidden, after = self.lstm(self.inject.inputs(words, memory.image), before)  # (N,T,H)
         logits = self.output(self.dropout(hidden)).view(images, rows, steps, -1)  # (B,K,T,V)
         return logits, LSTMState(*(x.transpose(0, 1).unflatten(0, (images, rows)) for x in after))
