@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from showtell.errors import DataError
 
 
+Phrase = tuple[int, ...]  # token ids that follow each other
+
+
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """`score = log_prob / length ** length_penalty`; length and `max_length` count the `<end>`."""
+    """`score = log_prob / length ** length_penalty`; length and `max_length` count the `<end>`.
+
+    The beam is searched in `groups` that shun each other's words by `diversity` nats. Every caption has a phrase of
+    each of `required`, and none of `forbidden`. With `consensus` so many candidates are found and those that the
+    others agree with come first; with `views` the image is looked at in so many ways.
+    """
 
     beam: int = 5
     max_length: int = 30
@@ -18,6 +26,12 @@ class SearchOptions:
     n: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
+    groups: int = 1
+    diversity: float = 0.5
+    required: tuple[tuple[Phrase, ...], ...] = ()
+    forbidden: tuple[Phrase, ...] = ()
+    consensus: int = 0
+    views: int = 1
 
 
 @dataclass(frozen=True, slots=True)
