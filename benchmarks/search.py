@@ -101,7 +101,9 @@ def main() -> None:
             run()
             rates[name].append(captions / (time.perf_counter() - started))
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    print(f"{a.decoder}, grid {a.regions}×{a.features}, hidden {a.hidden}, {a.words} words, beam {a.beam}, {a.steps} steps")
+    print(
+        f"{a.decoder}, grid {a.regions}×{a.features}, hidden {a.hidden}, {a.words} words, beam {a.beam}, {a.steps} steps"
+    )
     for name, rate in medians.items():
         print(f"{name:24s} {rate:8.1f} captions/s")
 

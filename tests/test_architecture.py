@@ -26,7 +26,7 @@ LAYERS = (
     ("loading",),
     ("export", "inference", "runtime"),
     ("hub",),
-    ("bundle", "captioning", "card"),
+    ("bundle", "captioning", "card", "generate"),
     ("model", "search", "metrics", "data"),
     ("decoding", "images"),
     ("config",),

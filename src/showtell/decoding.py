@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from showtell.errors import DataError
 
-
+MOST_REQUIRED = 4  # every set of words that were said has a beam of its own
+MOST_VIEWS = 4
 Phrase = tuple[int, ...]  # token ids that follow each other
 
 
@@ -49,3 +50,33 @@ class Sampling:
             raise DataError(f"top_p is {self.top_p}, expected more than 0 and at most 1")
         if not 0 <= self.seed < 2**31:
             raise DataError(f"seed is {self.seed}, expected 0 to {2**31 - 1}")
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What captions are asked for beyond the bundle's own decoding.
+
+    Every caption has each of the words `required`, where "dog|dogs" is met by either, and none of `excluded`. `diverse`
+    searches as many groups as there are captions, each shunning what the others say by `diversity` nats a word. `consensus`
+    candidates are ranked by what they are worth to each other, and the image is looked at in `views` ways (1 to 4);
+    None is the bundle's.
+    """
+
+    required: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    diverse: bool = False
+    diversity: float = 0.5
+    consensus: int | None = None
+    views: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.required) > MOST_REQUIRED:
+            raise DataError(f"{len(self.required)} words are required, expected at most {MOST_REQUIRED}")
+        if not self.diversity >= 0:
+            raise DataError(f"diversity is {self.diversity}, expected 0 or more")
+        if self.consensus is not None and not 0 <= self.consensus <= 100:
+            raise DataError(f"a consensus of {self.consensus} candidates: expected 0 to 100")
+        if self.views is not None and not 1 <= self.views <= MOST_VIEWS:
+            raise DataError(f"{self.views} views: expected 1 to {MOST_VIEWS}")
+        if self.diverse and (self.required or self.excluded):
+            raise DataError("diverse captions and words that must or must not occur do not go together; ask for one")

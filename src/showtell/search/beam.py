@@ -12,6 +12,7 @@ parents of each step and read back at the end, and nothing in the loop runs once
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,7 +23,16 @@ from torch.nn.functional import pad
 
 from showtell.decoding import SearchOptions
 from showtell.search.automaton import Automaton
-from showtell.search.protocol import NEVER, Hypothesis, StepDecoder, forbid, keep_images, start_rows, take, worth_leaving
+from showtell.search.protocol import (
+    NEVER,
+    Hypothesis,
+    StepDecoder,
+    forbid,
+    keep_images,
+    start_rows,
+    take,
+    worth_leaving,
+)
 
 
 class _Candidates(NamedTuple):
@@ -138,7 +148,9 @@ class _Search:
         if not 1 <= options.n <= options.beam:
             raise ValueError(f"n is {options.n}: expected 1 to the beam's {options.beam}")
         if options.beam % options.groups or (constrained and options.groups > 1):
-            raise ValueError(f"{options.groups} groups: expected a divisor of the beam's {options.beam}, and no phrases")
+            raise ValueError(
+                f"{options.groups} groups: expected a divisor of the beam's {options.beam}, and no phrases"
+            )
         self.groups = options.groups if self.automaton is None else self.automaton.states
         self.width = options.beam // options.groups
         self.rows = self.groups * self.width
@@ -168,9 +180,9 @@ class _Search:
             return self._by_state(self.automaton, logits, total)
         more = (self.groups - 1) * self.width  # so many words the other groups can spoil
         values, words = logits.topk(min(2 * self.width + more, logits.shape[-1]), dim=-1)  # (A,K,M)
-        values = (values + total[..., None]).unflatten(1, (self.groups, -1)).flatten(2)  # (A,G,W·M)
-        parents = _row_of(words, self.rows).unflatten(1, (self.groups, -1)).flatten(2)
-        words = words.unflatten(1, (self.groups, -1)).flatten(2)
+        values = _grouped(values + total[..., None], self.groups)  # (A,G,W·M)
+        parents = _grouped(_row_of(words, self.rows), self.groups)
+        words = _grouped(words, self.groups)
         if self.groups == 1:
             return _top(values, values, words, parents, 2 * self.width)
         chosen: list[_Candidates] = []
@@ -213,17 +225,17 @@ class _Search:
         ends = (candidates.tokens == self.end_id) & candidates.log_prob.isfinite()
         score = (candidates.log_prob / length**self.options.length_penalty).masked_fill(~ends, NEVER)
         new = _Finished(score, candidates.log_prob, torch.full_like(candidates.tokens, length - 1), candidates.parents)
-        pooled = (x.unflatten(1, (self.pools, -1)).flatten(2) for x in new)
+        pooled = (_grouped(x, self.pools) for x in new)
         both = _Finished(*(torch.cat(pair, -1) for pair in zip(finished, pooled, strict=True)))
         order = both.score.topk(self.width, dim=-1).indices
         return _Finished(*(x.gather(-1, order) for x in both))
 
     def is_done(self, live: Tensor, finished: _Finished) -> Tensor:
         """(A,): no live beam can get among the n best. Log-probabilities only fall; a longer caption divides by more."""
-        best = live.unflatten(1, (self.pools, -1)).flatten(2).amax(-1)  # (A,P)
+        best = _grouped(live, self.pools).amax(-1)  # (A,P)
         needed = -(-self.options.n // self.pools)
         bound = best / self.options.max_length**self.options.length_penalty
-        settled = (finished.score[..., needed - 1] >= bound) | best.isneginf()
+        settled: Tensor = (finished.score[..., needed - 1] >= bound) | best.isneginf()
         return settled.all(-1)
 
     def best(self, live: Tensor, finished: _Finished, length: int) -> _Found:
@@ -261,6 +273,11 @@ def _top(wanted: Tensor, log_prob: Tensor, words: Tensor, parents: Tensor, count
     return _Candidates(*(x.gather(-1, order) for x in (log_prob, words, parents)))
 
 
+def _grouped(x: Tensor, groups: int) -> Tensor:
+    """(A,K,…) -> (A,groups,·)"""
+    return x.reshape(len(x), groups, -1)
+
+
 def _row_of(words: Tensor, rows: int) -> Tensor:
     """(A,K,M): the number of the row."""
     return torch.arange(rows, device=words.device)[:, None].expand_as(words)
@@ -291,7 +308,7 @@ def _read_back(paths: _Paths, found: _Found) -> list[list[Hypothesis]]:
                     tokens=tuple(ids[b][k][:count]),
                     finished=finished[b][k],
                     log_prob=log_prob[b][k],
-                    token_log_probs=tuple(after - before for before, after in zip(upto, upto[1:], strict=False)),
+                    token_log_probs=tuple(after - before for before, after in itertools.pairwise(upto)),
                     score=score[b][k],
                     attention=None if regions is None else regions[b, k, :count].clone(),
                 )

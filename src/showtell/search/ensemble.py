@@ -64,8 +64,11 @@ class EnsembleDecoder:
             log_probs.append(own if words is None else own[..., words])
             states.append(step.state)
             if member.aligned:
-                looked.append(step.attention if member.regions is None or step.attention is None
-                              else step.attention[..., member.regions])
+                looked.append(
+                    step.attention
+                    if member.regions is None or step.attention is None
+                    else step.attention[..., member.regions]
+                )
         mean = torch.stack(log_probs).logsumexp(0) - math.log(len(log_probs))
         return EnsembleStep(mean, tuple(states), _mean(looked))
 

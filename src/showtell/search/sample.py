@@ -102,7 +102,9 @@ def _draw(
     if generators is None:
         where = torch.rand(shape, dtype=torch.double, device=upto.device)
     else:
-        where = torch.stack([torch.rand(shape[1:], dtype=torch.double, generator=g) for g in generators]).to(upto.device)
+        where = torch.stack([torch.rand(shape[1:], dtype=torch.double, generator=g) for g in generators]).to(
+            upto.device
+        )
     return torch.searchsorted(upto, where * upto[..., -1:], right=True)[..., 0]
 
 
