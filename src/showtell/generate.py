@@ -23,16 +23,18 @@ def find_captions(
     """The `options.n` best captions of each image of `features` (B,R,F), best first.
 
     With `options.consensus` the best so many of a beam at least as wide are ranked by what they are worth to each other;
-    `score` is that, 0 … 10.
+    `score` is that, 0 … 10. Diverse groups that say the same count once.
     """
-    count = max(options.n, options.consensus)
+    count = options.beam if options.groups > 1 else max(options.n, options.consensus)
     found = beam_search(
-        decoder, features, options=replace(options, n=count, beam=_wide_enough(options, count)),
+        decoder, features, options=replace(options, n=count, beam=max(options.beam, count)),
         start_id=vocabulary.start_id, end_id=vocabulary.end_id, banned=unspoken(vocabulary), attention=attention,
     )  # fmt: skip
-    if options.consensus < 2:
-        return found
-    return [by_consensus(hypotheses, vocabulary.end_id)[: options.n] for hypotheses in found]
+    if options.groups > 1:
+        found = [_distinct(hypotheses) for hypotheses in found]
+    if options.consensus > 1:
+        found = [by_consensus(hypotheses, vocabulary.end_id) for hypotheses in found]
+    return [hypotheses[: options.n] for hypotheses in found]
 
 
 def draw_captions(
@@ -62,7 +64,9 @@ def unspoken(vocabulary: Vocabulary) -> tuple[int, ...]:
     return (vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id)
 
 
-def _wide_enough(options: SearchOptions, count: int) -> int:
-    """The beam for `count` captions: at least so many, in whole groups."""
-    wide = max(options.beam, count)
-    return -(-wide // options.groups) * options.groups
+def _distinct(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
+    """Without those that say what an earlier one says."""
+    first: dict[tuple[int, ...], Hypothesis] = {}
+    for hypothesis in hypotheses:
+        first.setdefault(hypothesis.tokens, hypothesis)
+    return list(first.values())

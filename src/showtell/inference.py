@@ -64,7 +64,7 @@ class Captioner(BaseCaptioner):
         groups = options.n if wishes.diverse else 1
         return replace(
             options,
-            beam=-(-options.beam // groups) * groups,
+            beam=groups * max(2, -(-options.beam // groups)) if wishes.diverse else options.beam,
             groups=groups,
             diversity=wishes.diversity,
             required=required,
