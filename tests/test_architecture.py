@@ -24,7 +24,7 @@ LAYERS = (
     ("report",),
     ("evaluation", "trace", "training"),
     ("loading",),
-    ("export", "inference", "runtime"),
+    ("choosing", "export", "inference", "runtime"),
     ("hub",),
     ("bundle", "captioning", "card", "generate"),
     ("model", "search", "metrics", "data"),

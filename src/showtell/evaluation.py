@@ -32,6 +32,7 @@ from showtell.metrics.evaluate import NAMES
 
 if TYPE_CHECKING:
     from showtell.captioning import BaseCaptioner
+    from showtell.choosing import Choice, Tried
     from showtell.decoding import Wishes
 
 Progress = Callable[[str, int, int], None]
@@ -220,6 +221,51 @@ def evaluate_bundle(
         }  # fmt: skip
     described = _described(annotations, kept, spoken)
     return Evaluation(report, floors, constant, tuple(failures), tuple(kept), tuple(spoken), *described)
+
+
+def choose_bundle_decoding(
+    bundle: Path,
+    data: Path,
+    *,
+    split: str = "val",
+    report: Callable[[Tried], None] = lambda tried: None,
+    progress: Progress = lambda what, done, total: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> tuple[Choice, Protocol]:
+    """The decoding that scores best for a bundle on a split, and how it was found; `report` hears of each that is tried.
+
+    Features come from the encoder's cache, which is filled where it has to be. Raises what `evaluate_bundle` does.
+    """
+    from showtell.choosing import choose_decoding
+    from showtell.config import SearchConfig
+    from showtell.data.features import FeatureCache, encode_into
+    from showtell.inference import Captioner
+    from showtell.paths import cache_folder
+
+    captioner = Captioner.load(bundle)
+    encoder, recipe = captioner.bundle.encoder, captioner.recipe
+    annotations, images = _images_of(captioner, data, split, note)
+    fingerprint = encoder.fingerprint()
+    cache = FeatureCache(
+        cache_folder(recipe["data"]["cache"], fingerprint), fingerprint=fingerprint,
+        regions=encoder.regions, feature_size=encoder.feature_size,
+    )  # fmt: skip
+    failures = encode_into(
+        cache, [image.path for image in images], encode=captioner.features, transform=captioner.transform,
+        progress=lambda done, total: progress("encoding images", done, total),
+    )  # fmt: skip
+    for failure in failures:
+        note(f"left out: {failure.reason}")
+    rows = [(row, image) for image in images if (row := cache.row(image.path)) is not None]
+    if not rows:
+        raise DataError(f"none of the {len(images)} images of the {split} split can be decoded")
+    parts = [[row for row, _ in rows[i : i + 100]] for i in range(0, len(rows), 100)]
+    references = [list(image.captions) for _, image in rows]
+    choice = choose_decoding(
+        captioner.bundle.decoder, lambda: (cache.rows(part).to(captioner.device) for part in parts), references,
+        captioner.bundle.vocabulary, search=SearchConfig(**captioner.bundle.search), report=report,
+    )  # fmt: skip
+    return choice, make_protocol(annotations, split, references, decoding=choice.search.describe())
 
 
 def constant_caption(annotations: Annotations) -> str:
