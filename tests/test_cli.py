@@ -285,7 +285,7 @@ def test_caption_refuses_wrong_input(tiny_bundle: Path, tmp_path: Path) -> None:
 def test_trace_names_shapes_and_lines(tiny_bundle: Path, captioned: Path) -> None:
     result = run("trace", tiny_bundle, captioned / "images" / "a.png")
     assert result.exit_code == 0, result.output
-    for text in ("RGB 32×24", "(3,S,S) = 3×64×64", "1×16×128", "vocabulary.decode", "showtell/search.py:"):
+    for text in ("RGB 32×24", "(3,S,S) = 3×64×64", "1×16×128", "vocabulary.decode", "showtell/search/beam.py:"):
         assert text in result.stdout
     refused(run("trace", tiny_bundle, captioned / "captions.jsonl"), "captions.jsonl")
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from showtell.config import Recipe, parse_recipe
+from showtell.config import Recipe, SearchConfig, parse_recipe
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError
 from showtell.images import ImageTransform
@@ -78,8 +78,7 @@ def save_bundle(
     _write(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     _write(folder / "tokenizer.json", lambda path: vocabulary.save(path))
     _write(folder / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    _write(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+    _write_json(folder / "config.json", config)
 
 
 def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
@@ -111,6 +110,14 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
         config=config,
         grid=model.encoder.grid,
     )
+
+
+def set_decoding(folder: Path, search: SearchConfig, *, chosen: Mapping[str, Any]) -> None:
+    """Changes a bundle's decoding defaults; `chosen` says how they were found, and stands in config.json beside them."""
+    config = _read_config(folder)
+    config["recipe"] = {**config["recipe"], "search": search.model_dump(mode="json")}
+    config["decoding"] = dict(chosen)
+    _write_json(folder / "config.json", config)
 
 
 def load_weights(folder: Path, model: CaptionerModel) -> None:
@@ -163,6 +170,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has format version {version}, this showtell reads up to {FORMAT_VERSION}; install a newer showtell"
         )
     return dict(config)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _write(path: Path, write: Any) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
-from showtell.decoding import Sampling, SearchOptions
-from showtell.errors import ImageError
+from showtell.decoding import Sampling, SearchOptions, Wishes
+from showtell.errors import DataError, ImageError
 from showtell.images import ImageTransform, Source, open_image
 
 Pixels = NDArray[np.float32]
@@ -62,17 +63,21 @@ class BaseCaptioner(ABC):
         beam: int | None = None,
         n: int = 1,
         sampling: Sampling | None = None,
+        wishes: Wishes | None = None,
         batch_size: int = 32,
     ) -> list[Caption]:
         """The best caption of each image, in order, with n - 1 alternatives each.
 
         Images are paths, bytes, open files or PIL images; one alone may be given without a list. `beam` is the
-        bundle's unless given, and at least n; with `sampling` the n captions are drawn instead, likeliest first. Raises
-        `ImageError` for the first that cannot be read.
+        bundle's unless given, and at least n; with `sampling` the n captions are drawn instead, likeliest first;
+        `wishes` are words that must or must not occur, and other ways to search. Raises `ImageError` for the first image that
+        cannot be read, `DataError` for a wish that cannot be met.
         """
         sources: Sequence[Source] = images if isinstance(images, list | tuple) else [images]  # type: ignore[list-item]
         captions = []
-        for result in self.caption_each(sources, beam=beam, n=n, sampling=sampling, batch_size=batch_size):
+        for result in self.caption_each(
+            sources, beam=beam, n=n, sampling=sampling, wishes=wishes, batch_size=batch_size
+        ):
             if isinstance(result, ImageError):
                 raise result
             captions.append(result)
@@ -85,6 +90,7 @@ class BaseCaptioner(ABC):
         beam: int | None = None,
         n: int = 1,
         sampling: Sampling | None = None,
+        wishes: Wishes | None = None,
         batch_size: int = 32,
     ) -> Iterator[Caption | ImageError]:
         """One result a source, in order, as they come: its caption, or why it cannot be read.
@@ -92,36 +98,49 @@ class BaseCaptioner(ABC):
         Images are decoded in threads, one batch ahead of the model; never more than two batches are in memory.
         """
         options = replace(self.defaults, n=n, beam=max(n, beam or self.defaults.beam))
+        options = options if wishes is None else self._wished(options, wishes)
         with ThreadPoolExecutor(2) as pool:
             waiting, first = None, 0
             for batch in itertools.chain(_batches(sources, batch_size), [None]):
-                loading = None if batch is None else [pool.submit(self._load, source) for source in batch]
+                loading = None if batch is None else [pool.submit(self._load, source, options) for source in batch]
                 if waiting is not None:
                     yield from self._caption_batch([future.result() for future in waiting], first, options, sampling)
                     first += len(waiting)
                 waiting = loading
 
     def _caption_batch(
-        self, loaded: list[Pixels | ImageError], first: int, options: SearchOptions, sampling: Sampling | None
+        self, loaded: list[Any], first: int, options: SearchOptions, sampling: Sampling | None
     ) -> Iterator[Caption | ImageError]:
         good = {place: item for place, item in enumerate(loaded, first) if not isinstance(item, ImageError)}
         captions: Iterator[Caption] = iter(())
         if good:
-            found = self._search(np.stack(list(good.values())), list(good), options, sampling)
+            found = self._search(self._batch(list(good.values())), list(good), options, sampling)
             captions = (replace(best, alternatives=tuple(others)) for best, *others in found)
         yield from (item if isinstance(item, ImageError) else next(captions) for item in loaded)
 
     @abstractmethod
     def _search(
-        self, pixels: Pixels, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
+        self, pixels: Any, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
     ) -> list[list[Caption]]:
-        """For each image of `pixels` (B,3,S,S), its n captions, best first; `places` count the images from 0."""
+        """For each image of `pixels` (what `_batch` gave: by default (B,3,S,S)), its n captions, best first; `places` count the images from 0."""
 
-    def _load(self, source: Source) -> Pixels | ImageError:
+    def _wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
+        """`options` with the wishes in them; `DataError` for what this captioner cannot do."""
+        raise DataError("an exported captioner searches by beam alone; ask this of the bundle it came from")
+
+    def _load(self, source: Source, options: SearchOptions) -> Any:
         try:
-            return self.transform(open_image(source))
+            return self._see(open_image(source), options)
         except ImageError as error:
             return error
+
+    def _see(self, image: Image, options: SearchOptions) -> Any:
+        """What `_batch` takes of one image."""
+        return self.transform(image)
+
+    def _batch(self, seen: list[Any]) -> Any:
+        """What `_search` takes of several images."""
+        return np.stack(seen)
 
 
 def _batches(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:

@@ -128,10 +128,15 @@ class SearchConfig(_Section):
     length_penalty: float = Field(1.0, ge=0)
     max_length: int = Field(25, ge=1)
     no_repeat_ngram: int = Field(0, ge=0)
+    consensus: int = Field(
+        0, ge=0, le=100, description="candidates ranked by what they are worth to each other; 0: none"
+    )
+    views: int = Field(1, ge=1, le=4, description="1; 2: also mirrored; 3, 4: also another crop, and that mirrored")
 
     def describe(self) -> str:
         """The decoding, as a protocol names it."""
-        return f"beam {self.beam}, length normalisation {self.length_penalty:g}"
+        more = [f"consensus of {self.consensus}"] * (self.consensus > 1) + [f"{self.views} views"] * (self.views > 1)
+        return ", ".join([f"beam {self.beam}", f"length normalisation {self.length_penalty:g}", *more])
 
 
 class Recipe(_Section):

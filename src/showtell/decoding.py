@@ -6,10 +6,19 @@ from dataclasses import dataclass
 
 from showtell.errors import DataError
 
+MOST_REQUIRED = 4  # every set of words that were said has a beam of its own
+MOST_VIEWS = 4
+Phrase = tuple[int, ...]  # token ids that follow each other
+
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """`score = log_prob / length ** length_penalty`; length and `max_length` count the `<end>`."""
+    """`score = log_prob / length ** length_penalty`; length and `max_length` count the `<end>`.
+
+    The beam is searched in `groups` that shun each other's words by `diversity` nats. Every caption has a phrase of
+    each of `required`, and none of `forbidden`. With `consensus` so many candidates are found and those that the
+    others agree with come first; with `views` the image is looked at in so many ways.
+    """
 
     beam: int = 5
     max_length: int = 30
@@ -18,6 +27,12 @@ class SearchOptions:
     n: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
+    groups: int = 1
+    diversity: float = 0.5
+    required: tuple[tuple[Phrase, ...], ...] = ()
+    forbidden: tuple[Phrase, ...] = ()
+    consensus: int = 0
+    views: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +50,33 @@ class Sampling:
             raise DataError(f"top_p is {self.top_p}, expected more than 0 and at most 1")
         if not 0 <= self.seed < 2**31:
             raise DataError(f"seed is {self.seed}, expected 0 to {2**31 - 1}")
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What captions are asked for beyond the bundle's own decoding.
+
+    Every caption has each of the words `required`, where "dog|dogs" is met by either, and none of `excluded`. `diverse`
+    searches as many groups as there are captions, each shunning what the others say by `diversity` nats a word. `consensus`
+    candidates are ranked by what they are worth to each other, and the image is looked at in `views` ways (1 to 4);
+    None is the bundle's.
+    """
+
+    required: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    diverse: bool = False
+    diversity: float = 0.5
+    consensus: int | None = None
+    views: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.required) > MOST_REQUIRED:
+            raise DataError(f"{len(self.required)} words are required, expected at most {MOST_REQUIRED}")
+        if not self.diversity >= 0:
+            raise DataError(f"diversity is {self.diversity}, expected 0 or more")
+        if self.consensus is not None and not 0 <= self.consensus <= 100:
+            raise DataError(f"a consensus of {self.consensus} candidates: expected 0 to 100")
+        if self.views is not None and not 1 <= self.views <= MOST_VIEWS:
+            raise DataError(f"{self.views} views: expected 1 to {MOST_VIEWS}")
+        if self.diverse and (self.required or self.excluded):
+            raise DataError("diverse captions and words that must or must not occur do not go together; ask for one")

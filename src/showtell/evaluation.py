@@ -17,11 +17,23 @@ from typing import TYPE_CHECKING, Any
 import showtell
 from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
 from showtell.errors import DataError, ImageError
-from showtell.metrics import Interval, Protocol, Report, best_constant_caption, bootstrap, evaluate, read_predictions
+from showtell.metrics import (
+    Interval,
+    Protocol,
+    Report,
+    TextStatistics,
+    best_constant_caption,
+    bootstrap,
+    describe,
+    evaluate,
+    read_predictions,
+)
 from showtell.metrics.evaluate import NAMES
 
 if TYPE_CHECKING:
     from showtell.captioning import BaseCaptioner
+    from showtell.choosing import Choice, Tried
+    from showtell.decoding import Wishes
 
 Progress = Callable[[str, int, int], None]
 
@@ -36,6 +48,8 @@ class Evaluation:
     failures: tuple[str, ...] = ()  # images of the split that were left out, and why
     images: tuple[CaptionedImage, ...] = ()
     candidates: tuple[str, ...] = ()  # one an image, in their order
+    spoken: TextStatistics | None = None  # of the candidates; None where there is no train split to compare with
+    written: TextStatistics | None = None  # of people's captions, the split's first references
 
     @cached_property
     def intervals(self) -> Mapping[str, Interval]:
@@ -52,6 +66,8 @@ class Evaluation:
             result["constant_caption"] = self.constant
         if self.report.notes:
             result["notes"] = list(self.report.notes)
+        if self.spoken and self.written:
+            result["captions"] = {"candidates": asdict(self.spoken), "people": asdict(self.written)}
         if self.failures:
             result["left_out"] = list(self.failures)
         return result
@@ -70,7 +86,31 @@ class Evaluation:
         legend += [f'constant floor: "{self.constant}" for every image'] if self.constant else []
         if "shuffled" in self.floors:
             legend.append("shuffled floor: each image's caption given to another image")
-        return [head, *table, *legend, *self.report.notes, f"protocol: {self.report.protocol}"]
+        said = _statistics(self.spoken, self.written) if self.spoken and self.written else []
+        return [head, *table, *legend, *said, *self.report.notes, f"protocol: {self.report.protocol}"]
+
+
+def _statistics(spoken: TextStatistics, written: TextStatistics) -> list[str]:
+    """What the captions are like, beside people's."""
+    rows = {
+        "end in half sentences": [f"{100 * s.unfinished:.1f} %" for s in (spoken, written)],
+        "copy a training caption": [f"{100 * s.copies:.1f} %" for s in (spoken, written)],
+        "distinct captions": [f"{100 * s.distinct:.1f} %" for s in (spoken, written)],
+        "different words": [str(s.vocabulary) for s in (spoken, written)],
+        "words a caption": [f"{s.mean_length:.1f}" for s in (spoken, written)],
+    }
+    head = f"{'captions':24s}{'these':>9s}{'people':>9s}"
+    return [head, *(f"{name:24s}{own:>9s}{people:>9s}" for name, (own, people) in rows.items())]
+
+
+def _described(
+    annotations: Annotations, images: Sequence[CaptionedImage], candidates: Sequence[str]
+) -> tuple[TextStatistics | None, TextStatistics | None]:
+    """Statistics of the candidates and of people's first captions of the same images."""
+    training = training_captions(annotations)
+    if not training:
+        return None, None
+    return describe(candidates, training), describe([image.captions[0] for image in images], training)
 
 
 def _cell(score: float | None) -> str:
@@ -121,7 +161,11 @@ def evaluate_predictions(
     protocol = make_protocol(annotations, split, references, decoding=decoding)
     left_out = (f"{missing} images without a prediction",) if missing else ()
     report = evaluate(candidates, references, protocol=protocol, more=more)
-    return Evaluation(report, failures=left_out, images=tuple(i for i, _ in pairs), candidates=tuple(candidates))
+    kept = tuple(image for image, _ in pairs)
+    spoken, written = _described(annotations, kept, candidates)
+    return Evaluation(
+        report, failures=left_out, images=kept, candidates=tuple(candidates), spoken=spoken, written=written
+    )
 
 
 def evaluate_bundle(
@@ -131,21 +175,26 @@ def evaluate_bundle(
     split: str = "test",
     seed: int = 0,
     more: Sequence[str] = (),
+    ensemble: Sequence[Path] = (),
+    wishes: Wishes | None = None,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Captions a split's images with the bundle's own decoding, free running, and scores them beside both floors.
 
-    `more` is as `metrics.evaluate` has it. Where the data has no split of its own, it is split as the bundle's training was. Images whose file is missing are
+    The bundles of `ensemble` join it, and `wishes` (consensus, views) stand in for the bundle's own. `more` is as
+    `metrics.evaluate` has it.
+
+    Where the data has no split of its own, it is split as the bundle's training was. Images whose file is missing are
     left out (see `note`), those that cannot be decoded are `failures`; `DataError` where none is left.
     """
     from showtell.loading import load_captioner
 
-    captioner = load_captioner(bundle)
+    captioner = load_captioner(bundle, ensemble=ensemble)
     annotations, images = _images_of(captioner, data, split, note)
     candidates: dict[int, str] = {}
     failures: list[str] = []
-    for index, result in enumerate(captioner.caption_each([image.path for image in images])):
+    for index, result in enumerate(captioner.caption_each([image.path for image in images], wishes=wishes)):
         if isinstance(result, ImageError):
             failures.append(str(result))
         else:
@@ -155,7 +204,7 @@ def evaluate_bundle(
         raise DataError(f"none of the {len(images)} images of the {split} split can be decoded; first: {failures[0]}")
     kept = [images[index] for index in candidates]
     references = [list(image.captions) for image in kept]
-    protocol = make_protocol(annotations, split, references, decoding=_decoding(captioner))
+    protocol = make_protocol(annotations, split, references, decoding=_decoding(captioner, wishes, 1 + len(ensemble)))
     spoken = list(candidates.values())
     if more:
         note(f"computing {' and '.join(more)}: Java, for the captions and for both floors")
@@ -170,13 +219,64 @@ def evaluate_bundle(
         floors = {
             "constant": evaluate([constant] * len(kept), references, protocol=fixed, more=more), **floors,
         }  # fmt: skip
-    return Evaluation(report, floors, constant, tuple(failures), tuple(kept), tuple(spoken))
+    described = _described(annotations, kept, spoken)
+    return Evaluation(report, floors, constant, tuple(failures), tuple(kept), tuple(spoken), *described)
+
+
+def choose_bundle_decoding(
+    bundle: Path,
+    data: Path,
+    *,
+    split: str = "val",
+    report: Callable[[Tried], None] = lambda tried: None,
+    progress: Progress = lambda what, done, total: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> tuple[Choice, Protocol]:
+    """The decoding that scores best for a bundle on a split, and how it was found; `report` hears of each that is tried.
+
+    Features come from the encoder's cache, which is filled where it has to be. Raises what `evaluate_bundle` does.
+    """
+    from showtell.choosing import choose_decoding
+    from showtell.config import SearchConfig
+    from showtell.data.features import FeatureCache, encode_into
+    from showtell.inference import Captioner
+    from showtell.paths import cache_folder
+
+    captioner = Captioner.load(bundle)
+    encoder, recipe = captioner.bundle.encoder, captioner.recipe
+    annotations, images = _images_of(captioner, data, split, note)
+    fingerprint = encoder.fingerprint()
+    cache = FeatureCache(
+        cache_folder(recipe["data"]["cache"], fingerprint), fingerprint=fingerprint,
+        regions=encoder.regions, feature_size=encoder.feature_size,
+    )  # fmt: skip
+    failures = encode_into(
+        cache, [image.path for image in images], encode=captioner.features, transform=captioner.transform,
+        progress=lambda done, total: progress("encoding images", done, total),
+    )  # fmt: skip
+    for failure in failures:
+        note(f"left out: {failure.reason}")
+    rows = [(row, image) for image in images if (row := cache.row(image.path)) is not None]
+    if not rows:
+        raise DataError(f"none of the {len(images)} images of the {split} split can be decoded")
+    parts = [[row for row, _ in rows[i : i + 100]] for i in range(0, len(rows), 100)]
+    references = [list(image.captions) for _, image in rows]
+    choice = choose_decoding(
+        captioner.bundle.decoder, lambda: (cache.rows(part).to(captioner.device) for part in parts), references,
+        captioner.bundle.vocabulary, search=SearchConfig(**captioner.bundle.search), report=report,
+    )  # fmt: skip
+    return choice, make_protocol(annotations, split, references, decoding=choice.search.describe())
 
 
 def constant_caption(annotations: Annotations) -> str:
     """The caption of the train split that scores best for all of its images; empty where there is no train split."""
-    captions = [caption for image in annotations.images if image.split == "train" for caption in image.captions]
+    captions = training_captions(annotations)
     return best_constant_caption(captions) if captions else ""
+
+
+def training_captions(annotations: Annotations) -> list[str]:
+    """All captions of the train split."""
+    return [caption for image in annotations.images if image.split == "train" for caption in image.captions]
 
 
 def derange(candidates: Sequence[str], *, seed: int) -> list[str]:
@@ -226,10 +326,13 @@ def _images_of(
     return annotations, images
 
 
-def _decoding(captioner: BaseCaptioner) -> str:
+def _decoding(captioner: BaseCaptioner, wishes: Wishes | None, bundles: int) -> str:
+    """The decoding, as a protocol names it: the captioner's own, with the wishes."""
     from showtell.config import SearchConfig
 
-    return SearchConfig(**captioner.recipe["search"]).describe()
+    chosen = {key: value for key in SearchConfig.model_fields if (value := getattr(wishes, key, None)) is not None}
+    search = SearchConfig(**{key: getattr(captioner.defaults, key) for key in SearchConfig.model_fields} | chosen)
+    return search.describe() + (f", ensemble of {bundles}" if bundles > 1 else "")
 
 
 def _lines(path: Path) -> list[str]:

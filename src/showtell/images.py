@@ -7,7 +7,7 @@ import glob
 import io
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 
@@ -68,6 +68,31 @@ class ImageTransform:
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """What `to_dict` gave."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One way to look at an image: a transform, and then perhaps a mirror."""
+
+    transform: ImageTransform
+    mirrored: bool = False
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """An RGB image -> float32 (3,size,size)."""
+        pixels = self.transform(image)
+        return np.ascontiguousarray(pixels[..., ::-1]) if self.mirrored else pixels
+
+
+def views_of(transform: ImageTransform, count: int) -> tuple[View, ...]:
+    """The first `count` of four: as `transform` sees it, mirrored, through another crop, and that mirrored.
+
+    The other crop is the middle where the whole frame is seen, seven eighths of its shorter side, and the whole frame
+    where the middle is.
+    """
+    other = replace(transform, crop_mode="squash")
+    if transform.crop_mode == "squash":
+        other = replace(transform, crop_mode="center", resize=transform.size * 8 // 7)
+    return tuple(View(way, mirrored) for way in (transform, other) for mirrored in (False, True))[:count]
 
 
 def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, name: str = "") -> Image.Image:

@@ -10,61 +10,125 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 from torch import Tensor
 
 from showtell.bundle import Bundle, load_bundle
 from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
-from showtell.decoding import Sampling, SearchOptions
+from showtell.data.mirror import mirror_ids
+from showtell.decoding import Phrase, Sampling, SearchOptions, Wishes
+from showtell.errors import BundleError, DataError
+from showtell.generate import draw_captions, find_captions
 from showtell.hub import resolve
-from showtell.search import Hypothesis, beam_search, sample
+from showtell.images import View, views_of
+from showtell.model.encoder import Encoder
+from showtell.search import EnsembleDecoder, Hypothesis, Member, StepDecoder
 
 
 class Captioner(BaseCaptioner):
-    """A bundle, ready to caption."""
+    """A bundle, or several whose probabilities are averaged at each step, ready to caption."""
 
-    def __init__(self, bundle: Bundle, *, device: torch.device) -> None:
-        self.bundle, self.device = bundle, device
+    def __init__(self, bundle: Bundle, *others: Bundle, device: torch.device) -> None:
+        """Words, decoding defaults and attention are `bundle`'s. `BundleError` where another has other words."""
+        self.bundle, self.bundles, self.device = bundle, (bundle, *others), device
         self.transform, self.grid = bundle.transform, bundle.grid
         self.defaults, self.recipe = SearchOptions(**bundle.search), bundle.config["recipe"]
+        for other in others:
+            _check_words(bundle, other)
+        self._encoders = _shared_encoders(self.bundles)
+        self._mirrored_words = torch.tensor(mirror_ids(bundle.vocabulary.listed()), device=device)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device | None = None) -> Captioner:
+    def load(
+        cls, path: str | Path, device: str | torch.device | None = None, *, ensemble: Sequence[str | Path] = ()
+    ) -> Captioner:
         """The captioner in a bundle's folder, on `device` (by default an accelerator where there is one).
 
-        `path` may be the hub's `user/name`, or `user/name@revision`; see `showtell.hub.resolve`. Raises `BundleError`
-        for what is no bundle, is incomplete, or of a newer version, `DownloadError` where the hub cannot be reached.
+        `path` may be the hub's `user/name`, or `user/name@revision`; see `showtell.hub.resolve`. The bundles of `ensemble`
+        join it. Raises `BundleError` for what is no bundle, is incomplete, or of a newer version, and for bundles whose
+        words differ, `DownloadError` where the hub cannot be reached.
         """
         chosen = torch.device(device) if device is not None else _best_device()
         torch.set_flush_denormal(True)
-        return cls(load_bundle(resolve(path), chosen), device=chosen)
+        return cls(*(load_bundle(resolve(name), chosen) for name in (path, *ensemble)), device=chosen)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Transformed images (B,3,S,S) -> features (B,R,F): the encoder alone."""
         return self.bundle.encoder.encode(pixels.to(self.device))
 
-    def _search(
-        self, pixels: Pixels, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
-    ) -> list[list[Caption]]:
-        hypotheses = self._hypotheses(self.features(torch.from_numpy(pixels)), places, options, sampling)
-        return [[self._caption(hypothesis) for hypothesis in found] for found in hypotheses]
+    def _wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
+        phrase = self.bundle.vocabulary.phrase
+        required = tuple(tuple(phrase(word) for word in words.split("|")) for words in wishes.required)
+        forbidden = tuple(phrase(words) for words in wishes.excluded)
+        _check_phrases(required, forbidden, wishes, options.max_length)
+        groups = options.n if wishes.diverse else 1
+        return replace(
+            options,
+            beam=groups * max(2, -(-options.beam // groups)) if wishes.diverse else options.beam,
+            groups=groups,
+            diversity=wishes.diversity,
+            required=required,
+            forbidden=forbidden,
+            consensus=options.consensus if wishes.consensus is None else wishes.consensus,
+            views=wishes.views or options.views,
+        )
 
-    def _hypotheses(
-        self, features: Tensor, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
-    ) -> list[list[Hypothesis]]:
+    def _views(self, options: SearchOptions) -> list[tuple[View, ...]]:
+        """How each bundle looks at an image."""
+        return [views_of(bundle.transform, options.views) for bundle in self.bundles]
+
+    def _see(self, image: Image, options: SearchOptions) -> dict[View, Pixels]:
+        return {view: view(image) for views in self._views(options) for view in views}
+
+    def _batch(self, seen: list[dict[View, Pixels]]) -> dict[View, Pixels]:
+        return {view: np.stack([pixels[view] for pixels in seen]) for view in seen[0]}
+
+    def _search(
+        self,
+        pixels: dict[View, Pixels],
+        places: Sequence[int],
+        options: SearchOptions,
+        sampling: Sampling | None,
+    ) -> list[list[Caption]]:
+        decoder, features = self._members(pixels, options)
         vocabulary = self.bundle.vocabulary
-        banned = (vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id)
-        decoder, start, end = self.bundle.decoder, vocabulary.start_id, vocabulary.end_id
         if sampling is None:
-            return beam_search(
-                decoder, features, options=options, start_id=start, end_id=end, banned=banned, attention=True
-            )
-        options = replace(options, temperature=sampling.temperature, top_p=sampling.top_p)
-        seeds = [random.Random(f"{sampling.seed}/{place}").getrandbits(32) for place in places]  # torch reads 32 bits
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with torch.inference_mode():
-            return sample(
-                decoder, features, options=options, start_id=start, end_id=end, banned=banned, generators=generators
-            )
+            found = find_captions(decoder, features, vocabulary, options, attention=True)
+        else:
+            options = replace(options, temperature=sampling.temperature, top_p=sampling.top_p)
+            seeds = [
+                random.Random(f"{sampling.seed}/{place}").getrandbits(32) for place in places
+            ]  # torch reads 32 bits
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            found = draw_captions(decoder, features, vocabulary, options, generators=generators)
+        return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
+
+    def _members(
+        self, pixels: dict[View, Pixels], options: SearchOptions
+    ) -> tuple[StepDecoder, Tensor | tuple[Tensor, ...]]:
+        """One decoder and its features; or an ensemble, a member for each bundle and view, and theirs."""
+        encoded: dict[tuple[int, View], Tensor] = {}
+        members, features = [], []
+        for bundle, encoder, views in zip(self.bundles, self._encoders, self._views(options), strict=True):
+            for view in views:
+                key = (id(encoder), view)
+                if key not in encoded:
+                    encoded[key] = encoder.encode(torch.from_numpy(pixels[view]).to(self.device))
+                members.append(self._member(bundle, view))
+                features.append(encoded[key])
+        if len(members) == 1:
+            return self.bundle.decoder, features[0]
+        return EnsembleDecoder(members), tuple(features)
+
+    def _member(self, bundle: Bundle, view: View) -> Member:
+        aligned = view.transform == self.transform and bundle.grid == self.grid
+        if not view.mirrored:
+            return Member(bundle.decoder, aligned=aligned)
+        regions = None
+        if bundle.grid is not None:
+            regions = torch.arange(bundle.grid[0] * bundle.grid[1], device=self.device)
+            regions = regions.view(bundle.grid).flip(1).flatten()
+        return Member(bundle.decoder, words=self._mirrored_words, regions=regions, aligned=aligned)
 
     def _caption(self, found: Hypothesis) -> Caption:
         texts = self.bundle.vocabulary.tokens(found.tokens)
@@ -78,6 +142,40 @@ class Captioner(BaseCaptioner):
             return [None] * len(found.tokens)
         on_grid = found.attention.float()[:, : grid[0] * grid[1]]  # the whole image, as one more region, has no place
         return list(on_grid.reshape(-1, *grid).numpy())
+
+
+def _shared_encoders(bundles: Sequence[Bundle]) -> list[Encoder]:
+    """Each bundle's encoder: one and the same where they are equal, so that an image is encoded once for all of them."""
+    if len(bundles) == 1:
+        return [bundles[0].encoder]
+    known: dict[str, Encoder] = {}
+    return [known.setdefault(bundle.encoder.fingerprint(), bundle.encoder) for bundle in bundles]
+
+
+def _check_words(bundle: Bundle, other: Bundle) -> None:
+    if bundle.vocabulary.listed() != other.vocabulary.listed():
+        raise BundleError(
+            f"{other.path} has other words than {bundle.path} ({len(other.vocabulary)} and {len(bundle.vocabulary)} tokens); "
+            "an ensemble needs bundles trained on the same captions with the same vocabulary settings"
+        )
+
+
+def _check_phrases(
+    required: Sequence[Sequence[Phrase]], forbidden: Sequence[Phrase], wishes: Wishes, max_length: int
+) -> None:
+    """`DataError` where no caption can be what is asked for."""
+    for words, any_of in zip(wishes.required, required, strict=True):
+        if all(any(_holds(phrase, bad) for bad in forbidden) for phrase in any_of):
+            raise DataError(f"'{words}' must occur and must not; leave out one of the two")
+    needed = sum(max(map(len, any_of)) for any_of in required) + 1
+    if needed > max_length:
+        raise DataError(
+            f"the required words are {needed - 1} tokens, and captions end after {max_length - 1}; ask for fewer"
+        )
+
+
+def _holds(phrase: Phrase, part: Phrase) -> bool:
+    return any(phrase[i : i + len(part)] == part for i in range(len(phrase)))
 
 
 def _best_device() -> torch.device:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from showtell.errors import BundleError
 from showtell.hub import resolve
 
 if TYPE_CHECKING:
     from showtell.captioning import BaseCaptioner
 
 
-def load_captioner(path: str | Path) -> BaseCaptioner:
-    """The captioner in a folder, a bundle or an exported one, or of a hub's name. `BundleError` where it is neither."""
-    folder = resolve(path)
+def load_captioner(path: str | Path, *, ensemble: Sequence[str | Path] = ()) -> BaseCaptioner:
+    """The captioner in a folder, a bundle or an exported one, or of a hub's name; with `ensemble`, of several bundles.
+
+    `BundleError` where it is neither, and where an exported one is to join an ensemble.
+    """
+    folder, *others = (resolve(name) for name in (path, *ensemble))
+    if others and (exported := [each for each in (folder, *others) if is_exported(each)]):
+        raise BundleError(f"{exported[0]} is an exported captioner; an ensemble needs the bundles themselves")
     if is_exported(folder):
         from showtell.runtime import OnnxCaptioner
 
         return OnnxCaptioner.load(folder)
     from showtell.inference import Captioner
 
-    return Captioner.load(folder)
+    return Captioner.load(folder, ensemble=others)
 
 
 def is_exported(folder: Path) -> bool:

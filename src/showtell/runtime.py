@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,9 @@ class OnnxCaptioner(BaseCaptioner):
     def __init__(self, folder: Path, config: dict[str, Any], *, threads: int = 0) -> None:
         """`OnnxCaptioner.load` reads the configuration and checks it."""
         self.transform = ImageTransform.from_dict(config["transform"])
-        self.defaults, self.recipe = SearchOptions(**config["search"]), config["recipe"]
+        # One look at the image, one search: consensus and views are the bundle's.
+        self.defaults = replace(SearchOptions(**config["search"]), consensus=0, views=1)
+        self.recipe = config["recipe"]
         self.grid = tuple(config["grid"]) if config["grid"] else None
         self._memory, self._state = int(config["memory"]), int(config["state"])
         vocabulary = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))

@@ -15,15 +15,23 @@ REFERENCES = [
 
 
 def test_captions_are_described_as_tokens() -> None:
-    found = describe(["A dog runs.", "a dog runs", "a cat on a"], ["a dog runs", "the cat sits"])
+    found = describe(["A dog runs.", "a dog runs", "a cat on a"], ["a dog runs", "the cat sits on grass"] * 20)
     assert (found.captions, found.vocabulary) == (3, 5)
     assert found.mean_length == pytest.approx(10 / 3)
     assert found.distinct == pytest.approx(2 / 3)
     assert (found.most_frequent, found.most_frequent_share) == ("a dog runs", pytest.approx(2 / 3))
     assert found.copies == pytest.approx(2 / 3)
-    assert found.unfinished == pytest.approx(1 / 3)  # no training caption ends with "a"
+    assert found.unfinished == pytest.approx(1 / 3)  # "a" is never last
     with pytest.raises(DataError, match="no captions"):
         describe([], ["a dog runs"])
+
+
+def test_a_rare_word_may_end_a_caption_and_a_slip_does_not_excuse_a_frequent_one() -> None:
+    training = ["a dog on a lawn with a cat"] * 200 + ["a dog on a"]
+    shares = [
+        describe([caption], training).unfinished for caption in ("a dog on a", "a wombat", "a dog on a lawn", "a cat")
+    ]
+    assert shares == [1.0, 0.0, 1.0, 0.0]  # "lawn" is seen often and never last
 
 
 def test_people_are_scored_against_the_other_people() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from showtell.commands.terminal import need_bundle, note
+from showtell.commands.terminal import CONSENSUS, ENSEMBLE, VIEWS, need_bundle, note
 from showtell.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -51,22 +51,49 @@ def caption(
     temperature: Annotated[float, typer.Option(help="With --sample: below 1 plainer, above 1 wilder.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="With --sample: draw among the likeliest words of this share.")] = 0.9,
     seed: Annotated[int, typer.Option(help="With --sample: the same seed, the same captions.")] = 0,
+    required: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with", metavar="WORD", help="A word that must occur; 'dog|dogs': one of them. May be repeated."
+        ),
+    ] = None,
+    excluded: Annotated[
+        list[str] | None, typer.Option("--without", metavar="WORD", help="A word that must not. May be repeated.")
+    ] = None,
+    diverse: Annotated[
+        bool, typer.Option("--diverse", help="With --n: captions that say it with other words.")
+    ] = False,
+    diversity: Annotated[
+        float, typer.Option(help="With --diverse: how far they shun each other's words, in nats.")
+    ] = 0.5,
+    consensus: CONSENSUS = None,
+    views: VIEWS = None,
+    ensemble: ENSEMBLE = None,
 ) -> None:
     """Caption images. A broken one is reported on stderr and the rest go on (exit code 1)."""
+    if diverse != (n > 1) and (diverse or diversity != 0.5):
+        raise typer.BadParameter("--diverse needs --n 2 or more, and --diversity needs --diverse")
+    if sample and (required or excluded or diverse or consensus):
+        raise typer.BadParameter(
+            "--with, --without, --diverse and --consensus search, and --sample does not; leave out one"
+        )
     if beam is not None and n > beam:
         raise typer.BadParameter(f"--n {n} captions need --beam {n} or more, found {beam}")
     if not sample and (temperature, top_p, seed) != (1.0, 0.9, 0):
         raise typer.BadParameter("--temperature, --top-p and --seed go with --sample, which is missing")
-    folder = need_bundle(bundle)
+    folder, *others = (need_bundle(name) for name in (bundle, *(ensemble or ())))
     inputs = list_inputs(images)
-    from showtell.decoding import Sampling
+    from showtell.decoding import Sampling, Wishes
     from showtell.loading import load_captioner
 
     sampling = Sampling(temperature, top_p, seed) if sample else None
-    captioner = load_captioner(folder)
+    wishes = Wishes(tuple(required or ()), tuple(excluded or ()), diverse, diversity, consensus, views)
+    captioner = load_captioner(folder, ensemble=others)
     draw = _drawer(attention, captioner, sampling) if attention is not None else None
     names: deque[Input] = deque()
-    results = captioner.caption_each(_sources(inputs, names), beam=beam, n=n, sampling=sampling)
+    results = captioner.caption_each(
+        _sources(inputs, names), beam=beam, n=n, sampling=sampling, wishes=wishes if wishes != Wishes() else None
+    )
     done = failed = 0
     try:
         for line in _header(format):

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from showtell.commands.terminal import need_bundle, need_data, need_file, note, print_json, progress
+from showtell.commands.terminal import (
+    CONSENSUS,
+    ENSEMBLE,
+    VIEWS,
+    need_bundle,
+    need_data,
+    need_file,
+    note,
+    print_json,
+    progress,
+)
 from showtell.errors import DataError, RecipeError
 
 SPLITS = ("train", "val", "dev", "test")
@@ -33,6 +43,9 @@ def evaluate(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Score predictions although some images have none.")
     ] = False,
+    consensus: CONSENSUS = None,
+    views: VIEWS = None,
+    ensemble: ENSEMBLE = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
     """Score captions: BLEU-1…4, ROUGE-L and CIDEr with their protocol; a bundle also beside two floors."""
@@ -40,6 +53,10 @@ def evaluate(
         raise typer.BadParameter("expected either a bundle or --predictions FILE")
     if images is not None and predictions is None:
         raise typer.BadParameter("--images goes with --predictions, which is missing")
+    if predictions is not None and (consensus is not None or views is not None or ensemble):
+        raise typer.BadParameter(
+            "--consensus, --views and --ensemble caption with a bundle; --predictions are captions already"
+        )
     if split not in SPLITS:
         raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
     need_data(data)
@@ -54,8 +71,15 @@ def evaluate(
         )
     else:
         assert bundle is not None
+        from showtell.decoding import Wishes
+
+        others = [need_bundle(folder) for folder in ensemble or ()]
+        wishes = Wishes(consensus=consensus, views=views)
         with progress() as bar:
-            result = evaluate_bundle(need_bundle(bundle), data, split=split, more=more, progress=bar, note=note)
+            result = evaluate_bundle(
+                need_bundle(bundle), data, split=split, more=more, ensemble=others, progress=bar, note=note,
+                wishes=wishes if wishes != Wishes() else None,
+            )  # fmt: skip
     for failure in result.failures:
         note(f"left out: {failure}")
     if json:

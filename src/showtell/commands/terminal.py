@@ -7,11 +7,30 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from showtell.errors import DataError, RecipeError
+
+# Options of more than one command.
+CONSENSUS = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=0, max=100,
+        help="Rank N candidates by what they are worth to each other; 10 is good, 0 is none [default: the bundle's].",
+    ),
+]  # fmt: skip
+VIEWS = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=4, help="Look at each image so many ways (2: also mirrored; 4: also another crop) [default: the bundle's]."
+    ),
+]  # fmt: skip
+ENSEMBLE = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="BUNDLE", help="A further bundle with the same words; probabilities are averaged. May be repeated."),
+]  # fmt: skip
 
 ProgressCallback = Callable[[str, int, int], None]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _PAIRS = (
     ("left", "right"), ("leftmost", "rightmost"), ("leftward", "rightward"), ("leftwards", "rightwards"),
@@ -30,6 +31,12 @@ def mirrorable(caption: str) -> bool:
 def mirror_caption(caption: str) -> str:
     """The caption of the mirrored picture: words for left and right swapped, their case kept."""
     return _WORD.sub(lambda match: _swapped(match[0]), caption)
+
+
+def mirror_ids(tokens: Sequence[str]) -> list[int]:
+    """For each token of a vocabulary, by its place, the place of its mirrored one: its own where there is none."""
+    places = {token: i for i, token in enumerate(tokens)}
+    return [places.get(mirror_caption(token), i) for i, token in enumerate(tokens)]
 
 
 def _swapped(word: str) -> str:

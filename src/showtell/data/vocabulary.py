@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -79,6 +80,16 @@ class Vocabulary:
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The tokens of ids up to `<end>`, one by one (subwords keep their `▁` as a space)."""
         return [str(self._tokenizer.id_to_token(i)).replace("▁", " ").strip() or "·" for i in self._spoken(ids)]
+
+    def phrase(self, text: str) -> tuple[int, ...]:
+        """The ids of words that a caption is to hold, or not. `DataError`, naming near words, for one that is unknown."""
+        ids = tuple(self._tokenizer.encode(text).ids)
+        if ids and self.unk_id not in ids:
+            return ids
+        known = self.listed()[len(SPECIAL) :]
+        near = difflib.get_close_matches(text.strip().lower(), [t.replace("▁", "") for t in known], n=3, cutoff=0.5)
+        hint = f"near it are {', '.join(sorted(set(near), key=near.index))}" if near else f"it has {len(known)} words"
+        raise DataError(f"the captioner's vocabulary does not have '{text}'; {hint}")
 
     def listed(self) -> list[str]:
         """All tokens, in the order of their ids."""

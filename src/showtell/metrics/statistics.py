@@ -21,15 +21,15 @@ class TextStatistics:
     most_frequent: str
     most_frequent_share: float
     copies: float  # are training captions, word for word
-    unfinished: float  # end with a word that ends no training caption
+    unfinished: float  # half sentences: see `never_last`
 
 
 def describe(captions: Sequence[str], training: Collection[str]) -> TextStatistics:
     """Statistics of raw captions, compared as PTB tokens with those of the training split. `DataError` for none."""
     if not captions:
         raise DataError("no captions to describe; expected at least one")
-    known = {tuple(tokenize(caption)) for caption in training}
-    endings = {words[-1] for words in known if words}
+    written = [tuple(tokenize(caption)) for caption in training]
+    known, dangling = set(written), never_last(written)
     spoken = [tuple(tokenize(caption)) for caption in captions]
     (most_frequent, times), *_ = Counter(spoken).most_common(1)
     total = len(spoken)
@@ -41,5 +41,17 @@ def describe(captions: Sequence[str], training: Collection[str]) -> TextStatisti
         most_frequent=" ".join(most_frequent),
         most_frequent_share=times / total,
         copies=sum(words in known for words in spoken) / total,
-        unfinished=sum(not words or words[-1] not in endings for words in spoken) / total,
+        unfinished=sum(not words or words[-1] in dangling for words in spoken) / total,
     )
+
+
+def never_last(captions: Sequence[Sequence[str]]) -> frozenset[str]:
+    """The words that leave a caption unfinished where they end it, learnt from tokenised captions of any language.
+
+    They are seen often enough to tell (five would be last if all words were alike) and are last at most a twentieth as often as
+    words are on the whole: "a" ends 2 of Flickr8k's 30,000 training captions, so "never" would be too much to ask.
+    """
+    seen = Counter(word for words in captions for word in words)
+    last = Counter(words[-1] for words in captions if words)
+    share = last.total() / max(1, seen.total())
+    return frozenset(word for word, times in seen.items() if times * share >= 5 and last[word] <= times * share / 20)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.errors import DataError
-from showtell.evaluation import Evaluation, Progress, evaluate_bundle
+from showtell.evaluation import Evaluation, Progress, evaluate_bundle, training_captions
 from showtell.metrics import TextStatistics, describe, leave_one_out
 
 if TYPE_CHECKING:
@@ -98,14 +98,14 @@ def collect(
         raise DataError(f"no data set at '{data}', where the recipe of {run} has it; name its folder with --data")
     evaluation = evaluation or evaluate_bundle(bundle, data, split=split, progress=progress, note=note)
     annotations = read_annotations(data, require_images=False)
-    training = [caption for image in annotations.images if image.split == "train" for caption in image.captions]
+    training = training_captions(annotations)
     return RunReport(
         name=name or (run.resolve().name if run != bundle else run.resolve().parent.name),
         recipe=recipe["name"],
         epochs=read_epochs(bundle.parent / "log.jsonl"),
         evaluation=evaluation,
-        spoken=describe(evaluation.candidates, training),
-        written=describe([image.captions[0] for image in evaluation.images], training),
+        spoken=evaluation.spoken or describe(evaluation.candidates, training),
+        written=evaluation.written or describe([image.captions[0] for image in evaluation.images], training),
         examples=_examples(captioner.caption, evaluation, examples),
         transform=captioner.transform,
     )

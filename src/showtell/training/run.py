@@ -248,7 +248,7 @@ class Run:
         per_image = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
         return Protocol(
             dataset=self.samples.name, split="val", images=len(references), references_per_image=per_image,
-            tokenizer="PTB", decoding=self.recipe.search.describe(), version=showtell.__version__,
+            tokenizer="PTB", decoding=self.recipe.search.model_copy(update={"views": 1}).describe(), version=showtell.__version__,
         )  # fmt: skip
 
     def _advance(self) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from showtell.config import SearchConfig
 from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import SearchOptions
+from showtell.generate import find_captions
 from showtell.model.decoders import Decoder
-from showtell.search import beam_search
 
 
 @torch.inference_mode()
@@ -23,10 +23,7 @@ def generate(
     options = SearchOptions(**search.model_dump())
     captions: list[str] = []
     for chunk in features:
-        found = beam_search(
-            decoder, chunk.to(device), options=options, start_id=vocabulary.start_id, end_id=vocabulary.end_id,
-            banned=(vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id),
-        )  # fmt: skip
+        found = find_captions(decoder, chunk.to(device), vocabulary, options)
         captions += [vocabulary.decode(hypotheses[0].tokens) for hypotheses in found]
     return captions
 

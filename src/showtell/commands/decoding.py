@@ -1,0 +1,43 @@
+"""`showtell decoding`: beam, length normalisation and consensus that score best on validation data, kept in the bundle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from showtell.commands.evaluate import SPLITS
+from showtell.commands.terminal import need_bundle, need_data, note, progress
+from showtell.errors import DataError
+
+
+def decoding(
+    bundle: Annotated[Path, typer.Argument(help="A bundle.")],
+    data: Annotated[Path, typer.Option(metavar="PATH", help="The data set to choose on.")],
+    split: Annotated[str, typer.Option(help="val (or dev), train or test.")] = "val",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is best, and leave the bundle as it is.")
+    ] = False,
+) -> None:
+    """Try some decodings on validation data and make the one with the best CIDEr the bundle's own."""
+    if split not in SPLITS:
+        raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
+    need_data(data)
+    need_bundle(bundle)
+    from showtell.evaluation import choose_bundle_decoding
+
+    with progress() as bar:
+        choice, protocol = choose_bundle_decoding(
+            bundle, data, split=split, report=lambda tried: typer.echo(str(tried)), progress=bar, note=note
+        )
+    typer.echo(f"best: {choice.search.describe()}")
+    typer.echo(f"protocol: {protocol}")
+    if dry_run:
+        return
+    from showtell.bundle import set_decoding
+
+    tried = [{"decoding": tried.search.describe(), "scores": tried.scores} for tried in choice.tried]
+    set_decoding(bundle, choice.search, chosen={"protocol": asdict(protocol), "tried": tried})
+    note(f"{bundle}/config.json has it now")

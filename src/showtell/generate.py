@@ -1,0 +1,72 @@
+"""Features to captions as token ids: what validation, evaluation and captioning share.
+
+Markers and the unknown word are never said, and where the options ask for it the candidates' consensus comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from showtell.data.vocabulary import Vocabulary
+from showtell.decoding import SearchOptions
+from showtell.metrics.consensus import expected_utility
+from showtell.search import Hypothesis, StepDecoder, beam_search, sample
+
+
+def find_captions(
+    decoder: StepDecoder, features: Any, vocabulary: Vocabulary, options: SearchOptions, *, attention: bool = False
+) -> list[list[Hypothesis]]:
+    """The `options.n` best captions of each image of `features` (B,R,F), best first.
+
+    With `options.consensus` the best so many of a beam at least as wide are ranked by what they are worth to each other;
+    `score` is that, 0 … 10. Diverse groups that say the same count once.
+    """
+    count = options.beam if options.groups > 1 else max(options.n, options.consensus)
+    found = beam_search(
+        decoder, features, options=replace(options, n=count, beam=max(options.beam, count)),
+        start_id=vocabulary.start_id, end_id=vocabulary.end_id, banned=unspoken(vocabulary), attention=attention,
+    )  # fmt: skip
+    if options.groups > 1:
+        found = [_distinct(hypotheses) for hypotheses in found]
+    if options.consensus > 1:
+        found = [by_consensus(hypotheses, vocabulary.end_id) for hypotheses in found]
+    return [hypotheses[: options.n] for hypotheses in found]
+
+
+def draw_captions(
+    decoder: StepDecoder,
+    features: Any,
+    vocabulary: Vocabulary,
+    options: SearchOptions,
+    *,
+    generators: Sequence[torch.Generator] | None = None,
+) -> list[list[Hypothesis]]:
+    """`options.n` captions drawn for each image, likeliest first."""
+    return sample(
+        decoder, features, options=options, start_id=vocabulary.start_id, end_id=vocabulary.end_id,
+        banned=unspoken(vocabulary), generators=generators,
+    )  # fmt: skip
+
+
+def by_consensus(hypotheses: Sequence[Hypothesis], end_id: int) -> list[Hypothesis]:
+    """The same hypotheses, the one first that the others agree with most, scored by it."""
+    said = [(*h.tokens, end_id) if h.finished else h.tokens for h in hypotheses]
+    worth = expected_utility(said, [h.log_prob for h in hypotheses])
+    return [replace(hypotheses[i], score=float(worth[i])) for i in (-worth).argsort(kind="stable")]
+
+
+def unspoken(vocabulary: Vocabulary) -> tuple[int, ...]:
+    """The ids that no caption holds."""
+    return (vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id)
+
+
+def _distinct(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
+    """Without those that say what an earlier one says."""
+    first: dict[tuple[int, ...], Hypothesis] = {}
+    for hypothesis in hypotheses:
+        first.setdefault(hypothesis.tokens, hypothesis)
+    return list(first.values())

@@ -1,0 +1,50 @@
+"""Which of an image's candidates the others agree with: minimum Bayes risk, on token ids. No references, no torch.
+
+Kumar and Byrne, "Minimum Bayes-Risk Decoding for Statistical Machine Translation", 2004; the utility is CIDEr-D between two
+candidates, all n-grams weighing the same. Measured on UCM-Captions' val split, beam 10: document frequencies of the training
+captions changed CIDEr by 0.003, the consensus itself by 0.10; so a bundle need not carry them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from showtell.metrics.ngrams import MAX_N, Ngrams, count_ids
+
+Floats = NDArray[np.float64]
+
+_TEMPERATURE = 2.0  # of the candidates' probabilities; 1 and 2 were alike, all candidates equal were worse than none
+_SIGMA_SQUARED = 6.0**2  # CIDEr-D's
+
+
+def expected_utility(candidates: Sequence[Sequence[int]], log_probs: Sequence[float]) -> Floats:
+    """(N,): what each candidate is worth if the truth is one of them, as likely as the model says; 0 … 10.
+
+    `candidates` are token ids, with the `<end>` where they have one, so that a caption cut short is another caption.
+    """
+    scaled = np.array(log_probs, dtype=np.float64) / _TEMPERATURE
+    weights = np.exp(scaled - scaled.max())
+    return np.asarray(utilities(candidates) @ (weights / weights.sum()))
+
+
+def utilities(candidates: Sequence[Sequence[int]]) -> Floats:
+    """(N,N): CIDEr-D of each candidate, 0 … 10, with each as its only reference; document frequencies left out."""
+    lengths = np.array([len(ids) for ids in candidates], dtype=np.int64)
+    counted = count_ids(np.array([i for ids in candidates for i in ids], dtype=np.int64), lengths)
+    apart = np.subtract.outer(lengths, lengths).astype(np.float64)
+    cosines = sum(_cosines(table, len(lengths)) for table in counted.ngrams)
+    return np.asarray(10 / MAX_N * cosines * np.exp(-(apart**2) / (2 * _SIGMA_SQUARED)))
+
+
+def _cosines(table: Ngrams, captions: int) -> Floats:
+    """(N,N): the cosine of each candidate's counts, clipped to the reference's, and the reference's."""
+    times = np.zeros((captions, max(1, table.size)))
+    times[table.caption, table.ngram] = table.times
+    clipped = (np.minimum(times[:, None], times) * times).sum(-1)
+    norms = np.sqrt((times**2).sum(1))
+    both: Floats = np.outer(norms, norms)
+    cosines: Floats = np.divide(clipped, both, out=np.zeros_like(both), where=both > 0)
+    return cosines

@@ -1,0 +1,18 @@
+"""Captions from a step decoder: searched for, or drawn. Knows only the StepDecoder protocol and token ids."""
+
+from showtell.search.beam import beam_search
+from showtell.search.ensemble import EnsembleDecoder, Member
+from showtell.search.protocol import Hypothesis, StepDecoder, StepLike
+from showtell.search.sample import Drawn, draw, sample
+
+__all__ = [
+    "Drawn",
+    "EnsembleDecoder",
+    "Hypothesis",
+    "Member",
+    "StepDecoder",
+    "StepLike",
+    "beam_search",
+    "draw",
+    "sample",
+]

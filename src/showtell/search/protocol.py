@@ -1,0 +1,107 @@
+"""What a search needs of a decoder, and what it gives.
+
+B images · K rows (beams or samples) of an image · V vocabulary · T steps · R regions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+NEVER = float("-inf")
+
+
+class StepLike(Protocol):
+    """What a step gives: logits (B,K,V), the next state, attention (B,K,R) or None."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(B,K,V)"""
+
+    @property
+    def state(self) -> Any:
+        """The State after this step."""
+
+    @property
+    def attention(self) -> Tensor | None:
+        """(B,K,R)"""
+
+
+class StepDecoder(Protocol):
+    """Memory is a tuple of tensors (B,…), State a tuple of tensors (B,K,…); either may be a tuple of such tuples."""
+
+    def prepare(self, features: Any) -> Any:
+        """features (B,R,F) -> Memory."""
+
+    def init_state(self, memory: Any, rows: int) -> Any:
+        """The State of K rows an image before the first word."""
+
+    def step(self, tokens: Tensor, state: Any, memory: Any) -> StepLike:
+        """tokens (B,K) -> the logits of the words after them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A caption as token ids, without `<start>` and `<end>`.
+
+    `log_prob` and `token_log_probs` are the model's own, in nats, the `<end>`'s included (last) where `finished`;
+    forbidden words keep their share of the probability, so that the numbers equal teacher forcing's.
+    """
+
+    tokens: tuple[int, ...]
+    finished: bool
+    log_prob: float
+    token_log_probs: tuple[float, ...]
+    score: float
+    attention: Tensor | None  # (T,R) on the CPU: where the decoder looked for each token, `<end>` left out
+
+
+def start_rows(decoder: StepDecoder, features: Any, rows: int, start_id: int) -> tuple[Any, Any, Tensor]:
+    """Memory, State and the first tokens (B,K) of K rows an image."""
+    memory = decoder.prepare(features)
+    state = decoder.init_state(memory, rows)
+    first = _first_tensor(state)
+    return memory, state, torch.full((len(first), rows), start_id, device=first.device)
+
+
+def take(tree: Any, rows: Tensor) -> Any:
+    """Every tensor (A,K,…) of a State, its rows in the order `rows` (A,J) -> (A,J,…)."""
+    image = torch.arange(len(rows), device=rows.device)[:, None]
+    return map_tensors(tree, lambda x: x[image, rows])
+
+
+def keep_images(tree: Any, left: Tensor) -> Any:
+    """Every tensor (A,…) of a Memory or a State, for the images `left` alone."""
+    return map_tensors(tree, lambda x: x[left])
+
+
+def map_tensors(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same tuples, named or not, around changed tensors."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    parts = [map_tensors(part, change) for part in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+
+
+def worth_leaving(done: Tensor) -> bool:
+    """Whether so many images (A,) are done that the rest is worth copying: one in eight."""
+    return 8 * int(done.sum()) >= len(done)
+
+
+def forbid(scores: Tensor, history: Tensor | None, banned: Sequence[int], ngram: int) -> None:
+    """Sets to -inf, in place, the words (A,K,V) that must not come next: banned ones, and ends of n-grams in `history`."""
+    if banned:
+        scores[..., list(banned)] = NEVER
+    if ngram and history is not None and history.shape[-1] >= ngram:
+        windows = history.unfold(-1, ngram, 1)  # (A,K,W,n)
+        last = history[..., history.shape[-1] - ngram + 1 :]  # (A,K,n-1)
+        image, row, window = ((windows[..., :-1] == last[:, :, None]).all(-1)).nonzero(as_tuple=True)
+        scores[image, row, windows[image, row, window, -1]] = NEVER
+
+
+def _first_tensor(tree: Any) -> Tensor:
+    return tree if isinstance(tree, Tensor) else _first_tensor(tree[0])

@@ -1,0 +1,121 @@
+"""Captions drawn from the model: for people (`sample`), and in bulk for self-critical training (`draw`).
+
+A images that still speak, of B · K samples of an image · V vocabulary · T steps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from showtell.decoding import SearchOptions
+from showtell.search.protocol import Hypothesis, StepDecoder, forbid, keep_images, start_rows, worth_leaving
+
+
+class Drawn(NamedTuple):
+    """Captions as tensors, as long as the longest one; what follows an `<end>` is `<end>`, with log-probability 0."""
+
+    tokens: Tensor  # (B,K,T), `<end>` included, `<start>` not
+    log_probs: Tensor  # (B,K,T), the model's own, in nats
+
+
+@torch.inference_mode()
+def draw(
+    decoder: StepDecoder,
+    features: Any,
+    *,
+    options: SearchOptions,
+    start_id: int,
+    end_id: int,
+    banned: Sequence[int] = (),
+    generators: Sequence[torch.Generator] | None = None,
+) -> Drawn:
+    """`options.n` captions for each image of `features` (B,R,F).
+
+    Drawn at `options.temperature` from the smallest set of words that holds `options.top_p` of the probability; the
+    reported log-probabilities are the model's own. With a generator an image (on the CPU), what is drawn for an image
+    does not depend on the others of its batch.
+    """
+    memory, state, tokens = start_rows(decoder, features, options.n, start_id)
+    alive = torch.arange(len(tokens), device=tokens.device)
+    shape = (options.max_length, *tokens.shape)
+    said = torch.full(shape, end_id, device=tokens.device)
+    kept = torch.zeros(shape, device=tokens.device)
+    ended = torch.zeros_like(tokens, dtype=torch.bool)
+    for t in range(options.max_length):
+        step = decoder.step(tokens, state, memory)
+        log_probs = step.logits.float().log_softmax(-1)  # (A,K,V)
+        history = said[:t, alive].permute(1, 2, 0) if options.no_repeat_ngram else None
+        chosen = None if generators is None else [generators[i] for i in alive.tolist()]
+        tokens = _draw(log_probs, history, options, banned, chosen).masked_fill(ended, end_id)  # (A,K)
+        said[t, alive] = tokens
+        kept[t, alive] = log_probs.gather(-1, tokens[..., None])[..., 0].masked_fill(ended, 0.0)
+        state, ended = step.state, ended | (tokens == end_id)
+        done = ended.all(-1)
+        if worth_leaving(done):
+            left = (~done).nonzero().flatten()
+            if not len(left):
+                break
+            alive, tokens, ended = alive[left], tokens[left], ended[left]
+            memory, state = keep_images(memory, left), keep_images(state, left)
+    return Drawn(*(x[: t + 1].permute(1, 2, 0) for x in (said, kept)))
+
+
+def sample(
+    decoder: StepDecoder,
+    features: Any,
+    *,
+    options: SearchOptions,
+    start_id: int,
+    end_id: int,
+    banned: Sequence[int] = (),
+    generators: Sequence[torch.Generator] | None = None,
+) -> list[list[Hypothesis]]:
+    """`draw`, as hypotheses: likeliest first."""
+    drawn = draw(
+        decoder, features, options=options, start_id=start_id, end_id=end_id, banned=banned, generators=generators
+    )
+    pairs = zip(drawn.tokens.tolist(), drawn.log_probs.tolist(), strict=True)
+    return [_hypotheses(ids, probs, end_id, options) for ids, probs in pairs]
+
+
+def _draw(
+    log_probs: Tensor,
+    history: Tensor | None,
+    options: SearchOptions,
+    banned: Sequence[int],
+    generators: Sequence[torch.Generator] | None,
+) -> Tensor:
+    """Ids (A,K) drawn from log-probabilities (A,K,V): where a uniform number falls among the words' shares."""
+    allowed = log_probs / options.temperature
+    forbid(allowed, history, banned, options.no_repeat_ngram)
+    shares = allowed.softmax(-1)
+    if options.top_p < 1:
+        ordered, order = shares.sort(-1, descending=True)
+        tail = ordered.cumsum(-1) - ordered >= options.top_p  # the first word is always kept
+        shares = torch.zeros_like(shares).scatter(-1, order, ordered.masked_fill(tail, 0.0))
+    upto = shares.double().cumsum(-1)
+    shape = (*shares.shape[:2], 1)
+    if generators is None:
+        where = torch.rand(shape, dtype=torch.double, device=upto.device)
+    else:
+        where = torch.stack([torch.rand(shape[1:], dtype=torch.double, generator=g) for g in generators]).to(
+            upto.device
+        )
+    return torch.searchsorted(upto, where * upto[..., -1:], right=True)[..., 0]
+
+
+def _hypotheses(
+    ids: list[list[int]], probs: list[list[float]], end_id: int, options: SearchOptions
+) -> list[Hypothesis]:
+    found = []
+    for row, row_probs in zip(ids, probs, strict=True):
+        finished = end_id in row
+        words = row.index(end_id) if finished else len(row)
+        log_probs = tuple(row_probs[: words + finished])
+        score = sum(log_probs) / max(1, len(log_probs)) ** options.length_penalty
+        found.append(Hypothesis(tuple(row[:words]), finished, sum(log_probs), log_probs, score, None))
+    return sorted(found, key=lambda hypothesis: -hypothesis.score)
