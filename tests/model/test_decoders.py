@@ -235,7 +235,7 @@ def test_the_sentinel_is_one_more_region_in_the_softmax() -> None:
     gates = model.word_gates(model.embedding(tokens[0, 0, 0])) + memory.gates[0]
     h, m = step.state.h[0, 0], step.state.c[0, 0]
     sentinel = torch.sigmoid(gates[32:]) * torch.tanh(m)
-    keys = torch.cat((memory.keys[0], model.sentinel_key(sentinel)[None]))  # (R+1,A)
+    keys = torch.cat((model.attention.key(memory.values[0]), model.sentinel_key(sentinel)[None]))  # (R+1,A)
     alpha = model.attention.score(torch.tanh(keys + model.attention.query(h))).flatten().softmax(0)
     torch.testing.assert_close(step.attention[0, 0], alpha[:-1])
     context = alpha @ torch.cat((memory.values[0], model.sentinel_value(sentinel)[None]))
