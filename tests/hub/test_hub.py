@@ -238,6 +238,12 @@ def test_pushing_without_a_network_is_one_sentence(hub: Any, trained: Path, monk
 
 
 @pytest.mark.usefixtures("ada")
+def test_what_was_fetched_stays_as_it_was(hub: Any, trained: Path, scenes: Path) -> None:
+    assert run("push", trained, "ada/scenes", "--license", "mit").exit_code == 0
+    refused(run("decoding", "ada/scenes", "--data", scenes), "is on the hub", "--dry-run")
+
+
+@pytest.mark.usefixtures("ada")
 def test_a_strangers_model_is_not_fetched(hub: Any, trained: Path) -> None:
     assert run("push", trained, "ada/scenes", "--license", "mit").exit_code == 0
     repository = hub.repositories["ada/scenes"]

@@ -10,7 +10,7 @@ import typer
 
 from showtell.commands.evaluate import SPLITS
 from showtell.commands.terminal import need_bundle, need_data, note, progress
-from showtell.errors import DataError
+from showtell.errors import BundleError, DataError
 
 
 def decoding(
@@ -25,12 +25,16 @@ def decoding(
     if split not in SPLITS:
         raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
     need_data(data)
-    need_bundle(bundle)
+    folder = need_bundle(bundle)
+    if folder != bundle and not dry_run:
+        raise BundleError(
+            f"'{bundle}' is on the hub, and what was fetched stays as it was; add --dry-run, or copy {folder}"
+        )
     from showtell.evaluation import choose_bundle_decoding
 
     with progress() as bar:
         choice, protocol = choose_bundle_decoding(
-            bundle, data, split=split, report=lambda tried: typer.echo(str(tried)), progress=bar, note=note
+            folder, data, split=split, report=lambda tried: typer.echo(str(tried)), progress=bar, note=note
         )
     typer.echo(f"best: {choice.search.describe()}")
     typer.echo(f"protocol: {protocol}")
