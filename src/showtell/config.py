@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from showtell.errors import RecipeError
 
@@ -93,6 +93,26 @@ class PhaseConfig(_Section):
     encoder_lr: float = Field(1e-5, gt=0)
     batch_images: int = Field(0, ge=0, description="0: the one of [train]")
     augment: bool = Field(True, description="random crops, mirror images, where the images are read (CNN + LSTM)")
+    scheduled_sampling: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the words fed that are the model's own, at the phase's end; it grows from 0",
+    )
+    objective: Literal["cross-entropy", "self-critical"] = "cross-entropy"
+    samples: int = Field(5, ge=1, le=100, description="captions drawn for each image (self-critical)")
+    baseline: Literal["others", "greedy"] = Field(
+        "others", description="what a caption has to beat: the image's other samples, or its greedy caption"
+    )
+    reward: dict[Literal["cider_d", "bleu_4"], float] = Field(
+        {"cider_d": 1.0}, min_length=1, description="weights; CIDEr-D counts 0 to 10, BLEU-4 0 to 1"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> PhaseConfig:
+        if self.baseline == "others" and self.samples < 2 and self.objective == "self-critical":
+            raise ValueError("baseline 'others' needs at least 2 samples; set baseline to 'greedy'")
+        return self
 
 
 class TrainConfig(_Section):
@@ -108,6 +128,7 @@ class TrainConfig(_Section):
     weight_decay: float = Field(0.0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     doubly_stochastic: float = Field(0.0, ge=0)
+    word_dropout: float = Field(0.0, ge=0, lt=1, description="share of the words fed that are hidden as <unk>")
     warmup: int = Field(0, ge=0, description="steps of linear warm-up in each phase")
     cosine: bool = Field(True, description="the learning rate falls to a twentieth along a half cosine in each phase")
     clip: float = Field(5.0, ge=0, description="largest norm of the gradient; 0: unlimited")

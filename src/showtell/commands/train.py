@@ -58,6 +58,7 @@ def _run(recipe: Recipe, *, data: Path | None, encoder_weights: Path | None, out
 
     def report(epoch: EpochReport) -> None:
         typer.echo(epoch.line())
+        note(f"    {epoch.told()}")
         for sample in epoch.samples:
             note(f"    {sample}")
 

@@ -24,8 +24,8 @@ class Position:
     phase_epoch: int = 0  # epochs of this phase that are done
     epoch: int = 0  # epochs of the run that are done
     step: int = 0  # steps of the epoch under way that are done
-    loss: float = 0.0  # summed over the words of those steps
-    words: int = 0
+    total: float = 0.0  # what those steps tell (see `Lesson`), summed over words or captions
+    weight: int = 0
     lr: float = 0.0  # of the last step
     stale: int = 0  # epochs of this phase since CIDEr rose
     best_cider: float = -1.0

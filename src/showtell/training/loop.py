@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -13,19 +13,19 @@ from torch import Tensor
 from showtell.config import TrainConfig
 from showtell.data.dataset import Batch
 from showtell.model.captioner import CaptionerModel
-from showtell.training.losses import caption_loss
+from showtell.training.objectives import Objective
 from showtell.training.optim import AveragedWeights, set_learning_rate
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One batch: its mean loss in nats per word, the words it had, the LSTM's learning rate.
+    """One batch: the `value` and `weight` of its lesson, the LSTM's learning rate.
 
     `complete`: the optimizer has stepped, no gradient waits. Only then may a checkpoint be written.
     """
 
-    loss: float
-    words: int
+    value: float
+    weight: int
     lr: float
     complete: bool
 
@@ -34,6 +34,7 @@ def train_steps(
     batches: Iterable[Batch],
     *,
     model: CaptionerModel,
+    objective: Objective,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
     train: TrainConfig,
@@ -49,19 +50,15 @@ def train_steps(
     The phase has `phase_steps`, `before` of them in earlier epochs. `trained` are the parameters that change, by name:
     they are clipped and averaged. Gradients of `train.accumulate` batches are averaged, fewer at the epoch's end.
     """
-    model.train()
     for index, batch in enumerate(batches, start=first_step):
+        model.train()  # an objective may have left it in `eval()`
         lr = set_learning_rate(optimizer, step=before + index, steps=phase_steps, train=train)
         window = min(train.accumulate, epoch_steps - index // train.accumulate * train.accumulate)
         complete = (index + 1) % train.accumulate == 0 or index + 1 == epoch_steps
-        inputs, tokens = batch.inputs.to(accelerator.device), batch.tokens.to(accelerator.device)
+        batch = replace(batch, inputs=batch.inputs.to(accelerator.device), tokens=batch.tokens.to(accelerator.device))
         with contextlib.nullcontext() if complete else accelerator.no_sync(model):
-            output = model(inputs, tokens[..., :-1])
-            targets = tokens[..., 1:]
-            loss = caption_loss(
-                output, targets, label_smoothing=train.label_smoothing, doubly_stochastic=train.doubly_stochastic
-            )
-            accelerator.backward(loss / window)
+            lesson = objective(model, batch, progress=(before + index) / phase_steps)
+            accelerator.backward(lesson.loss / window)
         if complete:
             if train.clip:
                 accelerator.clip_grad_norm_(list(trained.values()), train.clip)
@@ -69,5 +66,4 @@ def train_steps(
             optimizer.zero_grad()
             if averaged is not None:
                 averaged.update(trained)
-        words = int((batch.tokens[..., 1:] != 0).sum())
-        yield StepReport(loss=loss.item(), words=words, lr=lr, complete=complete)
+        yield StepReport(value=lesson.value, weight=lesson.weight, lr=lr, complete=complete)

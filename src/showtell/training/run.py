@@ -24,13 +24,14 @@ from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, im
 from showtell.data.features import FeatureCache, encode_all, encode_into, find_broken
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import DataError
-from showtell.metrics import Protocol, Report, evaluate
+from showtell.metrics import Protocol, Report, describe, evaluate
 from showtell.model.encoder import Encoder, fast_bfloat16
 from showtell.paths import cache_folder
 from showtell.training.checkpoint import Position, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from showtell.training.folder import check_folder, save_recipe
 from showtell.training.interrupt import Interrupt
 from showtell.training.loop import train_steps
+from showtell.training.objectives import build_objective
 from showtell.training.optim import AveragedWeights, build_optimizer
 from showtell.training.runlog import EpochReport, RunLog
 from showtell.training.validate import chunks, generate
@@ -157,6 +158,7 @@ class Run:
         steps = train_steps(
             self._batches(order[place.step :]),
             model=self.wrapped,
+            objective=self.objective,
             optimizer=self.optimizer,
             accelerator=self.accelerator,
             train=train,
@@ -169,8 +171,8 @@ class Run:
         )
         for done in steps:
             place.step += 1
-            place.loss += done.loss * done.words
-            place.words += done.words
+            place.total += done.value * done.weight
+            place.weight += done.weight
             self._progress(f"epoch {place.epoch + 1}", place.step, total)
             place.lr = done.lr
             if not done.complete:
@@ -211,10 +213,13 @@ class Run:
                 self._save_bundle(scored)
         if self.averaged is not None:
             self.averaged.swap(self.trained)
+        self_critical, mean = self.phase.objective == "self-critical", place.total / max(1, place.weight)
         report = EpochReport(
             epoch=place.epoch,
             phase=place.phase + 1,
-            train_loss=place.loss / max(1, place.words),
+            train_loss=None if self_critical else mean,
+            reward=mean if self_critical else None,
+            statistics=describe(candidates, [c for image in self._train_images for c in image.captions]),
             lr=place.lr,
             scores=scores,
             samples=_three(self.samples.val, candidates),
@@ -222,7 +227,7 @@ class Run:
             best=best,
             trains_encoder=bool(self.phase.encoder_from),
         )
-        place.step, place.loss, place.words = 0, 0.0, 0
+        place.step, place.total, place.weight = 0, 0.0, 0
         return report
 
     def _validate(self) -> tuple[list[str], Report]:
@@ -274,6 +279,10 @@ class Run:
         else:
             self.cache, chosen = self._fill_cache(encoder), []
         self._choose_samples()
+        self.objective = build_objective(
+            phase, train=self.recipe.train, search=self.recipe.search, vocabulary=self.vocabulary,
+            images=list(dict.fromkeys(group.image for group in self.samples.train)), autocast=self.accelerator.autocast,
+        )  # fmt: skip
         self.trained = {name: t for name, t in unique_tensors(self.model).items() if t.requires_grad}
         self.optimizer = build_optimizer(
             self.model.decoder.parameters(), chosen, phase=phase, weight_decay=self.recipe.train.weight_decay

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from showtell.metrics import TextStatistics
+
 
 @dataclass(frozen=True)
 class EpochReport:
@@ -13,10 +15,12 @@ class EpochReport:
 
     epoch: int  # from 1, over all phases
     phase: int  # from 1
-    train_loss: float  # nats a word, as trained (smoothing and regularisers included)
+    train_loss: float | None  # nats a word, as trained (smoothing and regularisers included); None: self-critical
+    reward: float | None  # mean of the captions drawn; None: cross-entropy
     lr: float
     scores: dict[str, float]
     samples: list[str]
+    statistics: TextStatistics  # of the validation captions
     seconds: float
     best: bool
     trains_encoder: bool
@@ -26,9 +30,18 @@ class EpochReport:
         s = self.scores
         bleu = " ".join(f"{s[f'bleu_{n}'] * 100:5.1f}" for n in range(1, 5))
         what = "CNN+LSTM" if self.trains_encoder else "LSTM"
+        taught = f"loss {self.train_loss:8.3f}" if self.train_loss is not None else f"reward {self.reward:6.3f}"
         return (
-            f"epoch {self.epoch:3d}  phase {self.phase} {what:8s}  loss {self.train_loss:6.3f}  BLEU-1…4 {bleu}  "
+            f"epoch {self.epoch:3d}  phase {self.phase} {what:8s}  {taught}  BLEU-1…4 {bleu}  "
             f"ROUGE-L {s['rouge_l'] * 100:5.1f}  CIDEr {s['cider'] * 100:6.1f}{' *' if self.best else '  '}  {self.seconds:5.0f} s"
+        )
+
+    def told(self) -> str:
+        """What the captions are like, for people."""
+        s = self.statistics
+        return (
+            f"{s.mean_length:.1f} words a caption, {s.vocabulary} different words, {100 * s.distinct:.0f} % of captions differ, "
+            f"{100 * s.copies:.0f} % copy a training caption, {100 * s.unfinished:.1f} % end unfinished"
         )
 
     def to_json(self) -> str:
@@ -55,8 +68,11 @@ class RunLog:
         """Appends one epoch."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(report.to_json() + "\n")
-        points = {"loss/train": report.train_loss, "lr": report.lr, **{f"val/{k}": v for k, v in report.scores.items()}}
+        points = {"loss/train": report.train_loss, "reward/train": report.reward, "lr": report.lr}
+        points |= {f"val/{k}": v for k, v in report.scores.items()}
         for name, value in points.items():
+            if value is None:
+                continue
             self._events.add_scalar(name, value, report.epoch)
         self._events.add_text("val/samples", "  \n".join(report.samples), report.epoch)
         self._events.flush()
