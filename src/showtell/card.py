@@ -96,7 +96,7 @@ those of the data set the scores above do not hold.
 
 def _what(recipe: Recipe, training: Mapping[str, Any], precision: str) -> str:
     encoder, decoder = recipe.encoder, recipe.decoder
-    source = f"timm's {encoder.names()}" if encoder.pretrained else ""
+    source = "timm's of that name" if encoder.pretrained else ""
     if training.get("encoder_weights"):
         source = f"those of the file `{training['encoder_weights']}`"
     weights = f"its weights began as {source}" if source else "trained from scratch"
@@ -160,13 +160,12 @@ def _front_matter(recipe: Recipe, known: Sequence[Scored], *, license: str, data
         for scored in known
         for name, value in scored.scores.items()
     ]  # fmt: skip
-    encoders = [recipe.encoder.name] if isinstance(recipe.encoder.name, str) else recipe.encoder.name
     data = ModelCardData(
         library_name="showtell",
         pipeline_tag="image-to-text",
         license=license or None,
         datasets=list(datasets) or None,
-        tags=["image-captioning", *encoders, f"{recipe.decoder.name}-decoder", *(["onnx"] if onnx else [])],
+        tags=["image-captioning", *recipe.encoder.names(), f"{recipe.decoder.name}-decoder", *["onnx"] * onnx],
         model_name=recipe.name if results else None,
         eval_results=results or None,
     )

@@ -45,22 +45,23 @@ class EncoderConfig(_Section):
         description="a module's name, e.g. Mixed_7a; empty: the last one before the classifier; a list: several layers, "
         "or one for each name",
     )
-    pooled: bool | Literal["both"] = Field(
+    pooled: Literal[False, True, "both"] = Field(
         False, description="True: one vector an image (1×1×F); False: the grid (R×F); both: the grid and the vector"
     )
     pretrained: bool = True
     image_size: int = Field(0, ge=0, description="0: the weights' own")
     crop: Literal["", "center", "squash"] = Field("", description="empty: the weights' own; squash: the whole frame")
 
-    def names(self) -> str:
-        """The models, as text marks them."""
-        return f"`{self.name if isinstance(self.name, str) else ' + '.join(self.name)}`"
+    def names(self) -> tuple[str, ...]:
+        """The models, each once."""
+        return (self.name,) if isinstance(self.name, str) else tuple(dict.fromkeys(self.name))
 
     def describe(self) -> str:
         """The encoder, as a model card names it."""
+        names = " + ".join(f"`{name}`" for name in self.names())
         layers = (self.layer,) if isinstance(self.layer, str) else self.layer
         pooled = {False: "grid", True: "pooled", "both": "grid and pooled"}[self.pooled]
-        return f"{self.names()} ({' + '.join(layer or 'last layer' for layer in layers)}, {pooled})"
+        return f"{names} ({' + '.join(layer or 'last layer' for layer in layers)}, {pooled})"
 
 
 class DecoderConfig(_Section):

@@ -1,8 +1,8 @@
 """Attention over the regions of an image: two ways to score them, one interface.
 
-    keys(values (B,R,E)) -> (B,R,A)                                    once an image
-    as_keys(projected (…,A)) -> (…,A)                                  the same, of what is projected already
+    keys(values (B,R,E)) -> (B,R,A)                                    once an image, in a form of its own
     scores(query (B,K,·), keys (B,R,A)) -> (B,K,G,R)                   before the softmax
+    own(query (B,K,·), key (B,K,A)) -> (B,K,G,1)                       the score of a region that each row has for itself
     forward(query, keys, values) -> context (B,K,E), weights (B,K,R)   each head reads its share of E
 
 B images · K rows (or K·T rows and steps) of an image · R regions · E embedding · A attention · G heads
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from showtell.errors import RecipeError
@@ -39,16 +40,18 @@ class AdditiveAttention(nn.Module):
         self.score = nn.Linear(size, 1, bias=False)
 
     def keys(self, values: Tensor) -> Tensor:
-        """values (B,R,·) -> keys (B,R,A), constant over time."""
-        return self.as_keys(self.key(values))
-
-    def as_keys(self, projected: Tensor) -> Tensor:
-        """What is projected to A already -> keys of the same shape: e^{2k}, the form that `additive_scores` wants."""
-        return exponential(projected)
+        """values (B,R,·) -> e^{2 W_k k} (B,R,A), constant over time."""
+        return exponential(self.key(values))
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
         """query (B,K,·), keys (B,R,A) -> scores (B,K,1,R)."""
-        return additive_scores(exponential(self.query(query)), keys, self.score.weight[0])[:, :, None]
+        scores = additive_scores(exponential(self.query(query)), keys, self.score.weight[0])  # (B,K,R)
+        return scores[:, :, None]
+
+    def own(self, query: Tensor, key: Tensor) -> Tensor:
+        """query (B,K,·), key (B,K,A), projected already -> scores (B,K,1,1)."""
+        score: Tensor = self.score(torch.tanh(key + self.query(query)))
+        return score[..., None]
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """query (B,K,·), keys (B,R,A), values (B,R,E) -> context (B,K,E), weights (B,K,R) that sum to one."""
@@ -75,16 +78,19 @@ class DotAttention(nn.Module):
 
     def keys(self, values: Tensor) -> Tensor:
         """values (B,R,·) -> keys (B,R,A), constant over time."""
-        return self.as_keys(self.key(values))
-
-    def as_keys(self, projected: Tensor) -> Tensor:
-        """What is projected to A already is a key."""
-        return projected
+        keys: Tensor = self.key(values)
+        return keys
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
         """query (B,K,·), keys (B,R,A) -> scores (B,K,G,R)."""
         queries, by_head = split(self.query(query), self.heads), split(keys, self.heads)  # (B,G,K,·), (B,G,R,·)
         return (queries @ by_head.mT / math.sqrt(by_head.shape[-1])).transpose(1, 2)
+
+    def own(self, query: Tensor, key: Tensor) -> Tensor:
+        """query (B,K,·), key (B,K,A), projected already -> scores (B,K,G,1)."""
+        products = (self.query(query) * key).view(*key.shape[:2], self.heads, -1)
+        scores: Tensor = products.sum(-1, keepdim=True) / math.sqrt(products.shape[-1])
+        return scores
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """query (B,K,·), keys (B,R,A), values (B,R,E) -> context (B,K,E), mean weights (B,K,R) that sum to one."""

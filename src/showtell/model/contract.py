@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 
@@ -30,7 +29,6 @@ def init_embedding(embedding: nn.Embedding) -> nn.Embedding:
 
 
 def open_forget_gates(linear: nn.Linear, hidden: int) -> nn.Linear:
-    """A bias of one for the forget gates of a map to gates i, f, o, g (Jozefowicz et al., 2015, section 2.2)."""
-    with torch.no_grad():
-        linear.bias[hidden : 2 * hidden].fill_(1.0)
+    """A bias of one for the forget gates of a map to gates i, f, o, g, … (Jozefowicz et al., 2015, section 2.2)."""
+    nn.init.ones_(linear.bias[hidden : 2 * hidden])
     return linear

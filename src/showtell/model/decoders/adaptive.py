@@ -119,11 +119,9 @@ class AdaptiveDecoder(nn.Module):
 
         Equations 6–8, 11 and 12: the sentinel is one more region in the softmax, each row's own.
         """
-        own = self.attention.scores(  # a row is an image of one region: (B·K,1,G,1)
-            h.flatten(0, 1)[:, None], self.attention.as_keys(self.sentinel_key(sentinel)).flatten(0, 1)[:, None]
-        )
         scores = self.attention.scores(h, memory.keys)  # (B,K,G,R)
-        weights = torch.cat((scores, own.reshape(*scores.shape[:3], 1)), -1).softmax(-1)  # (B,K,G,R+1)
+        own = self.attention.own(h, self.sentinel_key(sentinel))  # (B,K,G,1)
+        weights = torch.cat((scores, own), -1).softmax(-1)  # (B,K,G,R+1)
         looked, beta = weights[..., :-1], weights[..., -1:]
         in_mind = self.sentinel_value(sentinel).view(*beta.shape[:3], -1)  # (B,K,G,E/G)
         return mix(looked, memory.values) + (beta * in_mind).flatten(2), looked.mean(2)
