@@ -30,7 +30,7 @@ START, END = 1, 2
 
 def plain(decoder: Any, features: Tensor, *, beam: int, steps: int, every_step: bool) -> list[int]:
     """The usual beam search of one image; features (1,R,F)."""
-    with torch.enable_grad():  # no weight has a gradient: nothing is recorded, and attention is computed as written
+    with torch.no_grad():
         copies = features.expand(beam, -1, -1).contiguous()
         memory = decoder.prepare(copies)
         state = decoder.init_state(memory, 1)

@@ -282,6 +282,25 @@ def test_caption_refuses_wrong_input(tiny_bundle: Path, tmp_path: Path) -> None:
     refused(run("caption", newer, tmp_path / "x.png"), "version 99")
 
 
+def test_words_views_and_ensembles_by_command(tiny_bundle: Path, scenes: Path, captioned: Path) -> None:
+    image = captioned / "images" / "a.png"
+    said = run("caption", tiny_bundle, image, "--with", "circle", "--without", "red", "--n", "2")
+    assert said.exit_code == 0, said.output
+    assert all("circle" in line and " red " not in line for line in said.stdout.splitlines())
+    refused(run("caption", tiny_bundle, image, "--with", "circel"), "'circel'", "circle")
+    for arguments in (["--diverse"], ["--sample", "--with", "circle"], ["--n", "2", "--diversity", "1"]):
+        assert run("caption", tiny_bundle, image, *arguments).exit_code == 2
+    assert run("caption", tiny_bundle, image, "--diverse", "--n", "3").exit_code == 0
+    scored = run(
+        "evaluate", tiny_bundle, "--data", scenes, "--json", "--consensus", 4, "--views", 2, "--ensemble", tiny_bundle
+    )
+    found = json.loads(scored.stdout)
+    assert found["protocol"]["decoding"].endswith("consensus of 4, 2 views, ensemble of 2")
+    assert found["captions"]["people"]["unfinished"] < 0.05
+    assert found["captions"]["candidates"].keys() == found["captions"]["people"].keys()
+    assert "half sentences" in run("evaluate", tiny_bundle, "--data", scenes).stdout
+
+
 def test_trace_names_shapes_and_lines(tiny_bundle: Path, captioned: Path) -> None:
     result = run("trace", tiny_bundle, captioned / "images" / "a.png")
     assert result.exit_code == 0, result.output

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from showtell import Captioner, Sampling
+from showtell import Caption, Captioner, Sampling, Wishes
 from showtell.data.annotations import read_annotations
-from showtell.errors import DataError, ImageError
+from showtell.errors import BundleError, DataError, ImageError
+from showtell.images import views_of
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +84,101 @@ def test_a_broken_image(captioner: Captioner, photos: list[Path], tmp_path: Path
         captioner.caption([photos[0], broken])
     results = list(captioner.caption_each([photos[0], broken, photos[1]]))
     assert [isinstance(result, ImageError) for result in results] == [False, True, False]
+
+
+def every(best: Caption) -> list[str]:
+    return [best.text, *(other.text for other in best.alternatives)]
+
+
+def test_words_must_and_must_not_occur(captioner: Captioner, photos: list[Path]) -> None:
+    usual = " ".join(text for best in captioner.caption(photos, n=4) for text in every(best)).split()
+    unsaid = next(word for word in captioner.bundle.vocabulary.listed()[4:] if word not in usual)
+    wishes = Wishes(required=(f"{unsaid}|{usual[0]}", unsaid), excluded=(usual[0],))
+    for best in captioner.caption(photos, n=2, wishes=wishes):
+        for text in every(best):
+            assert unsaid in text.split() and usual[0] not in text.split()
+
+
+@pytest.mark.parametrize(
+    ("wishes", "sentence"),
+    [
+        (Wishes(required=("sircle",)), "does not have 'sircle'; near it are .*circle"),
+        (Wishes(excluded=("",)), "does not have ''"),
+        (Wishes(required=("circle",), excluded=("circle",)), "'circle' must occur and must not"),
+        (Wishes(required=("circle red square blue", "left of the")), "7 tokens, and captions end after 5"),
+    ],
+)
+def test_wishes_that_cannot_be_met(captioner: Captioner, photos: list[Path], wishes: Wishes, sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        captioner.caption(photos[:1], wishes=wishes)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"required": ("a",) * 5}, "5 words are required"),
+        ({"views": 5}, "5 views"),
+        ({"consensus": 101}, "101 candidates"),
+        ({"diversity": -1.0}, "diversity is -1"),
+        ({"diverse": True, "excluded": ("a",)}, "do not go together"),
+    ],
+)
+def test_wishes_are_checked(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        Wishes(**values)
+
+
+def test_diverse_captions_differ(captioner: Captioner, photos: list[Path]) -> None:
+    for best in captioner.caption(photos, n=3, wishes=Wishes(diverse=True)):
+        assert len(set(every(best))) == 3
+
+
+def test_the_consensus_is_a_candidate_and_the_best_by_its_score(captioner: Captioner, photos: list[Path]) -> None:
+    candidates = captioner.caption(photos, n=8)
+    for chosen, of in zip(captioner.caption(photos, n=3, wishes=Wishes(consensus=8)), candidates, strict=True):
+        assert set(every(chosen)) <= set(every(of))
+        scores = [chosen.score, *(other.score for other in chosen.alternatives)]
+        assert scores == sorted(scores, reverse=True)
+        assert 0 < scores[0] <= 10
+
+
+def test_a_bundle_beside_itself_says_the_same(tiny_bundle: Path, captioner: Captioner, photos: list[Path]) -> None:
+    twice = Captioner.load(tiny_bundle, ensemble=[tiny_bundle])
+    assert len({id(encoder) for encoder in twice._encoders}) == 1
+    for one, two in zip(captioner.caption(photos), twice.caption(photos), strict=True):
+        assert one.text == two.text
+        assert one.log_prob == pytest.approx(two.log_prob, abs=1e-3)
+        for a, b in zip(one.words, two.words, strict=True):
+            np.testing.assert_allclose(a.attention, b.attention, atol=1e-5)
+
+
+def test_an_ensemble_needs_the_same_words(tiny_bundle: Path, tmp_path: Path) -> None:
+    from showtell.bundle import build_encoder, build_model, save_bundle
+    from showtell.config import load_recipe
+    from showtell.data.vocabulary import Vocabulary
+
+    recipe, vocabulary = load_recipe("scenes"), Vocabulary.train(["other words"], min_count=1)
+    model = build_model(recipe, build_encoder(recipe), len(vocabulary))
+    save_bundle(tmp_path / "other", model=model, vocabulary=vocabulary, recipe=recipe, training={}, card="")
+    with pytest.raises(BundleError, match="has other words than"):
+        Captioner.load(tiny_bundle, ensemble=[tmp_path / "other"])
+
+
+def test_views_of_a_picture_without_sides_are_one(captioner: Captioner) -> None:
+    """Of one colour alone, every view is the same picture; the probabilities' mean is theirs, "left" and "right" aside."""
+    plain = Image.new("RGB", (90, 60), (200, 30, 30))
+    (one,), (four,) = (captioner.caption([plain], wishes=Wishes(("circle",), views=count)) for count in (1, 4))
+    assert one.text == four.text != ""
+    ids = captioner._mirrored_words
+    assert (ids[ids] == torch.arange(len(ids))).all()
+    vocabulary = captioner.bundle.vocabulary
+    assert int(ids[vocabulary.phrase("left")[0]]) == vocabulary.phrase("right")[0]
+
+
+def test_four_views_are_four_pictures(captioner: Captioner, photos: list[Path]) -> None:
+    with Image.open(photos[0]) as image:
+        pixels = [view(image.convert("RGB")) for view in views_of(captioner.transform, 4)]
+    np.testing.assert_array_equal(pixels[1], pixels[0][..., ::-1])
+    np.testing.assert_array_equal(pixels[3], pixels[2][..., ::-1])
+    assert {p.shape for p in pixels} == {pixels[0].shape}
+    assert not np.array_equal(pixels[0], pixels[2])

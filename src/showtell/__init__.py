@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from showtell.captioning import Caption, Word
     from showtell.config import Recipe, load_recipe
     from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
-    from showtell.decoding import Sampling
+    from showtell.decoding import Sampling, Wishes
     from showtell.errors import ShowtellError
     from showtell.inference import Captioner
     from showtell.metrics import evaluate
@@ -28,6 +28,7 @@ _HOMES = {
     "Recipe": "showtell.config",
     "Sampling": "showtell.decoding",
     "ShowtellError": "showtell.errors",
+    "Wishes": "showtell.decoding",
     "Word": "showtell.captioning",
     "evaluate": "showtell.metrics",
     "load_recipe": "showtell.config",
@@ -43,6 +44,7 @@ __all__ = [
     "Recipe",
     "Sampling",
     "ShowtellError",
+    "Wishes",
     "Word",
     "__version__",
     "evaluate",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from showtell.data.mirror import mirror_caption, mirrorable
+from showtell.data.mirror import mirror_caption, mirror_ids, mirrorable
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,7 @@ def test_what_could_become_wrong_is_not_mirrored(caption: str) -> None:
 
 def test_plain_sides_are_mirrorable() -> None:
     assert mirrorable("a red ball is left of a blue box") and mirrorable("a dog runs")
+
+
+def test_ids_change_places_where_both_words_are_known() -> None:
+    assert mirror_ids(["a", "left", "▁right", "right", "links", "▁left"]) == [0, 3, 5, 1, 4, 2]

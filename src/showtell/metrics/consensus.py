@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from showtell.metrics.cider import length_penalty
 from showtell.metrics.ngrams import MAX_N, Ngrams, count_ids
 
 Floats = NDArray[np.float64]
 
 _TEMPERATURE = 2.0  # of the candidates' probabilities; 1 and 2 were alike, all candidates equal were worse than none
-_SIGMA_SQUARED = 6.0**2  # CIDEr-D's
 
 
 def expected_utility(candidates: Sequence[Sequence[int]], log_probs: Sequence[float]) -> Floats:
@@ -34,9 +34,8 @@ def utilities(candidates: Sequence[Sequence[int]]) -> Floats:
     """(N,N): CIDEr-D of each candidate, 0 … 10, with each as its only reference; document frequencies left out."""
     lengths = np.array([len(ids) for ids in candidates], dtype=np.int64)
     counted = count_ids(np.array([i for ids in candidates for i in ids], dtype=np.int64), lengths)
-    apart = np.subtract.outer(lengths, lengths).astype(np.float64)
     cosines = sum(_cosines(table, len(lengths)) for table in counted.ngrams)
-    return np.asarray(10 / MAX_N * cosines * np.exp(-(apart**2) / (2 * _SIGMA_SQUARED)))
+    return np.asarray(10 / MAX_N * cosines * length_penalty(lengths[:, None], lengths))
 
 
 def _cosines(table: Ngrams, captions: int) -> Floats:

@@ -1,0 +1,75 @@
+"""The decoding is chosen by validation CIDEr, one value at a time, and kept in the bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from showtell.choosing import Tried, choose_decoding
+from showtell.cli import app
+from showtell.config import SearchConfig
+from showtell.data.vocabulary import Vocabulary
+from showtell.inference import Captioner
+from tests.test_search import Toy
+
+CAPTIONS = ["one two", "two two one", "one", "two one two one"]
+
+
+def choose(seed: int, references: list[list[str]], **options: Any) -> tuple[SearchConfig, list[Tried]]:
+    heard: list[Tried] = []
+    vocabulary = Vocabulary.train(CAPTIONS, min_count=1)  # ids 4 and 5: what a Toy says
+    features = torch.randn(4, 2, 4, generator=torch.Generator().manual_seed(seed))
+    choice = choose_decoding(
+        Toy(seed), lambda: iter(features.split(3)), references, vocabulary,
+        search=SearchConfig(beam=2, max_length=6, length_penalty=0.0), report=heard.append, **options,
+    )  # fmt: skip
+    assert list(choice.tried) == heard
+    return choice.search, heard
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_of_what_was_tried_is_chosen(seed: int) -> None:
+    chosen, tried = choose(seed, [[caption, "one two two"] for caption in CAPTIONS])
+    best = max(entry.scores["cider"] for entry in tried)
+    assert next(entry.search for entry in tried if entry.scores["cider"] == best) == chosen
+    assert len(tried) == len({entry.search for entry in tried}) <= 12
+    assert tried[0].search == SearchConfig(beam=2, max_length=6, length_penalty=0.0)
+
+
+def test_where_nothing_helps_the_decoding_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("showtell.choosing._scores", lambda *_: {"cider": 1.0, "bleu_4": 0.5})
+    chosen, tried = choose(0, [[caption] for caption in CAPTIONS])
+    assert chosen == tried[0].search
+
+
+def test_each_value_starts_from_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(*arguments: Any) -> dict[str, float]:
+        config = arguments[-1]
+        return {"cider": -abs(config.length_penalty - 0.7) - abs(config.beam - 8) + config.consensus, "bleu_4": 0.0}
+
+    monkeypatch.setattr("showtell.choosing._scores", score)
+    chosen, _ = choose(0, [[caption] for caption in CAPTIONS])
+    assert chosen == SearchConfig(beam=8, length_penalty=0.7, max_length=6, consensus=10)
+
+
+def test_the_bundle_keeps_it(tiny_bundle: Path, scenes: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    arguments = ["decoding", str(bundle), "--data", str(scenes)]
+    before = (bundle / "config.json").read_bytes()
+    dry = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    assert dry.exit_code == 0, dry.output
+    assert (bundle / "config.json").read_bytes() == before
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    config = json.loads((bundle / "config.json").read_text(encoding="utf-8"))
+    search = SearchConfig(**config["recipe"]["search"])
+    assert f"best: {search.describe()}" in done.stdout
+    assert config["decoding"]["protocol"]["split"] == "val"
+    assert search.describe() in {entry["decoding"] for entry in config["decoding"]["tried"]}
+    assert Captioner.load(bundle).defaults.beam == search.beam
