@@ -272,8 +272,8 @@ def test_wrong_input_is_refused(whole: Path, recipe_file: Path, data: Path, tmp_
     refuse(RecipeError, "decoder.hidden", lambda: train(other, data=data, out=whole, resume=True))
     refuse(DataError, "no folder", lambda: train(recipe, data=tmp_path / "nowhere", out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
-    unknown = load_recipe(recipe_file, ["decoder.name=transformer"])
-    refuse(RecipeError, "transformer", lambda: train(unknown, data=data, out=tmp_path / "run"))
+    unknown = load_recipe(recipe_file, ["decoder.name=perceiver"])
+    refuse(RecipeError, "perceiver", lambda: train(unknown, data=data, out=tmp_path / "run"))
     late = load_recipe(recipe_file, ['train.phases=[{epochs=1, encoder_from="Mixed_6e"}]'])
     refuse(RecipeError, "Mixed_6e", lambda: train(late, data=data, out=tmp_path / "late"))
 
