@@ -1,8 +1,9 @@
 """Which of an image's candidates the others agree with: minimum Bayes risk, on token ids. No references, no torch.
 
 Kumar and Byrne, "Minimum Bayes-Risk Decoding for Statistical Machine Translation", 2004; the utility is CIDEr-D between two
-candidates, all n-grams weighing the same. Measured on UCM-Captions' val split, beam 10: document frequencies of the training
-captions changed CIDEr by 0.003, the consensus itself by 0.10; so a bundle need not carry them.
+candidates, all n-grams weighing the same. Measured on UCM-Captions' val split (CIDEr, 10 candidates of a beam): the attention
+decoder 3.635, with the consensus 3.730, with the training captions' document frequencies in it 3.733; the LSTM 3.589, 3.522,
+3.567. So it is chosen on validation data, and a bundle carries no document frequencies.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from showtell.metrics.ngrams import MAX_N, Ngrams, count_ids
 
 Floats = NDArray[np.float64]
 
-_TEMPERATURE = 2.0  # of the candidates' probabilities; 1 and 2 were alike, all candidates equal were worse than none
+_TEMPERATURE = 2.0  # of the candidates' probabilities: 3.730, 3.719 at 1; 3.563 where all weigh the same
 
 
 def expected_utility(candidates: Sequence[Sequence[int]], log_probs: Sequence[float]) -> Floats:
