@@ -77,7 +77,7 @@ class Captioner(BaseCaptioner):
         """How each bundle looks at an image."""
         return [views_of(bundle.transform, options.views) for bundle in self.bundles]
 
-    def _see(self, image: Image, options: SearchOptions) -> dict[View, Pixels]:
+    def see(self, image: Image, options: SearchOptions) -> dict[View, Pixels]:
         return {view: view(image) for views in self._views(options) for view in views}
 
     def _batch(self, seen: list[dict[View, Pixels]]) -> dict[View, Pixels]:
