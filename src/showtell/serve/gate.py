@@ -44,7 +44,13 @@ class Gate:
         exchange = _Exchange(scope, receive, send, self._limits.request_bytes)
         scope["state"] = {**scope.get("state", {}), "images": 0}
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            if _header_bytes(scope) > self._limits.header_bytes:
+                code = "headers_too_large"
+                await JSONResponse(problems.body(code, problems.CODES[code][1]), 431)(
+                    scope, exchange.receive, exchange.send
+                )
+            else:
+                await self._app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             pass  # nobody is there to read why
         except Exception as error:
@@ -114,6 +120,12 @@ class _Exchange:
                     left -= len((await self.receive()).get("body", b""))
         except TimeoutError:
             return
+
+
+def _header_bytes(scope: Scope) -> int:
+    """The request line and all headers; h11 limits them only where they come in several pieces."""
+    target = len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
+    return target + sum(len(name) + len(value) for name, value in scope["headers"])
 
 
 def _route(router: Router, scope: Scope) -> str:

@@ -26,6 +26,7 @@ from showtell.serve.limits import Limits
 from showtell.serve.monitoring import log, log_to_stderr
 
 _KEEP_ALIVE = 5  # seconds that an idle connection is kept
+_LINGER = 1.0  # seconds from a refusal to the end of its connection
 _STALLED = 30.0  # seconds that an answer may wait for a client that does not read it
 
 
@@ -110,6 +111,7 @@ class _Protocol(H11Protocol):
     own_limits = Limits()
     _heading: asyncio.TimerHandle | None = None
     _stalling: asyncio.TimerHandle | None = None
+    _refused = False
 
     def connection_made(self, transport: Any) -> None:
         """A connection more, or one too many."""
@@ -127,11 +129,20 @@ class _Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Headers that have begun must end in time; what follows them has its own limit."""
+        if self._refused:
+            return
         super().data_received(data)
         if self._between_requests():
             self._time_headers()
         else:
             self._stop("_heading")
+
+    def shutdown(self) -> None:
+        """The server ends."""
+        if self._refused:
+            self.transport.abort()
+        else:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         """The client is slower than the answer."""
@@ -168,11 +179,16 @@ class _Protocol(H11Protocol):
             setattr(self, name, None)
 
     def _refuse(self, code: str, message: str) -> None:
-        """An answer outside the application, and the end of the connection."""
+        """An answer outside the application, and the end of the connection: but not before the client has had time to
+        read it, for a client that is still sending would find the connection broken instead."""
+        self._stop("_heading")
         status = problems.CODES[code][0]
         content = json.dumps(problems.body(code, message)).encode()
         head = f"HTTP/1.1 {status} \r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and not self._refused:
             self.transport.write(head.encode() + content)
-            self.transport.close()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self.loop.call_later(_LINGER, self.transport.abort)
+        self._refused = True
         log("refused", status=status, code=code)
