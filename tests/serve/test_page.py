@@ -239,7 +239,7 @@ def test_copy_edit_and_undo(visit: Callable[..., Opened], address: str) -> None:
     api.expect(text).to_have_value("a dog")
     here.page.get_by_role("radio").nth(0).check()  # what was written is not lost
     api.expect(text).to_have_value('a "red" dog & <b>cat</b>')
-    here.page.get_by_role("button", name="Undo my changes").click()
+    here.page.get_by_role("button", name="Undo changes").click()
     api.expect(text).to_have_value("a red dog runs")
     api.expect(text).to_be_focused()
 
@@ -398,14 +398,14 @@ def test_a_server_that_wants_a_token(visit: Callable[..., Opened], serving: Call
         dialog, field = here.page.get_by_role("dialog"), here.page.locator("#secret")
         late: list[Any] = []
         here.page.route("**/v1/captions", lambda route: late.append(route) if len(late) < 2 else route.continue_())
-        here.give(*(photo(f"{i}.jpg") for i in range(6)))
+        here.give(*(photo(f"{i}.jpg") for i in range(9)))
         api.expect(dialog).to_be_visible()
         api.expect(field).to_be_focused()
         here.page.keyboard.press("Escape")
-        api.expect(here.page.locator(".problem:visible")).to_have_count(4)
+        api.expect(here.page.locator(".problem:visible")).to_have_count(7)
         for route in late:  # refused only now
             route.continue_()
-        api.expect(here.page.locator(".problem:visible")).to_have_count(6)  # asked once, not six times
+        api.expect(here.page.locator(".problem:visible")).to_have_count(9)  # asked once, not nine times
         api.expect(dialog).to_be_hidden()
         here.page.get_by_role("button", name="Try the failed ones again").click()
         field.fill("wrong")
@@ -413,7 +413,7 @@ def test_a_server_that_wants_a_token(visit: Callable[..., Opened], serving: Call
         api.expect(dialog).to_contain_text("The server did not accept this token.")
         field.fill("open-sesame")
         here.page.get_by_role("button", name="Continue").click()
-        here.captioned(6)
+        here.captioned(9)
         here.page.reload()
         here.give(photo())  # kept as long as the tab is
         here.captioned(1)
