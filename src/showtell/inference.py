@@ -78,6 +78,7 @@ class Captioner(BaseCaptioner):
         return [views_of(bundle.transform, options.views) for bundle in self.bundles]
 
     def see(self, image: Image, options: SearchOptions) -> dict[View, Pixels]:
+        """The image once for each way in which a bundle looks at it."""
         return {view: view(image) for views in self._views(options) for view in views}
 
     def _batch(self, seen: list[dict[View, Pixels]]) -> dict[View, Pixels]:

@@ -40,6 +40,8 @@ def serve(
     """Serve captions: POST /v1/captions, the page at /, /docs, /healthz, /readyz, /metrics."""
     need_bundle(bundle)
     secret = _token(token)
+    _at_most("--max-image-mb", max_image_mb, "--max-request-mb", max_request_mb)
+    _at_most("--max-images", max_images, "--queue", queue)
     from showtell.loading import load_captioner
     from showtell.serve.limits import Limits
 
@@ -58,6 +60,11 @@ def serve(
         limits=limits, batch=batch, wait=wait_ms / 1000, token=secret, allow_urls=allow_urls, digest=digest_of(bundle)
     )
     serve(load_captioner(bundle), settings, host=host, port=port)
+
+
+def _at_most(name: str, value: int, other: str, most: int) -> None:
+    if value > most:
+        raise DataError(f"{name} {value} is more than {other} {most}, expected at most as much; raise {other}")
 
 
 def _token(given: str | None) -> str:

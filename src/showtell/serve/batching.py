@@ -24,7 +24,7 @@ class Options:
     beam: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     pixels: Pixels  # (3,S,S)
     options: Options
