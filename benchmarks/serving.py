@@ -1,6 +1,6 @@
 """A server under load and under attack.
 
-python benchmarks/serving.py BUNDLE IMAGES [--clients 32] [--seconds 60] [--batch 32] [--hostile 500] [--seed 0]
+python benchmarks/serving.py BUNDLE IMAGES [--clients 32] [--seconds 60] [--batch 16] [--hostile 500] [--seed 0]
 
 Clients caption photos one a request, each waiting for its answer: half of the time one by one (`--batch 1`), the whole
 time in batches, the other half one by one again, so that a busy machine is busy for both. Every answer is compared with
@@ -326,7 +326,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundle")
     parser.add_argument("images")
-    for name, value in (("clients", 32), ("seconds", 60), ("batch", 32), ("hostile", 500), ("seed", 0), ("photos", 64)):
+    for name, value in (("clients", 32), ("seconds", 60), ("batch", 16), ("hostile", 500), ("seed", 0), ("photos", 64)):
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
     found = list(find_images([given.images]))

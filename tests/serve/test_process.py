@@ -159,11 +159,11 @@ def test_an_exported_folder_is_served_with_the_few_requirements(tiny_bundle: Pat
     folder = export_onnx(tiny_bundle, tmp_path / "onnx")
     needed = set(re.findall(r"^([\w-]+)", RUNTIME.read_text(encoding="utf-8"), re.M))
     code = (
-        "import atexit, importlib.metadata as m, sys\n"
+        "import atexit, importlib.metadata as m, sys; before = set(sys.modules)\n"
         "for name in ('torch', 'torchvision', 'timm', 'tokenizers', 'onnx', 'safetensors'): sys.modules[name] = None\n"
         "def tell():\n"
         "    known = m.packages_distributions()\n"
-        "    found = {n.lower() for name in list(sys.modules) if '.' not in name for n in known.get(name, ())"
+        "    found = {n.lower().replace(chr(95), chr(45)) for name in set(sys.modules) - before for n in known.get(name, ())"
         " if sys.modules[name] is not None}\n"
         "    print('DISTRIBUTIONS', ' '.join(sorted(found)), file=sys.stderr)\n"
         "atexit.register(tell)"
@@ -189,7 +189,7 @@ def dependencies(names: set[str]) -> set[str]:
         except PackageNotFoundError:
             continue
         for line in wanted:
-            name = re.match(r"[\w.-]+", line)[0].lower()  # type: ignore[index]
+            name = re.match(r"[\w.-]+", line)[0].lower().replace("_", "-")  # type: ignore[index]
             if "extra ==" not in line and name not in found:
                 found.add(name)
                 waiting.append(name)

@@ -19,7 +19,7 @@ def serve(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or an exported folder.")],
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
-    batch: Annotated[int, typer.Option(min=1, max=256, help="Images that go through the model at once.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, max=256, help="Images that go through the model at once.")] = 16,
     wait_ms: Annotated[
         int, typer.Option(min=0, max=10_000, help="How long a batch waits for images that are still arriving.")
     ] = 50,

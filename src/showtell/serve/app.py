@@ -46,7 +46,7 @@ class Settings:
     `wait` seconds; `judge` says which addresses and ports URLs may lead to."""
 
     limits: Limits = field(default_factory=Limits)
-    batch: int = 32
+    batch: int = 16
     wait: float = 0.05
     token: str = ""
     allow_urls: bool = False
