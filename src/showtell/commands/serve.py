@@ -16,7 +16,7 @@ _MIB = 2**20
 
 
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or an exported folder.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle, an exported folder, or user/name on the hub.")],
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
     batch: Annotated[int, typer.Option(min=1, max=256, help="Images that go through the model at once.")] = 16,
@@ -38,7 +38,7 @@ def serve(
     body_timeout: Annotated[float, typer.Option(help="Seconds until a request's body has arrived.")] = 30.0,
 ) -> None:
     """Serve captions: POST /v1/captions, the page at /, /docs, /healthz, /readyz, /metrics."""
-    need_bundle(bundle)
+    folder = need_bundle(bundle)
     secret = _token(token)
     _at_most("--max-image-mb", max_image_mb, "--max-request-mb", max_request_mb)
     _at_most("--max-images", max_images, "--queue", queue)
@@ -57,9 +57,9 @@ def serve(
             raise
         raise MissingExtraError("serving", "serve") from None
     settings = Settings(
-        limits=limits, batch=batch, wait=wait_ms / 1000, token=secret, allow_urls=allow_urls, digest=digest_of(bundle)
+        limits=limits, batch=batch, wait=wait_ms / 1000, token=secret, allow_urls=allow_urls, digest=digest_of(folder)
     )
-    serve(load_captioner(bundle), settings, host=host, port=port)
+    serve(load_captioner(folder), settings, host=host, port=port)
 
 
 def _at_most(name: str, value: int, other: str, most: int) -> None:

@@ -17,7 +17,9 @@ class WordAnswer(BaseModel):
     text: str
     probability: float
     log_prob: float
-    attention: list[list[float]] | None = Field(None, description="rows of a grid over view.box, summing to one")
+    attention: list[list[float]] | None = Field(
+        None, description="rows of a grid over view.box, summing to one or less"
+    )
 
 
 class CaptionAnswer(BaseModel):

@@ -19,12 +19,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import showtell
-from showtell.captioning import BaseCaptioner, Pixels
+from showtell.captioning import BaseCaptioner
+from showtell.decoding import SearchOptions
 from showtell.errors import ImageError
 from showtell.images import open_image
 from showtell.serve import problems
 from showtell.serve.answers import Answer, Refusal, result_of
-from showtell.serve.batching import Batcher, Options
+from showtell.serve.batching import Batcher
 from showtell.serve.body import Asked, JsonBody, Memory, Upload, Wanted, decode_base64, read_wanted
 from showtell.serve.fetch import Judge, fetch, is_public
 from showtell.serve.gate import Gate
@@ -121,15 +122,15 @@ class Service:
 
     async def _result(self, upload: Upload, asked: Asked, take: Callable[[int], None]) -> dict[str, Any]:
         """One image's captions, or why it has none."""
+        options = self.captioner.options(beam=asked.beam, n=asked.n)
         try:
             with self.batcher.arriving():
                 data = await self._bytes(upload, take)
                 loop = asyncio.get_running_loop()
-                pixels, size = await loop.run_in_executor(self._pool, self._load, upload.name, data)
+                seen, size = await loop.run_in_executor(self._pool, self._load, upload.name, data, options)
         except HTTPException as error:
             return {"name": upload.name, **problems.body_of(error)}
-        beam = max(asked.n, asked.beam or self.captioner.defaults.beam)
-        best = await self.batcher.caption(pixels, Options(asked.n, beam))
+        best = await self.batcher.caption(seen, options)
         return result_of(
             upload.name, size, best, n=asked.n, attention=asked.attention, transform=self.captioner.transform
         )
@@ -142,14 +143,14 @@ class Service:
         async with self._fetching:
             return await fetch(upload.url, self.limits, take, self.settings.judge)
 
-    def _load(self, name: str, data: bytes | str) -> tuple[Pixels, tuple[int, int]]:
-        """In a thread: what the encoder sees, and the photo's size, upright."""
+    def _load(self, name: str, data: bytes | str, options: SearchOptions) -> tuple[Any, tuple[int, int]]:
+        """In a thread: what the captioner sees, and the photo's size, upright."""
         content = decode_base64(name, data, self.limits) if isinstance(data, str) else data
         try:
             image = open_image(content, max_pixels=self.limits.pixels, name=name)
         except ImageError as error:
             raise refusal("bad_image", str(error)) from None
-        return self.captioner.transform(image), image.size
+        return self.captioner.see(image, options), image.size
 
 
 def build_app(captioner: BaseCaptioner, settings: Settings | None = None) -> FastAPI:

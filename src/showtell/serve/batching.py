@@ -9,25 +9,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
+from PIL import Image
 
-from showtell.captioning import BaseCaptioner, Caption, Pixels
+from showtell.captioning import BaseCaptioner, Caption
+from showtell.decoding import SearchOptions
 from showtell.serve.problems import refusal
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a search is told; images of equal options share a batch."""
-
-    n: int
-    beam: int
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    pixels: Pixels  # (3,S,S)
-    options: Options
+    seen: Any  # what the captioner's `see` gave
+    options: SearchOptions
     answer: asyncio.Future[Caption]
     loop: asyncio.AbstractEventLoop
     since: float = field(default_factory=time.monotonic)
@@ -101,10 +95,11 @@ class Batcher:
         finally:
             self.reserved -= images
 
-    async def caption(self, pixels: Pixels, options: Options) -> Caption:
-        """The best caption of one transformed image (3,S,S), the others as its alternatives. Cancelled, it is not run."""
+    async def caption(self, seen: Any, options: SearchOptions) -> Caption:
+        """The best caption of one image, as the captioner's `see` gave it for these options, the others as its
+        alternatives. Cancelled, it is not run."""
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(pixels, options, loop.create_future(), loop)
+        waiting = _Waiting(seen, options, loop.create_future(), loop)
         with self._changed:
             self._queue.append(waiting)
             self._changed.notify()
@@ -120,8 +115,7 @@ class Batcher:
         while batch := self._next():
             started = time.monotonic()
             try:
-                pixels = np.stack([item.pixels for item in batch])
-                captions = self._captioner.caption_pixels(pixels, **_as_keywords(batch[0].options))
+                captions = self._captioner.caption_seen([item.seen for item in batch], batch[0].options)
             except BaseException as error:  # whatever a runtime raises: these requests fail, the next ones do not
                 _deliver(batch, error)
             else:
@@ -129,9 +123,10 @@ class Batcher:
                 self._observe(len(batch), time.monotonic() - started)
 
     def _warm_up(self) -> None:
-        side = self._captioner.transform.size
+        options = self._captioner.options()
+        blank = self._captioner.see(Image.new("RGB", (8, 8), "gray"), options)
         for images in sorted({1, self._size}):
-            self._captioner.caption_pixels(np.zeros((images, 3, side, side), np.float32))
+            self._captioner.caption_seen([blank] * images, options)
         self._warm = True
 
     def _next(self) -> list[_Waiting]:
@@ -159,10 +154,6 @@ class Batcher:
     def _drop_cancelled(self) -> None:
         if any(item.answer.cancelled() for item in self._queue):
             self._queue = deque(item for item in self._queue if not item.answer.cancelled())
-
-
-def _as_keywords(options: Options) -> dict[str, int]:
-    return {"n": options.n, "beam": options.beam}
 
 
 def _deliver(batch: list[_Waiting], result: list[Caption] | BaseException) -> None:
