@@ -21,7 +21,7 @@ LAYERS = (
     ("cli",),
     ("commands",),
     ("demo",),
-    ("report",),
+    ("report", "serve"),
     ("evaluation", "trace", "training"),
     ("loading",),
     ("choosing", "export", "inference", "runtime"),

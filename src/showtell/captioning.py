@@ -97,7 +97,7 @@ class BaseCaptioner(ABC):
 
         Images are decoded in threads, one batch ahead of the model; never more than two batches are in memory.
         """
-        options = replace(self.defaults, n=n, beam=max(n, beam or self.defaults.beam))
+        options = self.options(beam=beam, n=n)
         options = options if wishes is None else self._wished(options, wishes)
         with ThreadPoolExecutor(2) as pool:
             waiting, first = None, 0
@@ -108,15 +108,32 @@ class BaseCaptioner(ABC):
                     first += len(waiting)
                 waiting = loading
 
+    def options(self, *, beam: int | None = None, n: int = 1) -> SearchOptions:
+        """What `caption` searches by: the bundle's own decoding for n captions, with at least n beams."""
+        return replace(self.defaults, n=n, beam=max(n, beam or self.defaults.beam))
+
+    def see(self, image: Image, options: SearchOptions) -> Any:
+        """What `caption_seen` takes of one decoded image; may run in any thread."""
+        return self.transform(image)
+
+    def caption_seen(self, seen: Sequence[Any], options: SearchOptions) -> list[Caption]:
+        """`caption` of one batch of images that `see` has prepared for the same options."""
+        return self._caption_seen(seen, range(len(seen)), options, None)
+
     def _caption_batch(
         self, loaded: list[Any], first: int, options: SearchOptions, sampling: Sampling | None
     ) -> Iterator[Caption | ImageError]:
         good = {place: item for place, item in enumerate(loaded, first) if not isinstance(item, ImageError)}
         captions: Iterator[Caption] = iter(())
         if good:
-            found = self._search(self._batch(list(good.values())), list(good), options, sampling)
-            captions = (replace(best, alternatives=tuple(others)) for best, *others in found)
+            captions = iter(self._caption_seen(list(good.values()), list(good), options, sampling))
         yield from (item if isinstance(item, ImageError) else next(captions) for item in loaded)
+
+    def _caption_seen(
+        self, seen: Sequence[Any], places: Sequence[int], options: SearchOptions, sampling: Sampling | None
+    ) -> list[Caption]:
+        found = self._search(self._batch(list(seen)), places, options, sampling)
+        return [replace(best, alternatives=tuple(others)) for best, *others in found]
 
     @abstractmethod
     def _search(
@@ -130,13 +147,9 @@ class BaseCaptioner(ABC):
 
     def _load(self, source: Source, options: SearchOptions) -> Any:
         try:
-            return self._see(open_image(source), options)
+            return self.see(open_image(source), options)
         except ImageError as error:
             return error
-
-    def _see(self, image: Image, options: SearchOptions) -> Any:
-        """What `_batch` takes of one image."""
-        return self.transform(image)
 
     def _batch(self, seen: list[Any]) -> Any:
         """What `_search` takes of several images."""

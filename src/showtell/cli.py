@@ -1,4 +1,4 @@
-"""The command line: `showtell data · train · evaluate · decoding · caption · report · export · push · trace · demo`.
+"""The command line: `showtell data · train · evaluate · decoding · caption · report · export · push · serve · trace · demo`.
 
 Exit codes: 0 done; 1 some inputs failed and the rest were done; 2 wrong input; 130 interrupted. Results go to stdout,
 progress and notes to stderr. Nothing heavy is imported before the arguments are known to make sense.
@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 import showtell
-from showtell.commands import caption, data, decoding, demo, evaluate, export, push, report, trace, train
+from showtell.commands import caption, data, decoding, demo, evaluate, export, push, report, serve, trace, train
 from showtell.errors import ShowtellError
 
 
@@ -57,6 +57,7 @@ app.command("decoding")(decoding.decoding)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("push")(push.push)
+app.command("serve")(serve.serve)
 app.command("trace")(trace.trace)
 app.command("demo")(demo.demo)
 

@@ -23,6 +23,9 @@ MAX_BYTES = 256 * 1024 * 1024
 
 Source = str | Path | bytes | BinaryIO | Image.Image
 
+# What SUFFIXES means, and what cameras make of it. Pillow knows more formats; one of them starts another program.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF")
+
 _INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -146,7 +149,9 @@ def _decode(source: Source, name: str, max_pixels: int) -> Image.Image:
             raise ImageError(f"{name}: {path.stat().st_size / 2**20:.0f} MiB, expected at most {MAX_BYTES // 2**20}")
         source = path.read_bytes()
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    with _limit_lifted(), Image.open(stream) as image:
+    Image.init()
+    known = [kind for kind in _FORMATS if kind in Image.OPEN]  # Pillow may be built without some
+    with _limit_lifted(), Image.open(stream, formats=known) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise ImageError(f"{name}: {width}×{height} pixels, expected at most {max_pixels:,} in all")
@@ -189,4 +194,4 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     text = str(error).split("<")[0].strip() or type(error).__name__
-    return "not an image, or of a kind that Pillow does not read" if "cannot identify" in text else text
+    return f"not an image, or none of {', '.join(_FORMATS)}" if "cannot identify" in text else text

@@ -77,7 +77,8 @@ class Captioner(BaseCaptioner):
         """How each bundle looks at an image."""
         return [views_of(bundle.transform, options.views) for bundle in self.bundles]
 
-    def _see(self, image: Image, options: SearchOptions) -> dict[View, Pixels]:
+    def see(self, image: Image, options: SearchOptions) -> dict[View, Pixels]:
+        """The image once for each way in which a bundle looks at it."""
         return {view: view(image) for views in self._views(options) for view in views}
 
     def _batch(self, seen: list[dict[View, Pixels]]) -> dict[View, Pixels]:

@@ -93,7 +93,9 @@ class OnnxCaptioner(BaseCaptioner):
     ) -> list[list[Caption]]:
         if sampling is not None:
             raise DataError("an exported captioner searches and does not sample; sample with the bundle it came from")
-        (features,) = self._encoder.run(None, {"images": pixels})
+        # One by one: on two cores no batch was faster a photo, and those of 32 were slower (experiments/LOG.md), in
+        # memory that grows with them. What a batch saves is in the search.
+        features = np.concatenate([self._encoder.run(None, {"images": image[None]})[0] for image in pixels])
         prepared = self._prepare.run(None, {"features": features})
         memory, state = prepared[: self._memory], prepared[self._memory :]
         found = self._beam_search(memory, state, options)
@@ -170,6 +172,10 @@ def _session(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Waiting threads sleep instead of spinning, which three sessions would do at each other's cost; and memory goes back
+    # when a batch is done, where arena and pattern would keep what every shape ever needed.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises many kinds of its own

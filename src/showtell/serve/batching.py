@@ -1,0 +1,172 @@
+"""Images of all requests, captioned in batches by one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from showtell.captioning import BaseCaptioner, Caption
+from showtell.decoding import SearchOptions
+from showtell.serve.problems import refusal
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    seen: Any  # what the captioner's `see` gave
+    options: SearchOptions
+    answer: asyncio.Future[Caption]
+    loop: asyncio.AbstractEventLoop
+    since: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """Owns the thread that runs the captioner.
+
+    A batch is the longest waiting image and those of equal options behind it, at most `size`. The thread waits for
+    more, at most `wait` seconds, only while requests are being read or decoded: who comes alone is served at once.
+    """
+
+    def __init__(
+        self,
+        captioner: BaseCaptioner,
+        *,
+        size: int,
+        wait: float,
+        capacity: int,
+        observe: Callable[[int, float], None] = lambda images, seconds: None,
+    ) -> None:
+        self._captioner, self._size, self._wait, self._observe = captioner, size, wait, observe
+        self.capacity = capacity
+        self.reserved = 0  # images accepted and not answered; touched on the event loop alone
+        self._arriving = 0
+        self._queue: deque[_Waiting] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._warm = False
+        self._thread = threading.Thread(target=self._run, name="captioner", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread, which first captions blank images: the first request is as fast as any, and memory has
+        grown to what it will be."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finishes what is queued and ends the thread; nothing may be submitted after."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model has run and the thread is there."""
+        return self._warm and self._thread.is_alive() and not self._closing
+
+    @contextlib.contextmanager
+    def arriving(self) -> Iterator[None]:
+        """While a request is read and decoded, a batch may wait for it."""
+        self._add_arriving(1)
+        try:
+            yield
+        finally:
+            self._add_arriving(-1)
+
+    def need_room(self, images: int) -> None:
+        """Refuses ("busy") where so many do not fit."""
+        if self.reserved + images > self.capacity:
+            raise refusal("busy", f"{self.reserved} images wait, room is for {self.capacity}; try again later")
+
+    @contextlib.contextmanager
+    def reserve(self, images: int) -> Iterator[None]:
+        """Room for a request's images until it is answered; refuses ("busy") where there is none."""
+        self.need_room(images)
+        self.reserved += images
+        try:
+            yield
+        finally:
+            self.reserved -= images
+
+    async def caption(self, seen: Any, options: SearchOptions) -> Caption:
+        """The best caption of one image, as the captioner's `see` gave it for these options, the others as its
+        alternatives. Cancelled, it is not run."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(seen, options, loop.create_future(), loop)
+        with self._changed:
+            self._queue.append(waiting)
+            self._changed.notify()
+        return await waiting.answer
+
+    def _add_arriving(self, change: int) -> None:
+        with self._changed:
+            self._arriving += change
+            self._changed.notify()
+
+    def _run(self) -> None:
+        self._warm_up()
+        while batch := self._next():
+            started = time.monotonic()
+            try:
+                captions = self._captioner.caption_seen([item.seen for item in batch], batch[0].options)
+            except BaseException as error:  # whatever a runtime raises: these requests fail, the next ones do not
+                _deliver(batch, error)
+            else:
+                _deliver(batch, captions)
+                self._observe(len(batch), time.monotonic() - started)
+
+    def _warm_up(self) -> None:
+        options = self._captioner.options()
+        blank = self._captioner.see(Image.new("RGB", (8, 8), "gray"), options)
+        for images in sorted({1, self._size}):
+            self._captioner.caption_seen([blank] * images, options)
+        self._warm = True
+
+    def _next(self) -> list[_Waiting]:
+        """The next batch; none when closing and nothing is left."""
+        with self._changed:
+            while True:
+                self._drop_cancelled()
+                if not self._queue:
+                    if self._closing:
+                        return []
+                    self._changed.wait()
+                    continue
+                batch = self._gather()
+                left = self._wait - (time.monotonic() - self._queue[0].since)
+                if len(batch) == self._size or left <= 0 or not self._arriving or self._closing:
+                    for item in batch:
+                        self._queue.remove(item)
+                    return batch
+                self._changed.wait(left)
+
+    def _gather(self) -> list[_Waiting]:
+        wanted = self._queue[0].options
+        return [item for item in self._queue if item.options == wanted][: self._size]
+
+    def _drop_cancelled(self) -> None:
+        if any(item.answer.cancelled() for item in self._queue):
+            self._queue = deque(item for item in self._queue if not item.answer.cancelled())
+
+
+def _deliver(batch: list[_Waiting], result: list[Caption] | BaseException) -> None:
+    for place, item in enumerate(batch):
+        value = result if isinstance(result, BaseException) else result[place]
+        with contextlib.suppress(RuntimeError):  # its loop has closed
+            item.loop.call_soon_threadsafe(_settle, item.answer, value)
+
+
+def _settle(answer: asyncio.Future[Caption], value: Caption | BaseException) -> None:
+    if answer.done():  # given up meanwhile
+        return
+    if isinstance(value, BaseException):
+        answer.set_exception(RuntimeError(f"the captioner failed: {type(value).__name__}: {value}"))
+    else:
+        answer.set_result(value)

@@ -1,0 +1,305 @@
+"""What a request asks for, read from its body: as a form or as JSON, no more of it than the limits allow."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from showtell.errors import ShowtellError
+from showtell.serve.limits import Limits
+from showtell.serve.problems import refusal
+
+_MANY = 10_000  # separators in a JSON body; 32 images with their options have a few hundred, hostile ones millions
+_FIELD_BYTES = 100  # of a form's option
+_NAME_LENGTH = 255
+_OPTIONS = ("n", "beam", "attention")
+
+
+class JsonImage(BaseModel):
+    """One image: its bytes in base64 (a data: URL will do), or where to fetch it."""
+
+    model_config = ConfigDict(extra="forbid")
+    data: str | None = Field(None, description="the file in base64")
+    url: str | None = Field(None, max_length=2048, description="http or https; only where the server allows URLs")
+    name: str | None = Field(None, description="what the answer calls it")
+
+
+class Asked(BaseModel):
+    """The options of a request, in a form, in a query or in JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+    n: int = Field(1, ge=1, le=10, description="captions an image")
+    beam: int | None = Field(None, ge=1, le=20, description="beams an image; by default the model's, at least n")
+    attention: bool = Field(False, description="say where the model looked for each word")
+
+
+class JsonBody(Asked):
+    """A request in JSON."""
+
+    images: list[str | JsonImage] = Field(min_length=1, description="base64 text, or an object")
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An image as it came: bytes, base64 text, or a URL."""
+
+    name: str
+    data: bytes | str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A whole request."""
+
+    images: list[Upload]
+    options: Asked
+
+
+class Memory:
+    """What all requests together keep in memory while they are read and decoded; on the event loop alone."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.used = size, 0
+
+    @contextlib.contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """A function that takes so many bytes, or refuses ("busy"); what was taken is given back at the end."""
+        taken = 0
+
+        def take(count: int) -> None:
+            nonlocal taken
+            if self.used + count > self.size:
+                raise refusal("busy", "the memory set aside for requests is used up; try again later")
+            self.used += count
+            taken += count
+
+        try:
+            yield take
+        finally:
+            self.used -= taken
+
+
+async def read_wanted(request: Request, limits: Limits, take: Callable[[int], None]) -> Wanted:
+    """The request's images and options. Refuses what is too large, too slow, of another type or malformed."""
+    kind, parameters = parse_options_header(request.headers.get("content-type"))
+    declared = request.headers.get("content-length", "")
+    length = int(declared) if declared.isdecimal() else 0
+    if kind not in (b"multipart/form-data", b"application/json"):
+        found = kind.decode("latin-1")[:60] or "nothing"
+        raise refusal("wrong_type", f"the content type is '{found}', expected multipart/form-data or application/json")
+    if length > limits.request_bytes:
+        raise _too_large("the request", limits.request_bytes)
+    query = dict(request.query_params)
+    chunks = _chunks(request, limits, take)
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            if kind == b"application/json":
+                return _from_json(b"".join([chunk async for chunk in chunks]), query, limits)
+            form = _Form(parameters.get(b"boundary", b""), limits)
+            async for chunk in chunks:
+                form.write(chunk)
+    except TimeoutError:
+        raise refusal("slow_body", f"the body took more than {limits.body_seconds:g} s to arrive") from None
+    return form.wanted(query)
+
+
+async def _chunks(request: Request, limits: Limits, take: Callable[[int], None]) -> AsyncIterator[bytes]:
+    total = 0
+    async for chunk in request.stream():
+        total += len(chunk)
+        if total > limits.request_bytes:
+            raise _too_large("the request", limits.request_bytes)
+        take(len(chunk))
+        yield chunk
+
+
+def _from_json(body: bytes, query: dict[str, str], limits: Limits) -> Wanted:
+    if sum(body.count(sign) for sign in (b",", b"[", b"{")) > _MANY:
+        raise refusal("malformed", f"the JSON has more than {_MANY} elements, expected images and three options")
+    try:
+        asked = JsonBody.model_validate_json(body)
+    except ValidationError as error:
+        _explain(error)
+    _count(len(asked.images), limits)
+    given = asked.model_dump(include=set(_OPTIONS), exclude_unset=True)
+    options = _options({**query, **given})
+    return Wanted([_upload(item, place, limits) for place, item in enumerate(asked.images, 1)], options)
+
+
+def _upload(item: str | JsonImage, place: int, limits: Limits) -> Upload:
+    image = JsonImage(data=item) if isinstance(item, str) else item
+    name = clean_name(image.name or "") or f"image-{place}"
+    if (image.data is None) == (image.url is None):
+        raise refusal("malformed", f"{name}: expected either 'data' or 'url'")
+    if image.url is not None:
+        return Upload(name, url=image.url)
+    if len(image.data or "") * 3 // 4 > limits.image_bytes + 2 * 1024:  # a data: URL begins with its type
+        raise _too_large(name, limits.image_bytes)
+    return Upload(name, data=image.data)
+
+
+@dataclass
+class _Part:
+    """A form's part while it arrives."""
+
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    header: tuple[bytes, bytes] = (b"", b"")
+    name: str = ""
+    filename: str = ""
+    data: bytearray = field(default_factory=bytearray)
+
+
+class _Form:
+    """A multipart body, parsed as it comes, in memory alone: no photo ever lies in a temporary file."""
+
+    def __init__(self, boundary: bytes, limits: Limits) -> None:
+        self._limits, self._part, self._ended = limits, _Part(), False
+        self._images: list[Upload] = []
+        self._options: dict[str, str] = {}
+        callbacks: Any = {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._header(data[start:end], b""),
+            "on_header_value": lambda data, start, end: self._header(b"", data[start:end]),
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._end_headers,
+            "on_part_data": self._data,
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+        if not boundary:
+            raise refusal("malformed", "the content type multipart/form-data names no boundary")
+        with _form_errors():
+            self._parser = MultipartParser(boundary, callbacks, max_header_count=8, max_header_size=2048)
+
+    def write(self, chunk: bytes) -> None:
+        """The next bytes of the body."""
+        with _form_errors():
+            self._parser.write(chunk)
+
+    def wanted(self, query: dict[str, str]) -> Wanted:
+        """All of it, when the body has ended."""
+        if not self._ended:
+            raise refusal("malformed", "the form ends before its last boundary")
+        if not self._images:
+            raise refusal("malformed", "the form has no field 'images'")
+        return Wanted(self._images, _options({**query, **self._options}))
+
+    def _begin(self) -> None:
+        self._part = _Part()
+
+    def _header(self, name: bytes, value: bytes) -> None:
+        part = self._part
+        part.header = (part.header[0] + name, part.header[1] + value)
+
+    def _end_header(self) -> None:
+        name, value = self._part.header
+        self._part.headers[name.strip().lower()] = value
+        self._part.header = (b"", b"")
+
+    def _end_headers(self) -> None:
+        _, values = parse_options_header(self._part.headers.get(b"content-disposition"))
+        name = values.get(b"name", b"").decode("utf-8", "replace")
+        if name not in ("images", *_OPTIONS):
+            raise refusal("wrong_option", f"the form has a field '{name[:40]}', expected images, {', '.join(_OPTIONS)}")
+        if name == "images":
+            _count(len(self._images) + 1, self._limits)
+        self._part.name = name
+        self._part.filename = clean_name(values.get(b"filename", b"").decode("utf-8", "replace"))
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        part = self._part
+        part.data += data[start:end]
+        if part.name == "images":
+            if len(part.data) > self._limits.image_bytes:
+                raise _too_large(part.filename or "an image", self._limits.image_bytes)
+        elif len(part.data) > _FIELD_BYTES:
+            raise refusal("wrong_option", f"the form's field '{part.name}' has more than {_FIELD_BYTES} bytes")
+
+    def _end(self) -> None:
+        part = self._part
+        if part.name == "images":
+            name = part.filename or f"image-{len(self._images) + 1}"
+            self._images.append(Upload(name, data=bytes(part.data)))
+        else:
+            self._options[part.name] = part.data.decode("utf-8", "replace")
+        self._part = _Part()
+
+    def _finish(self) -> None:
+        self._ended = True
+
+
+@contextlib.contextmanager
+def _form_errors() -> Iterator[None]:
+    try:
+        yield
+    except (HTTPException, ShowtellError):
+        raise
+    except Exception as error:  # the parser's own, and what it trips over
+        raise refusal("malformed", f"the form cannot be read: {str(error)[:120]}") from None
+
+
+def clean_name(name: str) -> str:
+    """A file's name without folders and control characters. It is only ever repeated, never opened."""
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    return "".join(c for c in last if c.isprintable())[:_NAME_LENGTH]
+
+
+def _options(values: dict[str, Any]) -> Asked:
+    try:
+        asked = Asked.model_validate(values)
+    except ValidationError as error:
+        _explain(error)
+    if asked.beam is not None and asked.beam < asked.n:
+        raise refusal("wrong_option", f"n is {asked.n} and beam {asked.beam}, expected a beam of at least n")
+    return asked
+
+
+def _explain(error: ValidationError) -> NoReturn:
+    """The first of pydantic's complaints, as a sentence."""
+    errors = error.errors(include_url=False)
+    first = next((e for e in errors if "str" not in e["loc"] or isinstance(e["input"], int | float | list)), errors[0])
+    where = ".".join(str(x) for x in first["loc"] if not isinstance(x, str) or x not in ("str", "JsonImage"))
+    if first["type"] == "json_invalid":
+        raise refusal("malformed", f"the body is not JSON: {first['ctx']['error']}") from None
+    if first["type"] == "extra_forbidden":
+        option = not where.startswith("images")
+        expected = f"images, {', '.join(_OPTIONS)}" if option else "data, url, name"
+        raise refusal(
+            "wrong_option" if option else "malformed", f"'{where[:60]}' is unknown, expected {expected}"
+        ) from None
+    if first["type"] == "missing":
+        raise refusal("malformed", f"'{where}' is missing") from None
+    found = repr(first["input"])[:40]
+    code = "wrong_option" if where in _OPTIONS else "malformed"
+    raise refusal(code, f"{where or 'the body'} is {found}: {first['msg'].lower()}") from None
+
+
+def _count(images: int, limits: Limits) -> None:
+    if images > limits.images:
+        raise refusal("too_many_images", f"more than {limits.images} images in one request; send them in several")
+
+
+def _too_large(what: str, limit: int) -> HTTPException:
+    return refusal("too_large", f"{what} has more bytes than the {limit:,} that are allowed")
+
+
+def decode_base64(name: str, text: str, limits: Limits) -> bytes:
+    """The bytes of base64 text or of a data: URL; line breaks are let pass."""
+    content = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        data = base64.b64decode("".join(content.split()), validate=True)
+    except ValueError:  # binascii.Error is one
+        raise refusal("bad_image", f"{name}: not base64") from None
+    if len(data) > limits.image_bytes:
+        raise _too_large(name, limits.image_bytes)
+    return data

@@ -1,0 +1,51 @@
+"""What a server answers when it refuses: a status, a code that does not change, one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import starlette.exceptions
+from fastapi import HTTPException
+
+RETRY_AFTER = "2"  # seconds
+
+CODES: dict[str, tuple[int, str]] = {
+    "malformed": (400, "the request is not HTTP, its body is not what its type says, or has another shape"),
+    "bad_token": (401, "the bearer token is missing or wrong"),
+    "not_found": (404, "there is nothing at this path"),
+    "wrong_method": (405, "this path has other methods; the header Allow names them"),
+    "slow_body": (408, "headers or body did not arrive in time"),
+    "too_large": (413, "an image or the whole request has too many bytes"),
+    "too_many_images": (413, "the request holds too many images"),
+    "wrong_type": (415, "the body is neither multipart/form-data nor application/json"),
+    "wrong_option": (422, "an option is unknown or out of range"),
+    "bad_image": (422, "an image cannot be decoded, is cut off, or has too many pixels"),
+    "url_refused": (422, "a URL that this server does not fetch"),
+    "url_failed": (422, "a URL that did not give an image"),
+    "headers_too_large": (431, "the headers have too many bytes"),
+    "internal": (500, "a bug of ours; the log has its traceback under the request's id"),
+    "busy": (503, "the queue or the memory set aside for requests is full; Retry-After says when to come back"),
+    "draining": (503, "the server is starting or shutting down"),
+    "timeout": (504, "the captions were not ready in time"),
+}
+BY_STATUS = {404: "not_found", 405: "wrong_method"}  # what Starlette raises by itself
+
+
+def refusal(code: str, message: str) -> HTTPException:
+    """An answer with the status of `code`, to be raised."""
+    status = CODES[code][0]
+    headers = {503: {"Retry-After": RETRY_AFTER}, 401: {"WWW-Authenticate": "Bearer"}}.get(status)
+    return HTTPException(status, {"code": code, "message": message}, headers)
+
+
+def body(code: str, message: str) -> dict[str, Any]:
+    """The JSON of a refusal."""
+    return {"error": {"code": code, "message": message}}
+
+
+def body_of(error: starlette.exceptions.HTTPException) -> dict[str, Any]:
+    """The JSON of what was raised, by us or by Starlette."""
+    if isinstance(error.detail, dict):
+        return {"error": error.detail}
+    code = BY_STATUS.get(error.status_code, "malformed")
+    return body(code, CODES[code][1])
