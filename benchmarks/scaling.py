@@ -78,7 +78,7 @@ def prepare(name: str, folder: Path, images: int) -> Callable[[], Any]:
     from showtell.data.vocabulary import Vocabulary
     from showtell.decoding import SearchOptions
     from showtell.generate import find_captions
-    from showtell.metrics import evaluate
+    from showtell.metrics import Protocol, evaluate
     from showtell.training.losses import caption_loss
 
     torch.manual_seed(0)
@@ -87,7 +87,8 @@ def prepare(name: str, folder: Path, images: int) -> Callable[[], Any]:
     chosen = list(read_annotations(folder).images)[:images]
     references = [list(image.captions) for image in chosen]
     if name == "evaluate":
-        return lambda: evaluate([captions[0] for captions in references], references)
+        protocol = Protocol("scenes", "all", images, "5", "PTB", "none", "")
+        return lambda: evaluate([captions[0] for captions in references], references, protocol=protocol)
     vocabulary = Vocabulary.train([c for captions in references[:200] for c in captions], min_count=1)
     encoder = build_encoder(recipe)
     model = build_model(recipe, encoder, len(vocabulary))
