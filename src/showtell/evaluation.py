@@ -123,8 +123,20 @@ def evaluate_bundle(
     """
     from showtell.loading import load_captioner
 
-    captioner = load_captioner(bundle)
-    annotations, images = _images_of(captioner, data, split, note)
+    return evaluate_captioner(load_captioner(bundle), data, split=split, seed=seed, progress=progress, note=note)
+
+
+def evaluate_captioner(
+    captioner: BaseCaptioner,
+    data: Path,
+    *,
+    split: str = "test",
+    seed: int = 0,
+    progress: Progress = lambda what, done, total: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
+    """`evaluate_bundle` of a captioner that is loaded already."""
+    annotations, images = images_of(captioner, data, split, note)
     candidates: dict[int, str] = {}
     failures: list[str] = []
     for index, result in enumerate(captioner.caption_each([image.path for image in images])):
@@ -182,10 +194,13 @@ def make_protocol(
     )
 
 
-def _images_of(
-    captioner: BaseCaptioner, data: Path, split: str, note: Callable[[str], None]
+def images_of(
+    captioner: BaseCaptioner, data: Path, split: str, note: Callable[[str], None] = lambda text: None
 ) -> tuple[Annotations, tuple[CaptionedImage, ...]]:
-    """The data set, split as in training, and the images of the split. Missing files must not shift the split."""
+    """The data set, split as in the captioner's training, and the images of the split that are there.
+
+    Missing files must not shift the split; `DataError` where none is there.
+    """
     settings = captioner.recipe.get("data", {})
     shares = {key: settings[key] for key in ("val", "test") if key in settings}
     annotations = read_annotations(data, seed=int(settings.get("split_seed", 0)), **shares)

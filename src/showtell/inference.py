@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,28 +18,33 @@ from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
 from showtell.decoding import Sampling, SearchOptions
 from showtell.search import Hypothesis, beam_search, sample
 
+Precision = Literal["auto", "float32"]
+
 
 class Captioner(BaseCaptioner):
     """A bundle, ready to caption."""
 
-    def __init__(self, bundle: Bundle, *, device: torch.device) -> None:
-        self.bundle, self.device = bundle, device
+    def __init__(self, bundle: Bundle, *, device: torch.device, precision: Precision = "auto") -> None:
+        self.bundle, self.device, self.precision = bundle, device, precision
         self.transform, self.grid = bundle.transform, bundle.grid
         self.defaults, self.recipe = SearchOptions(**bundle.search), bundle.config["recipe"]
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device | None = None) -> Captioner:
+    def load(
+        cls, path: str | Path, device: str | torch.device | None = None, *, precision: Precision = "auto"
+    ) -> Captioner:
         """The captioner in a bundle's folder, on `device` (by default an accelerator where there is one).
 
-        Raises `BundleError` for what is no bundle, is incomplete, or of a newer version.
+        Its encoder computes in bfloat16 where the processor multiplies it natively; with `precision` "float32" it never
+        does, and captions are the same on any processor. Raises `BundleError` for what is no bundle, is incomplete, or of a newer version.
         """
         chosen = torch.device(device) if device is not None else _best_device()
         torch.set_flush_denormal(True)
-        return cls(load_bundle(path, chosen), device=chosen)
+        return cls(load_bundle(path, chosen), device=chosen, precision=precision)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Transformed images (B,3,S,S) -> features (B,R,F): the encoder alone."""
-        return self.bundle.encoder.encode(pixels.to(self.device))
+        return self.bundle.encoder.encode(pixels.to(self.device), exact=self.precision == "float32")
 
     def _search(
         self, pixels: Pixels, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
