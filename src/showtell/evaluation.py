@@ -191,7 +191,26 @@ def evaluate_bundle(
     from showtell.loading import load_captioner
 
     captioner = load_captioner(bundle, ensemble=ensemble)
-    annotations, images = _images_of(captioner, data, split, note)
+    return evaluate_captioner(
+        captioner, data, split=split, seed=seed, more=more, wishes=wishes, members=1 + len(ensemble),
+        progress=progress, note=note,
+    )  # fmt: skip
+
+
+def evaluate_captioner(
+    captioner: BaseCaptioner,
+    data: Path,
+    *,
+    split: str = "test",
+    seed: int = 0,
+    more: Sequence[str] = (),
+    wishes: Wishes | None = None,
+    members: int = 1,
+    progress: Progress = lambda what, done, total: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
+    """`evaluate_bundle` of a captioner that is loaded already; `members` says of how many bundles it is an ensemble."""
+    annotations, images = images_of(captioner, data, split, note)
     candidates: dict[int, str] = {}
     failures: list[str] = []
     for index, result in enumerate(captioner.caption_each([image.path for image in images], wishes=wishes)):
@@ -204,7 +223,7 @@ def evaluate_bundle(
         raise DataError(f"none of the {len(images)} images of the {split} split can be decoded; first: {failures[0]}")
     kept = [images[index] for index in candidates]
     references = [list(image.captions) for image in kept]
-    protocol = make_protocol(annotations, split, references, decoding=_decoding(captioner, wishes, 1 + len(ensemble)))
+    protocol = make_protocol(annotations, split, references, decoding=_decoding(captioner, wishes, members))
     spoken = list(candidates.values())
     if more:
         note(f"computing {' and '.join(more)}: Java, for the captions and for both floors")
@@ -244,7 +263,7 @@ def choose_bundle_decoding(
 
     captioner = Captioner.load(bundle)
     encoder, recipe = captioner.bundle.encoder, captioner.recipe
-    annotations, images = _images_of(captioner, data, split, note)
+    annotations, images = images_of(captioner, data, split, note)
     fingerprint = encoder.fingerprint()
     cache = FeatureCache(
         cache_folder(recipe["data"]["cache"], fingerprint), fingerprint=fingerprint,
@@ -305,10 +324,13 @@ def make_protocol(
     )
 
 
-def _images_of(
-    captioner: BaseCaptioner, data: Path, split: str, note: Callable[[str], None]
+def images_of(
+    captioner: BaseCaptioner, data: Path, split: str, note: Callable[[str], None] = lambda text: None
 ) -> tuple[Annotations, tuple[CaptionedImage, ...]]:
-    """The data set, split as in training, and the images of the split. Missing files must not shift the split."""
+    """The data set, split as in the captioner's training, and the images of the split that are there.
+
+    Missing files must not shift the split; `DataError` where none is there.
+    """
     settings = captioner.recipe.get("data", {})
     shares = {key: settings[key] for key in ("val", "test") if key in settings}
     annotations = read_annotations(data, seed=int(settings.get("split_seed", 0)), **shares)

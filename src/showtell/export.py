@@ -29,8 +29,9 @@ from showtell.errors import DataError, MissingExtraError
 from showtell.images import ImageTransform, open_image
 
 EXPORT_VERSION = 1
-Precision = Literal["float32", "int8"]
+Precision = Literal["float32", "float16", "int8"]
 CALIBRATION_IMAGES = 64
+QUANTISED = ["Conv", "Relu", "Concat", "MaxPool", "AveragePool"]  # what lies between convolutions stays in 8 bits too
 
 
 class _Prepare(nn.Module):
@@ -64,14 +65,17 @@ def export_onnx(
 ) -> Path:
     """Writes a bundle as an exported folder, whole or not at all; returns it.
 
-    "int8" quantises the encoder, its ranges measured on 64 of the `calibration` images. Raises `DataError` where
-    `out` is not empty or no calibration image is given, `MissingExtraError` without the extra `onnx`.
+    "float16" stores all weights in half precision and computes in single. "int8" quantises the encoder, its ranges
+    measured on 64 of the `calibration` images. Raises `DataError` where `out` is not empty or no calibration image is
+    given, `MissingExtraError` without the extra `onnx`.
     """
     _need_extra()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"'{out}' exists and is not an empty folder; name another one")
     if precision == "int8" and not calibration:
-        raise DataError("int8 needs images to measure ranges on; give a folder of typical ones with --calibrate")
+        raise DataError(
+            "int8 needs images to measure ranges on; give a folder of typical ones with --calibrate, or the data set with --data"
+        )
     loaded = load_bundle(bundle)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as temporary:
@@ -80,6 +84,9 @@ def export_onnx(
         if precision == "int8":
             note(f"quantising the encoder on {min(len(calibration), CALIBRATION_IMAGES)} images")
             _quantise(folder / "encoder.onnx", calibration, loaded.transform)
+        elif precision == "float16":
+            for path in folder.glob("*.onnx"):
+                _halve(path)
         _write_texts(loaded, folder, precision=precision, memory=memory, state=state)
         out.mkdir(exist_ok=True)
         for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
@@ -103,25 +110,27 @@ def _export_graphs(loaded: Bundle, folder: Path, note: Callable[[str], None]) ->
     with torch.no_grad():
         features = loaded.encoder(images)
         memory = decoder.prepare(features)
-        tokens = torch.zeros(2, 3, dtype=torch.long)
-        first = state = decoder.init_state(memory, 3)
-        for _ in range(2):
-            state = decoder.step(tokens, state, memory).state
-    batch, beam, time = Dim("batch", min=1, max=65536), Dim("beam", min=1, max=4096), Dim("time", min=0, max=4096)
+        state = decoder.init_state(memory, 3)
+    batch, beam = Dim("batch", min=1, max=65536), Dim("beam", min=1, max=4096)
+    tokens = torch.zeros(2, 3, dtype=torch.long)
+    with torch.no_grad():
+        later = decoder.step(tokens, state, memory).state
+        latest = decoder.step(tokens, later, memory).state
     note("exporting the encoder")
     _export(loaded.encoder, (images,), folder / "encoder.onnx", ({0: batch},), ["images"])
     note("exporting the decoder")
     _export(_Prepare(decoder), (features,), folder / "prepare.onnx", ({0: batch},), ["features"])
-    grown = [{2: time} if old.shape != new.shape else {} for old, new in zip(first, state, strict=True)]
-    shapes = (
-        {0: batch, 1: beam},
-        tuple({0: batch, 1: beam, **more} for more in grown),
-        tuple({0: batch} for _ in memory),
-    )
+    growing = [_growing(*pair) for pair in zip(later, latest, strict=True)]
+    shapes = ({0: batch, 1: beam}, tuple({0: batch, 1: beam, **x} for x in growing), tuple({0: batch} for _ in memory))
     names = ["tokens", *(f"state_{i}" for i in range(len(state))), *(f"memory_{i}" for i in range(len(memory)))]
     step = _Step(decoder, type(memory), type(state))
-    _export(step, (tokens, tuple(state), tuple(memory)), folder / "step.onnx", shapes, names)
+    _export(step, (tokens, tuple(latest), tuple(memory)), folder / "step.onnx", shapes, names)
     return len(memory), len(state)
+
+
+def _growing(before: Tensor, after: Tensor) -> dict[int, Any]:
+    """The dimensions of a State that grow with the caption: those of a decoder that keeps all its steps."""
+    return {axis: Dim.DYNAMIC for axis in range(2, after.ndim) if before.shape[axis] != after.shape[axis]}
 
 
 def _export(model: nn.Module, inputs: tuple[Any, ...], path: Path, shapes: Any, names: list[str]) -> None:
@@ -142,7 +151,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _quantise(path: Path, calibration: Sequence[Path], transform: ImageTransform) -> None:
-    """Replaces a float32 encoder by one of 8 bits: weights by channel, activations by their measured ranges."""
+    """Replaces a float32 encoder by one of 8 bits: weights by channel, activations by their measured ranges.
+
+    Weights use 7 of their 8 bits: processors without VNNI add products in 16 bits, which would overflow.
+    """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -159,11 +171,38 @@ def _quantise(path: Path, calibration: Sequence[Path], transform: ImageTransform
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
     quantize_static(
         str(prepared), str(quantised), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=["Conv"],
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=True,
+        op_types_to_quantize=QUANTISED,
     )  # fmt: skip
     for leftover in (path, path.with_name(path.name + ".data"), prepared):
         leftover.unlink(missing_ok=True)
     quantised.replace(path)
+
+
+def _halve(path: Path) -> None:
+    """Stores the weights of a graph in half precision, each with a cast back to single before it is used.
+
+    ONNX Runtime casts them once, when it opens the file: on a CPU, which has no half-precision convolutions, captions take
+    as long as before. Small tensors (biases, norms) and those beyond the range stay as they are.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(str(path))
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < 1024:
+            continue
+        with np.errstate(over="ignore"):
+            half = numpy_helper.to_array(tensor).astype(np.float16)
+        if np.isfinite(half).all():
+            name, stored = tensor.name, f"{tensor.name}.half"
+            tensor.CopyFrom(numpy_helper.from_array(half, stored))
+            casts.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*casts, *nodes])
+    onnx.save(model, str(path))
 
 
 def _write_texts(loaded: Bundle, folder: Path, *, precision: str, memory: int, state: int) -> None:

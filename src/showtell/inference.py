@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,13 +25,15 @@ from showtell.images import View, views_of
 from showtell.model.encoder import Encoder
 from showtell.search import EnsembleDecoder, Hypothesis, Member, StepDecoder
 
+Precision = Literal["auto", "float32"]
+
 
 class Captioner(BaseCaptioner):
     """A bundle, or several whose probabilities are averaged at each step, ready to caption."""
 
-    def __init__(self, bundle: Bundle, *others: Bundle, device: torch.device) -> None:
+    def __init__(self, bundle: Bundle, *others: Bundle, device: torch.device, precision: Precision = "auto") -> None:
         """Words, decoding defaults and attention are `bundle`'s. `BundleError` where another has other words."""
-        self.bundle, self.bundles, self.device = bundle, (bundle, *others), device
+        self.bundle, self.bundles, self.device, self.precision = bundle, (bundle, *others), device, precision
         self.transform, self.grid = bundle.transform, bundle.grid
         self.defaults, self.recipe = SearchOptions(**bundle.search), bundle.config["recipe"]
         for other in others:
@@ -40,21 +43,31 @@ class Captioner(BaseCaptioner):
 
     @classmethod
     def load(
-        cls, path: str | Path, device: str | torch.device | None = None, *, ensemble: Sequence[str | Path] = ()
+        cls,
+        path: str | Path,
+        device: str | torch.device | None = None,
+        *,
+        precision: Precision = "auto",
+        ensemble: Sequence[str | Path] = (),
     ) -> Captioner:
         """The captioner in a bundle's folder, on `device` (by default an accelerator where there is one).
 
         `path` may be the hub's `user/name`, or `user/name@revision`; see `showtell.hub.resolve`. The bundles of `ensemble`
-        join it. Raises `BundleError` for what is no bundle, is incomplete, or of a newer version, and for bundles whose
-        words differ, `DownloadError` where the hub cannot be reached.
+        join it. Its encoder computes in bfloat16 where the processor multiplies it natively; with `precision` "float32" it
+        never does, and captions are the same on any processor. Raises `BundleError` for what is no bundle, is incomplete, or
+        of a newer version, and for bundles whose words differ, `DownloadError` where the hub cannot be reached.
         """
         chosen = torch.device(device) if device is not None else _best_device()
         torch.set_flush_denormal(True)
-        return cls(*(load_bundle(resolve(name), chosen) for name in (path, *ensemble)), device=chosen)
+        bundles = (load_bundle(resolve(name), chosen) for name in (path, *ensemble))
+        return cls(*bundles, device=chosen, precision=precision)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Transformed images (B,3,S,S) -> features (B,R,F): the encoder alone."""
-        return self.bundle.encoder.encode(pixels.to(self.device))
+        return self._encode(self.bundle.encoder, pixels)
+
+    def _encode(self, encoder: Encoder, pixels: Tensor) -> Tensor:
+        return encoder.encode(pixels.to(self.device), exact=self.precision == "float32")
 
     def _wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
         phrase = self.bundle.vocabulary.phrase
@@ -114,7 +127,7 @@ class Captioner(BaseCaptioner):
             for view in views:
                 key = (id(encoder), view)
                 if key not in encoded:
-                    encoded[key] = encoder.encode(torch.from_numpy(pixels[view]).to(self.device))
+                    encoded[key] = self._encode(encoder, torch.from_numpy(pixels[view]))
                 members.append(self._member(bundle, view))
                 features.append(encoded[key])
         if len(members) == 1:

@@ -1,51 +1,29 @@
 """Captions without torch: ONNX Runtime, NumPy and Pillow on a folder that `showtell export` wrote.
 
-The search is `showtell.search` in NumPy: the same captions, token for token.
-B images · K beams · V vocabulary · T steps · R regions; A images still searched.
+B images · A of them still searched · K rows of an image · V vocabulary · R regions
 """
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from showtell.array_search import Arrays, Floats, Hypothesis, Ints, beam_search, sample
 from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
 from showtell.decoding import Sampling, SearchOptions
-from showtell.errors import BundleError, DataError, MissingExtraError
+from showtell.errors import BundleError, MissingExtraError
 from showtell.images import ImageTransform
 from showtell.paths import EXPORT_FILES
 
 RUNTIME_VERSION = 1
 _PAD, _START, _END, _UNK = range(4)
-_NEVER = -np.inf
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-
-
-@dataclass
-class _Beams:
-    """Hypotheses of the images still searched, (A,K,…); `finished` ones carry their score."""
-
-    log_prob: Floats  # (A,K)
-    tokens: Ints  # (A,K,t)
-    token_log_probs: Floats  # (A,K,t)
-    attention: Floats  # (A,K,t,R); R = 0 where there is none
-
-
-@dataclass(frozen=True)
-class _Hypothesis:
-    tokens: tuple[int, ...]  # without `<end>`
-    log_prob: float
-    token_log_probs: tuple[float, ...]
-    score: float
-    attention: Floats
 
 
 class OnnxCaptioner(BaseCaptioner):
@@ -63,9 +41,7 @@ class OnnxCaptioner(BaseCaptioner):
         self._tokens: list[str] = vocabulary["tokens"]
         self._subwords = vocabulary["kind"] == "bpe"
         self._encoder, self._prepare, self._step = (_session(folder / name, threads) for name in EXPORT_FILES[:3])
-        self._step_inputs = [
-            item.name for item in self._step.get_inputs()
-        ]  # a Memory that no step needs is not among them
+        self._step_inputs = [item.name for item in self._step.get_inputs()]  # only what the step uses
 
     @classmethod
     def load(cls, path: str | Path, *, threads: int = 0) -> OnnxCaptioner:
@@ -88,76 +64,47 @@ class OnnxCaptioner(BaseCaptioner):
             raise BundleError(f"{folder} is incomplete: {', '.join(missing)} is missing; export the bundle again")
         return cls(folder, config, threads=threads)
 
+    def features(self, pixels: Pixels) -> Floats:
+        """Transformed images (B,3,S,S) -> features (B,R,F): the encoder alone.
+
+        One by one: on two cores no batch was faster a photo, and those of 32 were slower (experiments/LOG.md), in memory
+        that grows with them. What a batch saves is in the search.
+        """
+        return np.concatenate([self._encoder.run(None, {"images": image[None]})[0] for image in pixels])
+
     def _search(
         self, pixels: Pixels, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
     ) -> list[list[Caption]]:
-        if sampling is not None:
-            raise DataError("an exported captioner searches and does not sample; sample with the bundle it came from")
-        # One by one: on two cores no batch was faster a photo, and those of 32 were slower (experiments/LOG.md), in
-        # memory that grows with them. What a batch saves is in the search.
-        features = np.concatenate([self._encoder.run(None, {"images": image[None]})[0] for image in pixels])
-        prepared = self._prepare.run(None, {"features": features})
+        prepared = self._prepare.run(None, {"features": self.features(pixels)})
         memory, state = prepared[: self._memory], prepared[self._memory :]
-        found = self._beam_search(memory, state, options)
+        ids: dict[str, Any] = {"start_id": _START, "end_id": _END, "banned": (_PAD, _START, _UNK)}
+        if sampling is None:
+            found = beam_search(self._run_step, memory, state, options=options, **ids)
+        else:
+            options = replace(options, temperature=sampling.temperature, top_p=sampling.top_p)
+            seeds = [random.Random(f"{sampling.seed}/{place}").getrandbits(32) for place in places]
+            generators = [np.random.default_rng(seed) for seed in seeds]
+            found = sample(self._run_step, memory, state, options=options, generators=generators, **ids)
         return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
 
-    def _beam_search(
-        self, memory: list[Floats], state: list[Floats], options: SearchOptions
-    ) -> list[list[_Hypothesis]]:
-        """`showtell.search.beam_search`, in NumPy."""
-        images, rows = len(memory[0]), options.beam
-        found: list[list[_Hypothesis]] = [[] for _ in range(images)]
-        alive = np.arange(images)
-        state = [np.repeat(x, rows, axis=1) for x in state]  # (B,K,…)
-        beams = _begin(images, rows)
-        finished: list[list[_Hypothesis]] = [[] for _ in range(images)]
-        for length in range(1, options.max_length + 1):
-            tokens = beams.tokens[:, :, -1] if length > 1 else np.full((len(alive), rows), _START)
-            log_probs, state, looked = self._run_step(tokens, state, memory)
-            _forbid(log_probs, beams.tokens, options.no_repeat_ngram)
-            candidates, parents = _candidates(beams, log_probs, looked, 2 * rows)
-            ends = candidates.tokens[:, :, -1] == _END
-            for row, image in enumerate(alive):
-                finished[image] = _keep(finished[image], candidates, row, ends[row], length, options)
-            candidates.log_prob[ends] = _NEVER
-            order = np.argsort(-candidates.log_prob, axis=1, kind="stable")[:, :rows]
-            beams = _take(candidates, order)
-            parents = np.take_along_axis(parents, order, 1)
-            state = [x[np.arange(len(alive))[:, None], parents] for x in state]
-            left = []
-            for row, image in enumerate(alive):
-                if length == options.max_length or _is_done(beams.log_prob[row], finished[image], options):
-                    cut = _cut_off(beams, row, length, options)
-                    found[image] = (finished[image] + cut)[: options.n]
-                else:
-                    left.append(row)
-            if not left:
-                break
-            alive, beams = alive[left], _Beams(*(getattr(beams, name)[left] for name in _Beams.__annotations__))
-            memory, state = [x[left] for x in memory], [x[left] for x in state]
-        return found
-
-    def _run_step(self, tokens: Ints, state: list[Floats], memory: list[Floats]) -> tuple[Floats, list[Floats], Floats]:
-        """Log-probabilities (A,K,V), the next State, attention (A,K,R)."""
-        inputs: dict[str, NDArray[Any]] = {"tokens": tokens.astype(np.int64)}
+    def _run_step(self, tokens: Ints, state: Arrays, memory: Arrays) -> tuple[Floats, Arrays, Floats]:
+        inputs: dict[str, NDArray[Any]] = {"tokens": tokens}
         inputs |= {f"state_{i}": x for i, x in enumerate(state)}
         inputs |= {f"memory_{i}": x for i, x in enumerate(memory)}
         log_probs, *rest = self._step.run(None, {name: inputs[name] for name in self._step_inputs})
-        state = rest[: self._state]
         looked = rest[self._state] if len(rest) > self._state else np.zeros((*tokens.shape, 0), np.float32)
-        return np.array(log_probs), state, looked
+        return log_probs, rest[: self._state], looked
 
-    def _caption(self, found: _Hypothesis) -> Caption:
-        spoken = [i for i in found.tokens if i > _UNK]
-        texts = [self._tokens[i].replace("▁", " ").strip() or "·" for i in spoken]
-        grid = self.grid
-        maps = (
-            [None] * len(spoken)
-            if grid is None or not found.attention.size
-            else [x[: grid[0] * grid[1]].reshape(grid) for x in found.attention]
-        )
-        words = tuple(Word(*parts) for parts in zip(texts, found.token_log_probs, maps, strict=False))
-        return Caption(self._text(spoken), found.log_prob, found.score, words)
+    def _caption(self, found: Hypothesis) -> Caption:
+        texts = [self._tokens[i].replace("▁", " ").strip() or "·" for i in found.tokens]
+        words = tuple(Word(*parts) for parts in zip(texts, found.token_log_probs, self._maps(found), strict=False))
+        return Caption(self._text(found.tokens), found.log_prob, found.score, words)
+
+    def _maps(self, found: Hypothesis) -> list[NDArray[np.float32] | None]:
+        if found.attention is None or self.grid is None:
+            return [None] * len(found.tokens)
+        height, width = self.grid
+        return [x[: height * width].reshape(height, width) for x in found.attention]
 
     def _text(self, ids: Sequence[int]) -> str:
         tokens = [self._tokens[i] for i in ids]
@@ -180,89 +127,3 @@ def _session(path: Path, threads: int) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises many kinds of its own
         raise BundleError(f"{path} cannot be read ({str(error).splitlines()[0]}); export the bundle again") from None
-
-
-def _begin(images: int, rows: int) -> _Beams:
-    """No words yet: all beams are the same, so only the first one counts."""
-    first = np.full((images, rows), _NEVER, np.float32)
-    first[:, 0] = 0.0
-    empty = np.zeros((images, rows, 0), np.float32)
-    return _Beams(first, empty.astype(np.int64), empty, np.zeros((images, rows, 0, 0), np.float32))
-
-
-def _forbid(log_probs: Floats, history: Ints, ngram: int) -> None:
-    """Sets to -inf, in place, what may not be said next."""
-    log_probs[..., [_PAD, _START, _UNK]] = _NEVER
-    if ngram and history.shape[-1] >= ngram:
-        windows = np.lib.stride_tricks.sliding_window_view(history, ngram, axis=-1)  # (A,K,W,n)
-        last = history[..., history.shape[-1] - ngram + 1 :]
-        repeats = (windows[..., :-1] == last[:, :, None]).all(-1)
-        image, row, window = np.nonzero(repeats)
-        log_probs[image, row, windows[image, row, window, -1]] = _NEVER
-
-
-def _candidates(beams: _Beams, log_probs: Floats, looked: Floats, count: int) -> tuple[_Beams, Ints]:
-    """The best continuations (A,2K) of all beams of an image, best first, and the beams that they continue."""
-    words = log_probs.shape[-1]
-    total = (beams.log_prob[..., None] + log_probs).reshape(len(log_probs), -1)  # (A,K·V)
-    count = min(count, total.shape[1])
-    best = np.argpartition(-total, count - 1, axis=1)[:, :count]
-    values = np.take_along_axis(total, best, 1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    best, values = np.take_along_axis(best, order, 1), np.take_along_axis(values, order, 1)
-    parents, tokens = best // words, best % words
-    image = np.arange(len(parents))[:, None]
-    attention = (
-        beams.attention if beams.attention.shape[2] else np.zeros((*looked.shape[:2], 0, looked.shape[2]), np.float32)
-    )
-    return _Beams(
-        values,
-        np.concatenate((beams.tokens[image, parents], tokens[..., None]), -1),
-        np.concatenate((beams.token_log_probs[image, parents], log_probs[image, parents, tokens][..., None]), -1),
-        np.concatenate((attention[image, parents], looked[image, parents][:, :, None]), 2),
-    ), parents
-
-
-def _keep(
-    finished: list[_Hypothesis], new: _Beams, row: int, ends: NDArray[np.bool_], length: int, options: SearchOptions
-) -> list[_Hypothesis]:
-    """The K best of those finished before and those that end now."""
-    added = [
-        _hypothesis(new, row, int(k), length, length - 1, options)
-        for k in np.flatnonzero(ends & np.isfinite(new.log_prob[row]))
-    ]
-    return sorted(finished + added, key=lambda item: -item.score)[: options.beam] if added else finished
-
-
-def _cut_off(beams: _Beams, row: int, length: int, options: SearchOptions) -> list[_Hypothesis]:
-    return [
-        _hypothesis(beams, row, k, length, length, options)
-        for k in range(beams.log_prob.shape[1])
-        if np.isfinite(beams.log_prob[row, k])
-    ]
-
-
-def _hypothesis(source: _Beams, row: int, k: int, length: int, words: int, options: SearchOptions) -> _Hypothesis:
-    log_prob = float(source.log_prob[row, k])
-    return _Hypothesis(
-        tokens=tuple(source.tokens[row, k, :words].tolist()),
-        log_prob=log_prob,
-        token_log_probs=tuple(source.token_log_probs[row, k].tolist()),
-        score=log_prob / length**options.length_penalty,
-        attention=source.attention[row, k, :words],
-    )
-
-
-def _is_done(live: Floats, finished: list[_Hypothesis], options: SearchOptions) -> bool:
-    """No live beam can get among the n best finished: log-probabilities only fall, a longer caption divides by more."""
-    if np.isneginf(live.max()):
-        return True
-    if len(finished) < options.n:
-        return False
-    bound = float(live.max()) / options.max_length**options.length_penalty
-    return bool(finished[options.n - 1].score >= bound)
-
-
-def _take(beams: _Beams, order: Ints) -> _Beams:
-    image = np.arange(len(order))[:, None]
-    return _Beams(*(getattr(beams, name)[image, order] for name in _Beams.__annotations__))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from showtell.images import ImageTransform
+from showtell.images import ImageTransform, open_image
 from showtell.report.attention import draw_attention
 
 
@@ -43,6 +47,32 @@ def test_what_the_encoder_never_saw_is_dim() -> None:
     tile = seen[8 : 8 + 90, 8 + 188 : 8 + 188 + 180]
     assert tile[:, :40].mean() < 0.6 * tile[:, 90:130].mean()
     assert tile[:, -40:].mean() < 0.6 * tile[:, 90:130].mean()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("crop", ["center", "squash"])
+@pytest.mark.parametrize("size", [(150, 100), (100, 160), (120, 120)])
+def test_the_overlay_lies_over_what_the_encoder_saw(
+    marked: Any, size: tuple[int, int], crop: str, orientation: int
+) -> None:
+    """Where the encoder's input has the mark is where the drawing is bright, whatever was cut, squashed or turned."""
+    seen = replace(transform(crop), size=64, resize=72)
+    checked = 0
+    for place in itertools.product((0.2, 0.28, 0.37, 0.46, 0.5, 0.57, 0.64, 0.73, 0.8), repeat=2):
+        photo = marked(size, place, orientation)
+        cell = photo.cell(seen, 5)
+        if cell is None:
+            continue
+        checked += 1
+        maps = np.zeros((1, 5, 5), np.float32)
+        maps[0][cell] = 1.0
+        drawing = np.asarray(draw_attention(open_image(photo.path), ["word"], maps, seen).convert("L"), np.float32)
+        width, height = (round(side * 180 / max(size)) for side in size)
+        plain, overlaid = (drawing[8 : 8 + height, left : left + width] for left in (8, 16 + width))
+        ratio = overlaid / plain
+        assert ratio[int(place[1] * height), int(place[0] * width)] > 0.6
+        assert np.median(ratio) < 0.4
+    assert checked >= 5
 
 
 def test_the_sheet_grows_with_the_words() -> None:

@@ -6,9 +6,10 @@ import html
 import json
 import re
 import shutil
-import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from showtell.captioning import Caption, Word
 from showtell.cli import app
 from showtell.errors import DataError
+from showtell.images import ImageTransform
 from showtell.report.charts import Band, Series, line_chart
 from showtell.report.collect import Example, RunReport, collect, read_epochs
 from showtell.report.page import write_page
@@ -69,8 +71,9 @@ def test_a_report_holds_what_it_promises(run: Path, collected: RunReport, tmp_pa
         "copies of training captions",
     ):
         assert wanted in page
-    assert page.count("<svg") == 3
-    assert page.count('class="band"') == 3  # the CNN + LSTM phase, once a chart
+    assert page.count("<svg") == 4
+    assert page.count('class="band"') == page.count('class="band strong"') == 3  # a phase each, in each chart of epochs
+    assert "4 epochs in 2 phases, kept: epoch 4" in page
     assert page.count('class="card"') == sum(len(part) for part in collected.examples.values()) >= 3
     for example in collected.examples["Random"]:
         assert html.escape(example.image.captions[0]) in page
@@ -129,40 +132,99 @@ def test_charts_are_well_formed_and_say_their_values() -> None:
     assert "nan" not in line_chart("one", [Series("x", [(3, 1.0)])])
 
 
-PROBE = """
-<script>
-addEventListener("load", () => {
-  const word = document.querySelector(".word"), canvas = word.closest(".card").querySelector("canvas");
-  const ink = () => canvas.width && canvas.height
-    ? canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.reduce((a, b) => a + b, 0) : 0;
-  const seen = [ink()];
-  word.dispatchEvent(new Event("pointerenter")); seen.push(ink());
-  word.dispatchEvent(new Event("pointerleave")); seen.push(ink());
-  word.focus(); seen.push(ink());
-  word.blur(); seen.push(ink());
-  word.click(); word.blur(); seen.push(ink());
-  word.click(); seen.push(ink());
-  document.title = "seen " + seen.map(value => value > 0 ? 1 : 0).join("");
-});
-</script>
-"""
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra dev)")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("needs Chromium (package chromium)")
+    with api.sync_playwright() as play:
+        launched = play.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield launched
+        launched.close()
+
+
+INK = """card => { const c = card.querySelector("canvas");
+  return c.width && c.height ? Array.from(c.getContext("2d").getImageData(0, 0, c.width, c.height).data) : [] }"""
 
 
 @pytest.mark.slow
-def test_a_word_shows_where_the_model_looked(collected: RunReport, tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("needs Chromium (package chromium)")
-    page = tmp_path / "report.html"
-    write_page(page, [collected], title="t")
-    page.write_text(page.read_text(encoding="utf-8").replace("</body>", PROBE + "</body>"), encoding="utf-8")
-    result = subprocess.run(
-        [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
-            "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", page.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert "<title>seen 0101010</title>" in result.stdout
-    assert "Uncaught" not in result.stderr and "ERROR:CONSOLE" not in result.stderr
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_word_shows_where_the_model_looked(
+    browser: Any, collected: RunReport, tmp_path: Path, scheme: str, width: int
+) -> None:
+    write_page(tmp_path / "report.html", [collected, replace(collected, name="second")], title="t")
+    assert (tmp_path / "report.html").stat().st_size < 15e6
+    context = browser.new_context(
+        color_scheme=scheme, viewport={"width": width, "height": 800}, offline=True, has_touch=width < 500
+    )
+    page, complaints, asked = context.new_page(), [], []
+    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    card = page.locator(".card").first
+    words = card.locator(".word")
+    ink = lambda: sum(card.evaluate(INK)) if card.evaluate(INK) else 0  # noqa: E731
+    away = page.locator("h1")
+    assert words.count() == 6 and ink() == 0  # three words of each of two runs
+    if width < 500:
+        words.nth(0).tap()
+        first = ink()
+        words.nth(1).tap()
+        assert 0 < first != ink() > 0
+        words.nth(1).tap()
+        words.nth(1).blur()
+    else:
+        words.nth(0).hover()
+        first = ink()
+        words.nth(1).hover()
+        assert 0 < first != ink() > 0
+        away.hover()
+        assert ink() == 0
+        words.nth(0).focus()
+        assert ink() == first
+        page.keyboard.press("Tab")
+        assert 0 < ink() != first
+        page.keyboard.press("Enter")  # holds it
+        words.nth(1).blur()
+        assert ink() > 0
+        words.nth(1).click()
+        words.nth(1).blur()
+        away.hover()
+    assert ink() == 0
+    assert complaints == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("crop", ["center", "squash"])
+@pytest.mark.parametrize("size", [(320, 200), (150, 240)])
+def test_the_overlay_lies_over_what_the_encoder_saw(
+    browser: Any, collected: RunReport, tmp_path: Path, marked: Any, crop: str, size: tuple[int, int]
+) -> None:
+    transform = ImageTransform(64, 72, crop, (0.5,) * 3, (0.5,) * 3, "bilinear")  # type: ignore[arg-type]
+    example = collected.examples["Random"][0]
+    photos = [marked(size, (x / 16, y / 16), 6) for x, y in ((7, 7), (6, 10), (10, 9), (9, 6), (7, 10), (6, 6))]
+    photo, cell = next((photo, cell) for photo in photos if (cell := photo.cell(transform, 4)) is not None)
+    maps = np.zeros((4, 4), np.float32)
+    maps[cell] = 1.0
+    caption = replace(example.caption, words=(Word("mark", -0.1, maps),))
+    example = replace(example, caption=caption, image=replace(example.image, path=photo.path))
+    write_page(
+        tmp_path / "r.html", [replace(collected, transform=transform, examples={"Random": (example,)})], title="t"
+    )
+    page = browser.new_page()
+    page.goto((tmp_path / "r.html").as_uri())
+    page.locator(".word").hover()
+    card = page.locator(".card")
+    width, height = card.locator("canvas").evaluate("c => [c.width, c.height]")
+    alpha = np.array(card.evaluate(INK)).reshape(height, width, 4)[..., 3]
+    at = alpha[int(photo.place[1] * height), int(photo.place[0] * width)]
+    assert at < 0.5 * np.median(alpha)
+    page.close()

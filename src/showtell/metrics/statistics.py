@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from showtell.errors import DataError
@@ -16,6 +16,7 @@ class TextStatistics:
 
     captions: int
     mean_length: float  # PTB words
+    lengths: Mapping[int, float]  # number of words -> share of the captions
     vocabulary: int  # different words
     distinct: float  # different captions, of all
     most_frequent: str
@@ -36,6 +37,7 @@ def describe(captions: Sequence[str], training: Collection[str]) -> TextStatisti
     return TextStatistics(
         captions=total,
         mean_length=sum(map(len, spoken)) / total,
+        lengths={length: times / total for length, times in sorted(Counter(map(len, spoken)).items())},
         vocabulary=len({word for words in spoken for word in words}),
         distinct=len(set(spoken)) / total,
         most_frequent=" ".join(most_frequent),

@@ -84,11 +84,11 @@ class Encoder(nn.Module):
         return self._regions(self._run(images.contiguous(memory_format=torch.channels_last))).float()
 
     @torch.inference_mode()
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, *, exact: bool = False) -> Tensor:
         """`forward` without gradients, in bfloat16 where the processor multiplies it natively: the path of the
-        feature cache, of validation and of captioning alike."""
+        feature cache, of validation and of captioning alike. `exact` keeps single precision."""
         device = images.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=fast_bfloat16(device)):
+        with torch.autocast(device, torch.bfloat16, enabled=not exact and fast_bfloat16(device)):
             return self(images)  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> Encoder:

@@ -13,20 +13,23 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 26
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A named line through (x,y) points; `colour` is 0 … 5."""
+    """A named line through (x,y) points; `colour` is 0 … 5, the point at `kept` is ringed."""
 
     name: str
     points: Sequence[tuple[float, float]]
     colour: int = 0
+    kept: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A shaded stretch of the x axis."""
+    """A shaded stretch of the x axis, labelled at its top where there is room; `name` appears when it is pointed at."""
 
     start: float
     end: float
     name: str
+    label: str = ""
+    strong: bool = False
 
 
 def line_chart(title: str, series: Sequence[Series], *, bands: Sequence[Band] = (), x_label: str = "epoch") -> str:
@@ -45,12 +48,7 @@ def line_chart(title: str, series: Sequence[Series], *, bands: Sequence[Band] = 
     def y_of(value: float) -> float:
         return _HEIGHT - _BOTTOM - (value - low_y) / ((high_y - low_y) or 1) * (_HEIGHT - _TOP - _BOTTOM)
 
-    parts = [
-        f'<rect class="band" x="{x_of(max(band.start, low_x)):.1f}" y="{_TOP}" height="{_HEIGHT - _TOP - _BOTTOM}" '
-        f'width="{max(0.0, x_of(min(band.end, high_x)) - x_of(max(band.start, low_x))):.1f}">'
-        f"<title>{escape(band.name)}</title></rect>"
-        for band in bands
-    ]
+    parts = [_band(band, x_of(max(band.start, low_x)), x_of(min(band.end, high_x))) for band in bands]
     for tick in ticks:
         y = y_of(tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -63,8 +61,8 @@ def line_chart(title: str, series: Sequence[Series], *, bands: Sequence[Band] = 
         path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in line.points)
         parts.append(f'<polyline class="c{line.colour}" points="{path}"/>')
         parts += [
-            f'<circle class="c{line.colour}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3">'
-            f"<title>{escape(line.name)}, {x_label} {x:g}: {y:.4g}</title></circle>"
+            f'<circle class="c{line.colour}{" kept" if x == line.kept else ""}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" '
+            f'r="{5 if x == line.kept else 3}"><title>{escape(line.name)}, {x_label} {x:g}: {y:.4g}</title></circle>'
             for x, y in line.points
         ]
     legend = (
@@ -77,6 +75,16 @@ def line_chart(title: str, series: Sequence[Series], *, bands: Sequence[Band] = 
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)} by {x_label}">'
         f"{''.join(parts)}</svg></figure>"
     )
+
+
+def _band(band: Band, left: float, right: float) -> str:
+    width, height = max(0.0, right - left), _HEIGHT - _TOP - _BOTTOM
+    kind = "band strong" if band.strong else "band"
+    drawn = f'<rect class="{kind}" x="{left:.1f}" y="{_TOP}" width="{width:.1f}" height="{height}">'
+    drawn += f"<title>{escape(band.name)}</title></rect>"
+    if width > 6.5 * len(band.label):
+        drawn += f'<text x="{left + 4:.1f}" y="{_TOP + 11}">{escape(band.label)}</text>'
+    return drawn
 
 
 def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.errors import DataError
-from showtell.evaluation import Evaluation, Progress, evaluate_bundle, training_captions
+from showtell.evaluation import Evaluation, Progress, evaluate_captioner, training_captions
 from showtell.metrics import TextStatistics, describe, leave_one_out
 
 if TYPE_CHECKING:
     from showtell.captioning import Caption
     from showtell.images import ImageTransform
+
+RANDOM = "Random"  # the heading of the images that all runs on a split have in common
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Example:
-    """An image of the split, its caption with words and attention, and the image's own CIDEr."""
+    """An image of the split, its caption with words and attention, and the image's own scores."""
 
     image: CaptionedImage
     caption: Caption
-    cider: float
+    scores: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class RunReport:
     """A run, scored on a split."""
 
     name: str
-    recipe: str
+    recipe: Mapping[str, Any]
     epochs: tuple[Epoch, ...]
     evaluation: Evaluation
     spoken: TextStatistics
@@ -84,9 +86,9 @@ def collect(
 ) -> RunReport:
     """Scores a run's bundle on a split and gathers what the report shows.
 
-    `run` is a run's folder, or a bundle's; `data` is where the run was trained unless given; `evaluation` is the bundle's
-    on that split, where there is one already; `name` is what the report calls it. Raises `BundleError` and
-    `DataError` as evaluation does.
+    `run` is a run's folder, or a bundle's, or an exported one (which has no epochs to tell of); `data` is where the run was
+    trained unless given; `evaluation` is the bundle's on that split, where there is one already; `name` is what the report
+    calls it. Raises `BundleError` and `DataError` as evaluation does.
     """
     from showtell.loading import load_captioner
 
@@ -96,13 +98,14 @@ def collect(
     data = data or Path(recipe["data"]["path"])
     if not data.exists():
         raise DataError(f"no data set at '{data}', where the recipe of {run} has it; name its folder with --data")
-    evaluation = evaluation or evaluate_bundle(bundle, data, split=split, progress=progress, note=note)
+    evaluation = evaluation or evaluate_captioner(captioner, data, split=split, progress=progress, note=note)
     annotations = read_annotations(data, require_images=False)
+    folder = bundle.resolve().parent if bundle.resolve().name == "bundle" else bundle.resolve()
     training = training_captions(annotations)
     return RunReport(
-        name=name or (run.resolve().name if run != bundle else run.resolve().parent.name),
-        recipe=recipe["name"],
-        epochs=read_epochs(bundle.parent / "log.jsonl"),
+        name=name or folder.name,
+        recipe=recipe,
+        epochs=read_epochs(folder / "log.jsonl"),
         evaluation=evaluation,
         spoken=evaluation.spoken or describe(evaluation.candidates, training),
         written=evaluation.written or describe([image.captions[0] for image in evaluation.images], training),
@@ -129,22 +132,26 @@ def read_epochs(log: Path) -> tuple[Epoch, ...]:
 def _examples(
     caption: Callable[[list[Any]], list[Caption]], evaluation: Evaluation, count: int
 ) -> dict[str, tuple[Example, ...]]:
-    """The best and the worst by CIDEr, each with another caption, and seeded random ones of the rest; no image twice."""
-    ciders = evaluation.report.each["cider"]
-    ranked = sorted(range(len(ciders)), key=lambda i: (-ciders[i], i))
-    third = min(count, len(ranked) // 3)
-    best = _different(ranked[: len(ranked) // 2], evaluation.candidates, third)
-    worst = _different(ranked[::-1][: len(ranked) // 2], evaluation.candidates, third)
-    rest = sorted(set(ranked) - {*best, *worst})
+    """Seeded random images, the same of every run; the best and the worst of the others by CIDEr, each with another
+    caption. No image twice."""
+    each = evaluation.report.each
+    total = len(evaluation.images)
+    third = min(count, -(-total // 3))
+    drawn = sorted(random.Random(0).sample(range(total), third))
+    ranked = sorted(set(range(total)) - set(drawn), key=lambda i: (-each["cider"][i], i))
+    half = len(ranked) // 2
     chosen = {
-        "The best, by CIDEr": best,
-        "Random": sorted(random.Random(0).sample(rest, min(count, len(rest)))),
-        "The worst, by CIDEr": worst,
+        RANDOM: drawn,
+        "The best, by CIDEr": _different(ranked[: len(ranked) - half], evaluation.candidates, third),
+        "The worst, by CIDEr": _different(ranked[len(ranked) - half :][::-1], evaluation.candidates, third),
     }
     flat = [i for indices in chosen.values() for i in indices]
     found = dict(zip(flat, caption([evaluation.images[i].path for i in flat]), strict=True))
     return {
-        name: tuple(Example(evaluation.images[i], found[i], ciders[i]) for i in indices)
+        name: tuple(
+            Example(evaluation.images[i], found[i], {score: values[i] for score, values in each.items()})
+            for i in indices
+        )
         for name, indices in chosen.items()
     }
 

@@ -18,13 +18,15 @@ from PIL import Image
 import showtell
 from showtell.errors import DataError
 from showtell.images import ImageTransform, open_image
-from showtell.metrics import Comparison, compare
+from showtell.metrics import Comparison, TextStatistics, compare
 from showtell.metrics.evaluate import NAMES
 from showtell.report.charts import Band, Series, line_chart
-from showtell.report.collect import Epoch, Example, RunReport
+from showtell.report.collect import RANDOM, Epoch, Example, RunReport
 
 _SIDE = 360  # pixels of a photo's longer side, as it lies in the page
 _BAND = 6  # colours that the page has
+_LEVEL = 0.05  # of significance
+_SHOWN = ("cider", "bleu_4", "rouge_l")  # an image's own scores
 
 
 def write_page(path: Path, runs: Sequence[RunReport], *, title: str) -> None:
@@ -36,6 +38,8 @@ def write_page(path: Path, runs: Sequence[RunReport], *, title: str) -> None:
         loader=jinja2.PackageLoader("showtell.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    environment.filters["signed"] = lambda value: f"{100 * value:+.2f}".replace("-", "−")
+    environment.filters["verdict"] = _verdict
     page = environment.get_template("page.html.j2").render(
         title=title,
         runs=runs,
@@ -46,9 +50,11 @@ def write_page(path: Path, runs: Sequence[RunReport], *, title: str) -> None:
         fewer=_one_fewer(first.evaluation.report.protocol.references_per_image),
         comparisons=_comparisons(runs),
         charts=[Markup(chart) for chart in _charts(runs) if chart],  # noqa: S704 (made by line_chart, which escapes)
-        shaded=len(runs) == 1 and any(epoch.trains_encoder for epoch in first.epochs),
+        lengths=Markup(_lengths(runs)),  # noqa: S704 (the same)
+        made=[_made(run) for run in runs],
         texts=[*(run.spoken for run in runs), first.written],
-        pictures=[_pictures(run) for run in runs],
+        pictures=list(_pictures(runs)),
+        looked=any(word.attention is not None for example in _examples(runs) for word in example.caption.words),
         version=showtell.__version__,
     )
     temporary = path.with_name(path.name + ".tmp")
@@ -67,6 +73,10 @@ def _check_same_images(runs: Sequence[RunReport]) -> None:
             )
 
 
+def _examples(runs: Sequence[RunReport]) -> Iterable[Example]:
+    return (example for run in runs for part in run.examples.values() for example in part)
+
+
 def _one_fewer(references: str) -> str:
     return "–".join(str(int(count) - 1) for count in references.split("–"))
 
@@ -74,6 +84,16 @@ def _one_fewer(references: str) -> str:
 def _comparisons(runs: Sequence[RunReport]) -> list[tuple[str, Mapping[str, Comparison]]]:
     first = runs[0].evaluation.report
     return [(run.name, compare(first, run.evaluation.report)) for run in runs[1:]]
+
+
+def _verdict(compared: Mapping[str, Comparison]) -> str:
+    """Which differences are significant, in a sentence."""
+    parts = []
+    for word, sign in (("higher", 1), ("lower", -1)):
+        names = [NAMES[name] for name, c in compared.items() if c.p < _LEVEL and sign * c.difference > 0]
+        if names:
+            parts.append(f"significantly {word} in {', '.join(names)}")
+    return "; ".join(parts) or f"no difference is significant at p < {_LEVEL}"
 
 
 def _charts(runs: Sequence[RunReport]) -> list[str]:
@@ -84,11 +104,17 @@ def _charts(runs: Sequence[RunReport]) -> list[str]:
         others = [name for name in NAMES if name != "cider" and epochs and name in epochs[0].scores]
         several = [_line(NAMES[name], epochs, name, colour) for colour, name in enumerate(others)]
         return [
-            line_chart("loss in training", [Series("loss", [(e.number, e.loss) for e in epochs])], bands=bands),
+            line_chart(
+                "loss in training",
+                [Series("loss", [(e.number, e.loss) for e in epochs], 0, _kept(epochs))],
+                bands=bands,
+            ),
             line_chart("CIDEr ×100", [_line("CIDEr", epochs, "cider", 0)], bands=bands),
             line_chart("BLEU and ROUGE-L ×100", several, bands=bands),
         ]
-    losses = [Series(r.name, [(e.number, e.loss) for e in r.epochs], i % _BAND) for i, r in enumerate(runs)]
+    losses = [
+        Series(r.name, [(e.number, e.loss) for e in r.epochs], i % _BAND, _kept(r.epochs)) for i, r in enumerate(runs)
+    ]
     return [
         line_chart("loss in training", losses),
         *(
@@ -98,33 +124,83 @@ def _charts(runs: Sequence[RunReport]) -> list[str]:
     ]
 
 
-def _line(label: str, epochs: Iterable[Epoch], score: str, colour: int) -> Series:
-    return Series(label, [(e.number, 100 * e.scores[score]) for e in epochs if score in e.scores], colour)
+def _line(label: str, epochs: Sequence[Epoch], score: str, colour: int) -> Series:
+    points = [(e.number, 100 * e.scores[score]) for e in epochs if score in e.scores]
+    return Series(label, points, colour, _kept(epochs))
+
+
+def _kept(epochs: Sequence[Epoch]) -> int | None:
+    """The epoch whose weights the bundle has: the last one that was better than all before it."""
+    return max((epoch.number for epoch in epochs if epoch.best), default=None)
 
 
 def _bands(epochs: Sequence[Epoch]) -> Iterable[Band]:
-    """The phases that train the CNN."""
-    for phase in sorted({epoch.phase for epoch in epochs if epoch.trains_encoder}):
-        numbers = [epoch.number for epoch in epochs if epoch.phase == phase]
-        yield Band(min(numbers) - 0.5, max(numbers) + 0.5, f"phase {phase}: CNN + LSTM")
+    """The phases; those that train the CNN too are darker."""
+    for phase in sorted({epoch.phase for epoch in epochs}):
+        inside = [epoch for epoch in epochs if epoch.phase == phase]
+        whole = inside[0].trains_encoder
+        label = "CNN + decoder" if whole else "decoder"
+        yield Band(inside[0].number - 0.5, inside[-1].number + 0.5, f"phase {phase}: {label}", label, strong=whole)
 
 
-def _pictures(run: RunReport) -> dict[str, list[dict[str, Any]]]:
-    return {name: [_card(example, run.transform) for example in part] for name, part in run.examples.items()}
+def _lengths(runs: Sequence[RunReport]) -> str:
+    """How long captions are: the share of each number of words."""
+    texts: list[tuple[str, TextStatistics]] = [(_label(run, runs), run.spoken) for run in runs]
+    texts.append(("people", runs[0].written))
+    shortest, longest = (end(end(text.lengths) for _, text in texts) for end in (min, max))
+    series = [
+        Series(name, [(n, 100 * text.lengths.get(n, 0.0)) for n in range(shortest, longest + 1)], i % _BAND)
+        for i, (name, text) in enumerate(texts)
+    ]
+    return line_chart("captions by length, %", series, x_label="words")
 
 
-def _card(example: Example, transform: ImageTransform) -> dict[str, Any]:
-    image = open_image(example.image.path)
-    left, top, right, bottom = transform.crop_box(*image.size)
+def _label(run: RunReport, runs: Sequence[RunReport]) -> str:
+    return run.name if len(runs) > 1 else "model"
+
+
+def _made(run: RunReport) -> str:
+    """What the run is, in a line."""
+    encoder, decoder = run.recipe["encoder"], run.recipe["decoder"]
+    layer = "pooled" if encoder["pooled"] else encoder["layer"] or "last layer"
+    trained = ""
+    if run.epochs:
+        phases, kept = len({epoch.phase for epoch in run.epochs}), _kept(run.epochs)
+        trained = f", {len(run.epochs)} epochs in {phases} phase{'s' if phases > 1 else ''}, kept: epoch {kept}"
+    return f"{run.name}: recipe {run.recipe['name']}, {encoder['name']} ({layer}), decoder {decoder['name']}{trained}"
+
+
+def _pictures(runs: Sequence[RunReport]) -> Iterable[tuple[str, list[dict[str, Any]]]]:
+    """Headings with their cards: random images with what each run says of them, then each run's best and worst."""
+    parts = [run.examples.get(RANDOM, ()) for run in runs]
+    yield RANDOM, [_card(same, runs) for same in zip(*parts, strict=True)]
+    for run in runs:
+        for name, part in run.examples.items():
+            if name != RANDOM:
+                heading = f"{name}: {run.name}" if len(runs) > 1 else name
+                yield heading, [_card([example], [run]) for example in part]
+
+
+def _card(examples: Sequence[Example], runs: Sequence[RunReport]) -> dict[str, Any]:
+    """One image, and what each of the runs says of it."""
+    image = open_image(examples[0].image.path)
     return {
         "source": _inline(image),
-        "box": [
-            f"{v:.4f}" for v in (left / image.width, top / image.height, right / image.width, bottom / image.height)
+        "name": examples[0].image.path.name,
+        "text": examples[0].caption.text,
+        "references": examples[0].image.captions,
+        "said": [
+            {"run": run.name, **_said(example, run.transform, image.size)}
+            for example, run in zip(examples, runs, strict=True)
         ],
-        "name": example.image.path.name,
-        "text": example.caption.text,
-        "cider": example.cider,
-        "references": example.image.captions,
+    }
+
+
+def _said(example: Example, transform: ImageTransform, size: tuple[int, int]) -> dict[str, Any]:
+    left, top, right, bottom = transform.crop_box(*size)
+    return {
+        "box": [f"{v:.4f}" for v in (left / size[0], top / size[1], right / size[0], bottom / size[1])],
+        "scores": {NAMES[name]: example.scores[name] for name in _SHOWN if name in example.scores},
         "words": [
             {
                 "text": word.text,
