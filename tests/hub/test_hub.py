@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -274,29 +273,6 @@ def test_an_exported_folder_travels_too(hub: Any, trained: Path, photo: Path, tm
     assert "onnx" in card.data.tags
     assert {r.metric_name for r in card.data.eval_results} == {"BLEU-4 ×100", "CIDEr ×100"}
     assert run("caption", "ada/small", photo).stdout == run("caption", tmp_path / "onnx", photo).stdout != ""
-
-
-@pytest.mark.usefixtures("ada")
-def test_the_page_about_sharing_keeps_its_word(
-    trained: Path, scenes: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = photo.parent
-    shutil.copytree(trained, root / "runs" / "photos" / "bundle")
-    shutil.copytree(scenes, root / "photos")
-    Image.open(photo).save(root / "photo.jpg")
-    monkeypatch.chdir(root)
-    page = (Path(__file__).parent.parent.parent / "docs" / "sharing.md").read_text(encoding="utf-8")
-    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.S) for line in block.splitlines()]
-    assert len(commands) == 5
-    for line in commands:
-        words, _, out = line.removeprefix("showtell ").partition(" > ")
-        result = run(*words.split())
-        assert result.exit_code == 0, (line, result.output, result.exception)
-        if out:
-            Path(out).write_text(result.stdout)
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
-    exec(block, {})
-    assert result.stdout == f"photo.jpg: {capsys.readouterr().out}"
 
 
 @pytest.mark.slow
