@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from showtell import Caption, Captioner, Sampling, Wishes
+from showtell.bundle import build_encoder, build_model, save_bundle
+from showtell.config import load_recipe
 from showtell.data.annotations import read_annotations
+from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError, DataError, ImageError
 from showtell.images import views_of
 
@@ -182,3 +185,30 @@ def test_four_views_are_four_pictures(captioner: Captioner, photos: list[Path]) 
     np.testing.assert_array_equal(pixels[3], pixels[2][..., ::-1])
     assert {p.shape for p in pixels} == {pixels[0].shape}
     assert not np.array_equal(pixels[0], pixels[2])
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_maps_leave_out_the_mean_region(views: int, scenes: Path, photos: list[Path], tmp_path: Path) -> None:
+    """A decoder that looks at the grid and at its mean: the drawing has the grid's share, seen mirrored as well or not."""
+    recipe = load_recipe("scenes", ["encoder.pooled=both", "search.max_length=6", f"search.views={views}"])
+    captions = [caption for image in read_annotations(scenes).split("train") for caption in image.captions]
+    vocabulary = Vocabulary.train(captions, min_count=1)
+    torch.manual_seed(0)
+    model = build_model(recipe, build_encoder(recipe), len(vocabulary))
+    with torch.no_grad():  # so that it looks here and there by more than rounding
+        model.decoder.attention.score.weight.mul_(40)
+    save_bundle(
+        tmp_path / "b", model=model, vocabulary=vocabulary, recipe=recipe, training={}, card="# never trained\n"
+    )
+    captioner = Captioner.load(tmp_path / "b")
+    photo = Image.open(photos[0])
+    (caption,), (mirrored,) = captioner.caption(photo, n=1), captioner.caption(ImageOps.mirror(photo), n=1)
+    assert caption.words
+    for word in caption.words:
+        assert word.attention is not None and word.attention.shape == captioner.grid == (4, 4)
+        assert 0 < float(np.sum(word.attention)) < 1
+    if views == 2:  # the mean of a picture's map and of its mirror image's, brought back
+        first, other = caption.words[0].attention, mirrored.words[0].attention
+        assert first is not None and other is not None
+        np.testing.assert_allclose(first, other[:, ::-1], atol=5e-3)
+        assert not np.allclose(first, other, atol=5e-3)

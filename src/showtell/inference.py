@@ -140,8 +140,9 @@ class Captioner(BaseCaptioner):
             return Member(bundle.decoder, aligned=aligned)
         regions = None
         if bundle.grid is not None:
-            regions = torch.arange(bundle.grid[0] * bundle.grid[1], device=self.device)
-            regions = regions.view(bundle.grid).flip(1).flatten()
+            regions = torch.arange(bundle.encoder.regions, device=self.device)
+            cells = bundle.grid[0] * bundle.grid[1]  # a mean region behind them stays where it is
+            regions[:cells] = regions[:cells].view(bundle.grid).flip(1).flatten()
         return Member(bundle.decoder, words=self._mirrored_words, regions=regions, aligned=aligned)
 
     def _caption(self, found: Hypothesis) -> Caption:
