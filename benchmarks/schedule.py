@@ -1,6 +1,6 @@
 """Hours for the whole schedule of 80 epochs from cached features, extrapolated from whole epochs of real training.
 
-python benchmarks/schedule.py DATA WEIGHTS [--layer Mixed_7a] [--epochs 2] [--recipes flickr8k-lstm flickr8k-attention]
+python benchmarks/schedule.py DATA WEIGHTS [--layer Mixed_7a] [--epochs 2] [--recipes flickr8k-lstm flickr8k-attention] [--set encoder.pooled=false]
 
 Each recipe trains for some epochs, free-running validation and checkpoints included; encoding, which is done once, is
 timed apart as what the run takes beyond its epochs. The median epoch counts.
@@ -25,7 +25,7 @@ from showtell.training.runlog import EpochReport
 
 
 def epochs_of(name: str, a: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    recipe = load_recipe(name, [f"encoder.layer={a.layer}", f"train.phases=[{{epochs={a.epochs}, lr=1e-3}}]"])
+    recipe = load_recipe(name, [*a.set, f"encoder.layer={a.layer}", f"train.phases=[{{epochs={a.epochs}, lr=1e-3}}]"])
     reports: list[EpochReport] = []
     started = time.perf_counter()
     train(recipe, data=a.data, encoder_weights=a.weights, out=folder / name, report=reports.append)
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--layer", default="Mixed_7a")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--recipes", nargs="+", default=["flickr8k-lstm", "flickr8k-attention"])
+    parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE")
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         found = {name: epochs_of(name, a, Path(temporary)) for name in a.recipes}
