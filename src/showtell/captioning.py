@@ -95,8 +95,11 @@ class BaseCaptioner(ABC):
     ) -> Iterator[Caption | ImageError]:
         """One result a source, in order, as they come: its caption, or why it cannot be read.
 
-        Images are decoded in threads, one batch ahead of the model; never more than two batches are in memory.
+        Images are decoded in threads, one batch ahead of the model; never more than two batches are in memory. Raises
+        `DataError` for wishes that captions which are drawn cannot meet.
         """
+        if sampling is not None and wishes is not None and replace(wishes, views=None) != Wishes():
+            raise DataError("wishes are searched for, and sampling draws; give one or the other")
         options = self.options(beam=beam, n=n)
         options = options if wishes is None else self._wished(options, wishes)
         with ThreadPoolExecutor(2) as pool:

@@ -113,6 +113,12 @@ class PhaseConfig(_Section):
     def _check(self) -> PhaseConfig:
         if self.baseline == "others" and self.samples < 2 and self.objective == "self-critical":
             raise ValueError("baseline 'others' needs at least 2 samples; set baseline to 'greedy'")
+        if self.objective == "self-critical" and self.scheduled_sampling:
+            raise ValueError(
+                "scheduled_sampling goes with cross-entropy; a self-critical phase feeds its own words anyway"
+            )
+        if min(self.reward.values()) < 0 or not any(self.reward.values()):
+            raise ValueError("the weights of reward have to be 0 or more, and one of them more than 0")
         return self
 
 

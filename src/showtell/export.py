@@ -77,6 +77,8 @@ def export_onnx(
             "int8 needs images to measure ranges on; give a folder of typical ones with --calibrate, or the data set with --data"
         )
     loaded = load_bundle(bundle)
+    if loaded.search.get("consensus", 0) > 1 or loaded.search.get("views", 1) > 1:
+        note("the bundle ranks by consensus or looks at several views; the export searches once and looks once")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as temporary:
         folder = Path(temporary)

@@ -130,6 +130,7 @@ def push(upload: Upload, target: HubId, *, private: bool = False, message: str =
         if target.revision:
             api.create_branch(target.id, branch=target.revision, exist_ok=True)
         there = set(api.list_repo_files(target.id, revision=target.revision))
+        _check_same_kind(target, there)
         names = {path.name for path in upload.files}
         commit = api.create_commit(
             target.id,
@@ -142,6 +143,16 @@ def push(upload: Upload, target: HubId, *, private: bool = False, message: str =
             revision=target.revision,
         )
     return str(commit.commit_url)
+
+
+def _check_same_kind(target: HubId, there: set[str]) -> None:
+    """`DownloadError` where the repository holds a model that is not a captioner of ours, which a push would overwrite."""
+    if there - {".gitattributes", "README.md"} and not (
+        "config.json" in there and _is_captioner(_snapshot(target.id, target.revision, _SMALL))
+    ):
+        raise DownloadError(
+            f"{target.id} holds a model that was not made by showtell, which would be overwritten; push to another name"
+        )
 
 
 def read_token(path: Path) -> str:
@@ -187,7 +198,7 @@ def _is_captioner(folder: Path) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    return name in {*BUNDLE_FILES, *EXPORT_FILES} or name.endswith((".onnx", ".onnx.data"))
+    return name in {*BUNDLE_FILES, *EXPORT_FILES} or ("/" not in name and name.endswith(".onnx.data"))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -183,7 +183,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Integer and float greyscale -> L: 16 bits are divided by 257, floats in 0 … 1 multiplied by 255."""
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image).astype(np.float32)
     largest = float(values.max(initial=0))
     if image.mode == "F":
         scale = 255.0 if largest <= 1 else 255.0 / max(largest, 255.0)

@@ -62,7 +62,12 @@ class OnnxCaptioner(BaseCaptioner):
         missing = [name for name in EXPORT_FILES if not (folder / name).is_file()]
         if missing:
             raise BundleError(f"{folder} is incomplete: {', '.join(missing)} is missing; export the bundle again")
-        return cls(folder, config, threads=threads)
+        try:
+            return cls(folder, config, threads=threads)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"{folder} is damaged ({type(error).__name__}: {error}); export the bundle again"
+            ) from None
 
     def features(self, pixels: Pixels) -> Floats:
         """Transformed images (B,3,S,S) -> features (B,R,F): the encoder alone.

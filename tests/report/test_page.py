@@ -33,7 +33,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
     shutil.copytree(tiny_bundle, folder / "bundle")
     rows = [
         {
-            "epoch": number, "phase": 1 + number // 3, "train_loss": 3.0 / number, "trains_encoder": number >= 3,
+            "epoch": number, "phase": 1 + number // 3, "trains_encoder": number >= 3,
+            "train_loss": 3.0 / number if number < 4 else None, "reward": 0.7531 if number == 4 else None,
             "scores": {name: value * number / 4 for name, value in SCORES.items()}, "best": True,
         }
         for number in range(1, 5)
@@ -78,6 +79,15 @@ def test_a_report_holds_what_it_promises(run: Path, collected: RunReport, tmp_pa
     for example in collected.examples["Random"]:
         assert html.escape(example.image.captions[0]) in page
     assert [epoch.number for epoch in read_epochs(run / "log.jsonl")] == [1, 2, 3, 4]
+
+
+def test_rewards_have_a_chart_of_their_own(collected: RunReport, tmp_path: Path) -> None:
+    for runs in ([collected], [collected, replace(collected, name="second")]):
+        write_page(tmp_path / "r.html", runs, title="t")
+        page = (tmp_path / "r.html").read_text(encoding="utf-8")
+        assert "reward in training" in page
+        assert "epoch 4: 0.7531" in page
+        assert "loss, epoch 4" not in page
 
 
 def test_a_caption_cannot_inject_anything(collected: RunReport, tmp_path: Path) -> None:

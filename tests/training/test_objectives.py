@@ -155,6 +155,7 @@ def test_own_words_come_from_the_model(model: CaptionerModel, batch: Batch) -> N
 
 
 def test_neutral_options_change_nothing(model: CaptionerModel, batch: Batch, vocabulary: Vocabulary) -> None:
+    model.train()
     plain = CrossEntropy(TrainConfig(), PhaseConfig(), vocabulary)
     options = CrossEntropy(TrainConfig(word_dropout=0.0), PhaseConfig(scheduled_sampling=0.5), vocabulary)
     torch.manual_seed(1)
@@ -173,3 +174,7 @@ def test_a_phase_has_its_objective(images: list[CaptionedImage], vocabulary: Voc
     assert [type(x) for x in built] == [CrossEntropy, SelfCritical]
     with pytest.raises(RecipeError, match="at least 2 samples"):
         load_recipe("scenes", ['train.phases=[{objective="self-critical", samples=1}]'])
+    with pytest.raises(RecipeError, match="0 or more"):
+        load_recipe("scenes", ['train.phases=[{objective="self-critical", reward={cider_d=-1.0}}]'])
+    with pytest.raises(RecipeError, match="goes with cross-entropy"):
+        load_recipe("scenes", ['train.phases=[{objective="self-critical", scheduled_sampling=0.2}]'])

@@ -148,6 +148,25 @@ def test_resume_equals_never_stopped(
     same(whole, out)
 
 
+@pytest.mark.slow
+def test_a_self_critical_phase_resumes_exactly(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """Cross-entropy with the model's own words, then the reward from the cache, then the reward through the CNN."""
+    phases = (
+        'train.phases=[{epochs=1, lr=5e-3, scheduled_sampling=0.5}, {epochs=1, lr=1e-3, objective="self-critical", samples=2},'
+        '{epochs=1, lr=1e-3, objective="self-critical", samples=2, baseline="greedy", encoder_from="layers"}]'
+    )
+    recipe = load_recipe(recipe_file, [phases, "train.word_dropout=0.1"])
+    train(recipe, data=data, out=tmp_path / "whole")
+    log = lines(tmp_path / "whole")
+    assert [line["train_loss"] is None for line in log] == [False, True, True]
+    assert [line["reward"] is None for line in log] == [True, False, False]
+    steps = log and 3 * ((len(read_annotations(data).split("train")) + 3) // 4)
+    stopped(recipe, data, tmp_path / "stopped", after=steps // 2)
+    stopped(recipe, data, tmp_path / "stopped", after=steps // 3)
+    train(recipe, data=data, out=tmp_path / "stopped", resume=True)
+    same(tmp_path / "whole", tmp_path / "stopped")
+
+
 def test_resume_after_the_end_changes_nothing(whole: Path, recipe_file: Path, data: Path) -> None:
     before = (whole / "bundle" / "model.safetensors").read_bytes()
     reports: list[EpochReport] = []

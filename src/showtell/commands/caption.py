@@ -71,7 +71,7 @@ def caption(
     ensemble: ENSEMBLE = None,
 ) -> None:
     """Caption images. A broken one is reported on stderr and the rest go on (exit code 1)."""
-    if diverse != (n > 1) and (diverse or diversity != 0.5):
+    if (diverse and n < 2) or (diversity != 0.5 and not diverse):
         raise typer.BadParameter("--diverse needs --n 2 or more, and --diversity needs --diverse")
     if sample and (required or excluded or diverse or consensus):
         raise typer.BadParameter(

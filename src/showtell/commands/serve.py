@@ -31,7 +31,7 @@ def serve(
     ] = False,
     max_image_mb: Annotated[int, typer.Option(min=1, help="MiB of an image.")] = 16,
     max_request_mb: Annotated[int, typer.Option(min=1, help="MiB of a request.")] = 64,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image.")] = 64_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image.")] = 40_000_000,
     max_images: Annotated[int, typer.Option(min=1, help="Images in a request.")] = 32,
     queue: Annotated[int, typer.Option(min=1, help="Images that wait; beyond them requests are refused.")] = 128,
     timeout: Annotated[float, typer.Option(help="Seconds until an answer.")] = 60.0,

@@ -96,6 +96,7 @@ def image_batches(
     transform: ImageTransform,
     vocabulary: Vocabulary,
     augment: bool,
+    mirror: bool,
     seed: int,
     epoch: int,
     workers: int,
@@ -109,7 +110,7 @@ def image_batches(
         if not augment:
             return transform(image), group.tokens
         draw = random.Random(f"augment {seed} {epoch} {group.image.image_id} {group.captions[0]}")
-        image, captions = augment_sample(image, group.captions, draw)
+        image, captions = augment_sample(image, group.captions, draw, mirror=mirror)
         return transform(image), tuple(map(encode, captions))
 
     with ThreadPoolExecutor(workers) as pool:
@@ -121,9 +122,9 @@ def image_batches(
 
 
 def augment_sample(
-    image: Image.Image, captions: tuple[str, ...], draw: random.Random
+    image: Image.Image, captions: tuple[str, ...], draw: random.Random, *, mirror: bool = True
 ) -> tuple[Image.Image, tuple[str, ...]]:
-    """A random crop of at least 80 % of each side; half of the time mirrored, with "left" and "right" swapped.
+    """A random crop of at least 80 % of each side; with `mirror`, half of the time mirrored, "left" and "right" swapped.
 
     An image is mirrored only where each of its captions can be.
     """
@@ -131,7 +132,7 @@ def augment_sample(
     w, h = (max(1, round(side * draw.uniform(0.8, 1.0))) for side in (width, height))
     left, top = draw.randint(0, width - w), draw.randint(0, height - h)
     image = image.crop((left, top, left + w, top + h))
-    if draw.random() < 0.5 and all(map(mirrorable, captions)):
+    if mirror and draw.random() < 0.5 and all(map(mirrorable, captions)):
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         captions = tuple(map(mirror_caption, captions))
     return image, captions

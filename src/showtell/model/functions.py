@@ -55,7 +55,7 @@ class _AdditiveScores(Function):
         query, keys, vector = ctx.saved_tensors
         by_query, by_key = torch.zeros_like(query), torch.empty_like(keys)
         by_vector = torch.zeros_like(vector)
-        for image, regions in _blocks(query, keys):
+        for image, regions in _blocks(query, keys):  # on an accelerator one block an image: memory stays that of one
             pairs, weight = _reciprocal(query[image], keys[image, regions]), grad[image, :, regions]  # (K,r,A), (K,r)
             by_vector += _vector_gradient(pairs, weight)
             pairs.addcmul_(pairs, pairs, value=-1)
@@ -142,7 +142,7 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x of any shape -> the same shape; untouched outside training."""
-        dropped = round(256 * self.p)
+        dropped = min(255, round(256 * self.p))
         if not self.training or not dropped:
             return x
         if x.device.type != "cpu":

@@ -28,7 +28,8 @@ class Epoch:
 
     number: int
     phase: int
-    loss: float
+    loss: float | None  # None in a self-critical phase, which has a reward instead
+    reward: float | None
     scores: Mapping[str, float]
     best: bool
     trains_encoder: bool
@@ -121,9 +122,9 @@ def read_epochs(log: Path) -> tuple[Epoch, ...]:
     for line in lines:
         try:
             row = json.loads(line)
-            epochs.append(
-                Epoch(row["epoch"], row["phase"], row["train_loss"], row["scores"], row["best"], row["trains_encoder"])
-            )
+            number, phase, trains_encoder = row["epoch"], row["phase"], row["trains_encoder"]
+            taught = row["train_loss"], row.get("reward")
+            epochs.append(Epoch(number, phase, *taught, row["scores"], row["best"], trains_encoder))
         except (ValueError, KeyError, TypeError):  # a line that a dying process tore
             continue
     return tuple(epochs)

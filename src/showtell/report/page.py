@@ -6,8 +6,9 @@ import base64
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import numpy as np
@@ -104,24 +105,28 @@ def _charts(runs: Sequence[RunReport]) -> list[str]:
         others = [name for name in NAMES if name != "cider" and epochs and name in epochs[0].scores]
         several = [_line(NAMES[name], epochs, name, colour) for colour, name in enumerate(others)]
         return [
-            line_chart(
-                "loss in training",
-                [Series("loss", [(e.number, e.loss) for e in epochs], 0, _kept(epochs))],
-                bands=bands,
-            ),
+            line_chart("loss in training", [_taught("loss", epochs, 0)], bands=bands),
+            line_chart("reward in training", [_taught("reward", epochs, 0)], bands=bands),
             line_chart("CIDEr ×100", [_line("CIDEr", epochs, "cider", 0)], bands=bands),
             line_chart("BLEU and ROUGE-L ×100", several, bands=bands),
         ]
-    losses = [
-        Series(r.name, [(e.number, e.loss) for e in r.epochs], i % _BAND, _kept(r.epochs)) for i, r in enumerate(runs)
-    ]
+    losses = [replace(_taught("loss", r.epochs, i % _BAND), name=r.name) for i, r in enumerate(runs)]
+    rewards = [replace(_taught("reward", r.epochs, i % _BAND), name=r.name) for i, r in enumerate(runs)]
     return [
         line_chart("loss in training", losses),
+        line_chart("reward in training", rewards),
         *(
             line_chart(f"{NAMES[name]} ×100", [_line(r.name, r.epochs, name, i % _BAND) for i, r in enumerate(runs)])
             for name in ("cider", "bleu_4")
         ),
     ]
+
+
+def _taught(what: Literal["loss", "reward"], epochs: Sequence[Epoch], colour: int) -> Series:
+    """Loss or reward of the epochs that had one: cross-entropy phases have the first, self-critical ones the second."""
+    points = [(e.number, value) for e in epochs if (value := getattr(e, what)) is not None]
+    kept = _kept(epochs)
+    return Series(what, points, colour, kept if any(number == kept for number, _ in points) else None)
 
 
 def _line(label: str, epochs: Sequence[Epoch], score: str, colour: int) -> Series:

@@ -97,14 +97,13 @@ def _draw(
         ordered, order = shares.sort(-1, descending=True)
         tail = ordered.cumsum(-1) - ordered >= options.top_p  # the first word is always kept
         shares = torch.zeros_like(shares).scatter(-1, order, ordered.masked_fill(tail, 0.0))
-    upto = shares.double().cumsum(-1)
+    exact = torch.float32 if shares.device.type == "mps" else torch.float64  # which Apple's GPU does not have
+    upto = shares.to(exact).cumsum(-1)
     shape = (*shares.shape[:2], 1)
     if generators is None:
-        where = torch.rand(shape, dtype=torch.double, device=upto.device)
+        where = torch.rand(shape, dtype=exact, device=upto.device)
     else:
-        where = torch.stack([torch.rand(shape[1:], dtype=torch.double, generator=g) for g in generators]).to(
-            upto.device
-        )
+        where = torch.stack([torch.rand(shape[1:], dtype=torch.double, generator=g) for g in generators]).to(upto)
     return torch.searchsorted(upto, where * upto[..., -1:], right=True)[..., 0]
 
 

@@ -67,7 +67,7 @@ class Service:
             captioner, size=settings.batch, wait=settings.wait, capacity=self.limits.queue,
             observe=self.numbers.observe_batch,
         )  # fmt: skip
-        self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "decode")
+        self._pool = ThreadPoolExecutor(min(2, os.cpu_count() or 1), "decode")  # each may hold `pixels`
         self._fetching = asyncio.Semaphore(_FETCHES)
 
     @property

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
+import signal
 import threading
 import time
 from collections import deque
@@ -16,6 +19,8 @@ from PIL import Image
 from showtell.captioning import BaseCaptioner, Caption
 from showtell.decoding import SearchOptions
 from showtell.serve.problems import refusal
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +116,12 @@ class Batcher:
             self._changed.notify()
 
     def _run(self) -> None:
-        self._warm_up()
+        try:
+            self._warm_up()
+        except BaseException:
+            _log.exception("the model does not run; the server ends")
+            os.kill(os.getpid(), signal.SIGTERM)  # an exit can be seen, a server that never gets ready cannot
+            return
         while batch := self._next():
             started = time.monotonic()
             try:

@@ -52,12 +52,19 @@ async def fetch(url: str, limits: Limits, take: Callable[[int], None], judge: Ju
                 answer = await _get(url, limits, take, judge)
                 if not answer.location:
                     return answer.body
-                url = urljoin(url, answer.location)
+                url = _follow(url, answer.location)
     except TimeoutError:
         raise refusal("url_failed", f"the URL's server took more than {limits.url_seconds:g} s") from None
     except (OSError, ssl.SSLError, h11.ProtocolError) as error:
         raise refusal("url_failed", f"the URL's server cannot be talked to ({type(error).__name__})") from None
     raise refusal("url_failed", f"the URL is redirected more than {_REDIRECTS} times")
+
+
+def _follow(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise refusal("url_failed", "the URL's server redirects to what is no URL") from None
 
 
 async def _get(url: str, limits: Limits, take: Callable[[int], None], judge: Judge) -> _Answer:

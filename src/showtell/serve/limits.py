@@ -19,7 +19,7 @@ class Limits:
     request_bytes: int = 64 * 2**20
     held_bytes: int = 256 * 2**20
     header_bytes: int = 16 * 2**10
-    pixels: int = 64_000_000
+    pixels: int = 40_000_000  # a decoded one takes 12 bytes while it is read, up to 32 in rarer kinds
     images: int = 32
     queue: int = 128
     connections: int = 512
@@ -34,5 +34,7 @@ class Limits:
             if not 0 < small <= large:
                 raise DataError(f"the limit {low} is {small}, expected 1 to {high}, which is {large}")
         for name in ("answer_seconds", "body_seconds", "header_seconds", "url_seconds"):
-            if not getattr(self, name) > 0:
-                raise DataError(f"the limit {name} is {getattr(self, name)}, expected more than 0")
+            if not 0 < getattr(self, name) < 1e6:
+                raise DataError(
+                    f"the limit {name} is {getattr(self, name)}, expected more than 0 and less than 1000000"
+                )

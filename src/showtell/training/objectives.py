@@ -56,6 +56,7 @@ class CrossEntropy:
         own = self.phase.scheduled_sampling * progress
         if own:
             fed = feed_own_words(model, batch.inputs, fed, own, unspoken(self.vocabulary))
+            model.train()
         if self.train.word_dropout:
             fed = drop_words(fed, self.train.word_dropout, self.vocabulary.unk_id)
         loss = caption_loss(
@@ -81,8 +82,9 @@ def feed_own_words(model: CaptionerModel, inputs: Tensor, fed: Tensor, share: fl
 
     Scheduled sampling (Bengio et al., 2015) in two parallel passes (Mihaylova & Martins, "Scheduled Sampling for
     Transformers", 2019): the first pass draws at each place from what the model says after the training caption's words.
+    Leaves the model in `eval()`.
     """
-    logits = model(inputs, fed).logits.float()
+    logits = model.eval()(inputs, fed).logits.float()  # without dropout, and without a second look for running averages
     logits[..., list(banned)] = float("-inf")
     drawn = torch.multinomial(logits.softmax(-1).flatten(0, 2), 1).view(fed.shape)  # the words after those of `fed`
     own = torch.cat((fed[..., :1], drawn[..., :-1]), -1)
@@ -97,7 +99,7 @@ class SelfCritical:
     greedy caption's reward, as there, or the mean reward of the other samples of the image (Luo, "A Better Variant of
     Self-Critical Sequence Training", 2020). Document frequencies are those of the train split; `<end>` is a word of
     the reward. Deviation: captions are drawn, and their gradient is taken, without dropout, so that what is rewarded
-    is what was drawn.
+    is what was drawn. Label smoothing, word dropout and doubly stochastic attention are cross-entropy's alone.
     """
 
     def __init__(
@@ -126,7 +128,8 @@ class SelfCritical:
             advantages = rewards - self._baseline(rewards, captioner, features, batch.image_ids)
         v, drawn = self.vocabulary, drawn.clone()  # a copy may be used where gradients are recorded
         fed, targets = teach(drawn, v.start_id, v.end_id)
-        output = model(batch.inputs, fed)
+        with torch.backends.cudnn.flags(enabled=False):  # its LSTM has no gradient in `eval()`
+            output = model(batch.inputs, fed)
         words = targets != PAD
         surprise = cross_entropy(output.logits[words], targets[words])
         weights = torch.from_numpy(advantages).to(surprise)[..., None].expand(words.shape)[words]

@@ -190,6 +190,7 @@ class Run:
             transform=self.model.encoder.transform,
             vocabulary=self.vocabulary,
             augment=self.phase.augment,
+            mirror=self.phase.objective != "self-critical",  # rewards compare with captions of the picture as it is
             seed=self.recipe.train.seed,
             epoch=self.position.epoch,
             workers=self.recipe.train.workers,
