@@ -27,7 +27,7 @@ LAYERS = (
     ("choosing", "export", "inference", "runtime"),
     ("hub",),
     ("bundle", "captioning", "card", "generate"),
-    ("model", "search", "metrics", "data"),
+    ("array_search", "model", "search", "metrics", "data"),
     ("decoding", "images"),
     ("config",),
     ("errors", "paths"),

@@ -146,9 +146,19 @@ def test_what_is_wrong_is_said(tiny_bundle: Path, exported: Path, photos: list[P
     (broken / "config.json").write_text(json.dumps({**config, "onnx": 99}))
     with pytest.raises(BundleError, match="export version 99"):
         OnnxCaptioner.load(broken)
-    result = CliRunner().invoke(app, ["caption", str(exported), str(photos[0]), "--sample"])
+    result = CliRunner().invoke(app, ["caption", str(exported), str(photos[0]), "--with", "red"])
     assert result.exit_code == 2
-    assert "sample with the bundle" in result.stderr
+
+
+@pytest.mark.slow
+def test_an_export_samples_by_its_seed(exported: Path, photos: list[Path]) -> None:
+    def sampled(seed: int) -> str:
+        command = ["caption", str(exported), *map(str, photos[:3]), "--sample", "--n", "5", "--seed", str(seed)]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    assert sampled(1) == sampled(1) != sampled(2)
 
 
 def _open(path: Path):  # type: ignore[no-untyped-def]

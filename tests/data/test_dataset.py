@@ -56,7 +56,7 @@ def test_threads_change_nothing(augment: bool, data: tuple[tuple[CaptionedImage,
 
     def batches(workers: int, epoch: int = 0) -> list[torch.Tensor]:
         found = image_batches(
-            order, transform=TRANSFORM, vocabulary=data[1], augment=augment, seed=0, epoch=epoch, workers=workers, max_tokens=30
+            order, transform=TRANSFORM, vocabulary=data[1], augment=augment, mirror=True, seed=0, epoch=epoch, workers=workers, max_tokens=30
         )  # fmt: skip
         return [tensor for batch in found for tensor in (batch.inputs, batch.tokens)]
 

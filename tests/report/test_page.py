@@ -72,8 +72,8 @@ def test_a_report_holds_what_it_promises(run: Path, collected: RunReport, tmp_pa
         "copies of training captions",
     ):
         assert wanted in page
-    assert page.count("<svg") == 4
-    assert page.count('class="band"') == page.count('class="band strong"') == 3  # a phase each, in each chart of epochs
+    assert page.count("<svg") == 5
+    assert page.count('class="band"') == page.count('class="band strong"') == 4  # a phase each, in each chart of epochs
     assert "4 epochs in 2 phases, kept: epoch 4" in page
     assert page.count('class="card"') == sum(len(part) for part in collected.examples.values()) >= 3
     for example in collected.examples["Random"]:
