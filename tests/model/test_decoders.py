@@ -268,3 +268,11 @@ def test_the_state_of_the_transformer_grows_with_its_words() -> None:
 def test_what_does_not_go_together_is_said(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         decoder(name, **options)
+
+
+@pytest.mark.parametrize("name", ["adaptive", "updown"])
+def test_words_enter_the_gates_as_large_as_regions(name: str) -> None:
+    model = decoder(name, embedding=128, hidden=64)
+    words = model.word_gates(model.embedding(torch.arange(V))) - model.word_gates.bias
+    regions = model.image_gates(torch.nn.functional.layer_norm(torch.randn(V, 128), (128,)))
+    assert 0.7 < (words.std() / regions.std()).item() < 1.4

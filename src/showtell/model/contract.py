@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -31,4 +32,14 @@ def init_embedding(embedding: nn.Embedding) -> nn.Embedding:
 def open_forget_gates(linear: nn.Linear, hidden: int) -> nn.Linear:
     """A bias of one for the forget gates of a map to gates i, f, o, g, … (Jozefowicz et al., 2015, section 2.2)."""
     nn.init.ones_(linear.bias[hidden : 2 * hidden])
+    return linear
+
+
+def weigh_words(linear: nn.Linear) -> nn.Linear:
+    """A map of word vectors, scaled so that a word, small by `init_embedding`, weighs as much as a normalised region.
+
+    Without it the words before are hardly heard at first, the less the more layers lie between them and the output.
+    """
+    with torch.no_grad():
+        linear.weight.mul_(linear.in_features**0.5)
     return linear

@@ -3,8 +3,8 @@
 Lu et al., "Knowing When to Look: Adaptive Attention via a Visual Sentinel for Image Captioning", 2017. Deviations: the
 regions are projected to E and layer-normalised instead of ReLU (equation 14), and v_g is their mean (15); the sentinel
 and h are mapped to E before they are added to the context (equation 13), so that sizes are free and the output layer can
-share the word embeddings; attention may have several heads, each with its own β; forget gates start open; dropout on
-words, regions and the output.
+share the word embeddings; attention may have several heads, each with its own β; words enter the gates as
+large as regions (`weigh_words`); forget gates start open; dropout on words, regions and the output.
 
 The attention handed out is α̂ over the regions (equation 12): it sums to 1 − β, and the rest was the sentinel's. Training
 with `train.doubly_stochastic` would punish the sentinel's share; leave it at 0 here.
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from showtell.model.attention import ATTENTIONS, mix
-from showtell.model.contract import Output, Step, init_embedding, open_forget_gates
+from showtell.model.contract import Output, Step, init_embedding, open_forget_gates, weigh_words
 from showtell.model.functions import Dropout, lstm_cell
 
 
@@ -61,7 +61,8 @@ class AdaptiveDecoder(nn.Module):
         self.regions = nn.Sequential(nn.Linear(feature_size, embedding), nn.LayerNorm(embedding))
         self.attention = ATTENTIONS[attention_kind](key_size=embedding, query_size=hidden, size=attention, heads=heads)
         self.embedding = init_embedding(nn.Embedding(vocabulary_size, embedding))
-        self.word_gates = open_forget_gates(nn.Linear(embedding, 5 * hidden), hidden)  # i, f, o, g, sentinel
+        # gates i, f, o, g, and the sentinel's
+        self.word_gates = weigh_words(open_forget_gates(nn.Linear(embedding, 5 * hidden), hidden))
         self.image_gates = nn.Linear(embedding, 5 * hidden, bias=False)
         self.gates = nn.Linear(hidden, 5 * hidden, bias=False)
         self.sentinel_key = nn.Linear(hidden, attention)

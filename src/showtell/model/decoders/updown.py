@@ -3,7 +3,8 @@
 Anderson et al., "Bottom-Up and Top-Down Attention for Image Captioning and Visual Question Answering", 2018, section 3.2:
 the top-down half, over the regions that there are (a grid here, detected objects there). Deviations: the regions are
 projected to E and layer-normalised first, v̄ is their mean after that; h² is mapped to E before the output layer, which
-can then share the word embeddings; forget gates start open; dropout on words, regions and the output.
+can then share the word embeddings; words enter the gates as large as regions (`weigh_words`);
+forget gates start open; dropout on words, regions and the output.
 
 B images · K rows of an image · R regions · T steps · F feature size · E embedding · H hidden · A attention · V vocabulary
 """
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from showtell.model.attention import ATTENTIONS
-from showtell.model.contract import Output, Step, init_embedding, open_forget_gates
+from showtell.model.contract import Output, Step, init_embedding, open_forget_gates, weigh_words
 from showtell.model.functions import Dropout, lstm_cell
 
 
@@ -58,7 +59,7 @@ class UpDownDecoder(nn.Module):
         self.regions = nn.Sequential(nn.Linear(feature_size, embedding), nn.LayerNorm(embedding))
         self.attention = ATTENTIONS[attention_kind](key_size=embedding, query_size=hidden, size=attention, heads=heads)
         self.embedding = init_embedding(nn.Embedding(vocabulary_size, embedding))
-        self.word_gates = open_forget_gates(nn.Linear(embedding, 4 * hidden), hidden)
+        self.word_gates = weigh_words(open_forget_gates(nn.Linear(embedding, 4 * hidden), hidden))
         self.image_gates = nn.Linear(embedding, 4 * hidden, bias=False)
         self.attention_gates = nn.Linear(2 * hidden, 4 * hidden, bias=False)
         self.language_gates = open_forget_gates(nn.Linear(embedding + 2 * hidden, 4 * hidden), hidden)
