@@ -26,7 +26,7 @@ class Tried:
     scores: dict[str, float]
 
     def __str__(self) -> str:
-        return f"{self.search.describe():52s} BLEU-4 {100 * self.scores['bleu_4']:5.1f}  CIDEr {100 * self.scores['cider']:6.1f}"
+        return f"{self.search.one_view().describe():52s} BLEU-4 {100 * self.scores['bleu_4']:5.1f}  CIDEr {100 * self.scores['cider']:6.1f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,10 @@ class SearchConfig(_Section):
     )
     views: int = Field(1, ge=1, le=4, description="1; 2: also mirrored; 3, 4: also another crop, and that mirrored")
 
+    def one_view(self) -> SearchConfig:
+        """The same decoding of features that are cached or encoded once: of one view, whatever the bundle looks at."""
+        return self.model_copy(update={"views": 1})
+
     def describe(self) -> str:
         """The decoding, as a protocol names it."""
         more = [f"consensus of {self.consensus}"] * (self.consensus > 1) + [f"{self.views} views"] * (self.views > 1)

@@ -284,7 +284,7 @@ def choose_bundle_decoding(
         captioner.bundle.decoder, lambda: (cache.rows(part).to(captioner.device) for part in parts), references,
         captioner.bundle.vocabulary, search=SearchConfig(**captioner.bundle.search), report=report,
     )  # fmt: skip
-    return choice, make_protocol(annotations, split, references, decoding=choice.search.describe())
+    return choice, make_protocol(annotations, split, references, decoding=choice.search.one_view().describe())
 
 
 def constant_caption(annotations: Annotations) -> str:
@@ -311,17 +311,10 @@ def make_protocol(
     annotations: Annotations, split: str, references: Iterable[Sequence[str]], *, decoding: str
 ) -> Protocol:
     """What has to stand beside a score."""
-    counts = [len(captions) for captions in references]
-    low, high = min(counts), max(counts)
-    return Protocol(
-        dataset=annotations.root.resolve().name,
-        split="val" if split == "dev" else split,
-        images=len(counts),
-        references_per_image=str(low) if low == high else f"{low}–{high}",
-        tokenizer="PTB",
-        decoding=decoding,
-        version=showtell.__version__,
-    )
+    return Protocol.of(
+        references, dataset=annotations.root.resolve().name, split="val" if split == "dev" else split,
+        decoding=decoding, version=showtell.__version__,
+    )  # fmt: skip
 
 
 def images_of(

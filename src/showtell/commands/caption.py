@@ -94,6 +94,22 @@ def caption(
     results = captioner.caption_each(
         _sources(inputs, names), beam=beam, n=n, sampling=sampling, wishes=wishes if wishes != Wishes() else None
     )
+    done, failed = _print_all(results, names, format, n, draw)
+    if not done:
+        raise DataError(f"no image was captioned: {'all ' + str(failed) + ' failed' if failed else 'none was given'}")
+    if failed:
+        note(f"{done} captioned, {failed} failed")
+        raise typer.Exit(1)
+
+
+def _print_all(
+    results: Iterable[Caption | ImageError],
+    names: deque[Input],
+    format: str,
+    n: int,
+    draw: Callable[[str, Path | bytes, Caption], None] | None,
+) -> tuple[int, int]:
+    """Prints captions as they come; how many there were, and how many images failed."""
     done = failed = 0
     try:
         for line in _header(format):
@@ -112,11 +128,7 @@ def caption(
             sys.stdout.flush()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted after {done} captioned images; what was printed is whole") from None
-    if not done:
-        raise DataError(f"no image was captioned: {'all ' + str(failed) + ' failed' if failed else 'none was given'}")
-    if failed:
-        note(f"{done} captioned, {failed} failed")
-        raise typer.Exit(1)
+    return done, failed
 
 
 def list_inputs(arguments: Iterable[str]) -> Iterator[Input]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -33,6 +33,16 @@ class Protocol:
     tokenizer: str
     decoding: str
     version: str
+
+    @classmethod
+    def of(
+        cls, references: Iterable[Sequence[str]], *, dataset: str, split: str, decoding: str, version: str
+    ) -> Protocol:
+        """The protocol of scoring PTB tokens against these references."""
+        counts = [len(captions) for captions in references]
+        low, high = min(counts), max(counts)
+        per_image = str(low) if low == high else f"{low}–{high}"
+        return cls(dataset, split, len(counts), per_image, "PTB", decoding, version)
 
     def __str__(self) -> str:
         return (

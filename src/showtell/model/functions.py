@@ -15,6 +15,7 @@ from torch.autograd import Function
 
 _SATURATED = 20.0  # tanh is ±1 there in double precision, and e^{±80} is still a single-precision number
 _BLOCK = 192 * 1024  # numbers: they stay in a core's second-level cache
+_ACCELERATOR_BLOCK = 64 * 1024 * 1024  # numbers: a quarter of a gigabyte, in few calls
 
 
 def exponential(projected: Tensor) -> Tensor:
@@ -37,12 +38,12 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
 class _AdditiveScores(Function):
     @staticmethod
     def forward(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-        if query.device.type != "cpu" or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():  # the number of images is not known then
             return _score(_reciprocal(query, keys), vector)
         scores = query.new_empty((*query.shape[:2], keys.shape[1]))
-        for image, regions in _blocks(query, keys):
-            pairs = _reciprocal(query[image], keys[image, regions])  # (K,r,A)
-            scores[image, :, regions] = _score(pairs, vector)
+        for images, regions in _blocks(query, keys):
+            pairs = _reciprocal(query[images], keys[images, regions])  # (b,K,r,A)
+            scores[images, :, regions] = _score(pairs, vector)
         return scores
 
     @staticmethod
@@ -55,21 +56,29 @@ class _AdditiveScores(Function):
         query, keys, vector = ctx.saved_tensors
         by_query, by_key = torch.zeros_like(query), torch.empty_like(keys)
         by_vector = torch.zeros_like(vector)
-        for image, regions in _blocks(query, keys):  # on an accelerator one block an image: memory stays that of one
-            pairs, weight = _reciprocal(query[image], keys[image, regions]), grad[image, :, regions]  # (K,r,A), (K,r)
+        for images, regions in _blocks(query, keys):
+            pairs, weight = (
+                _reciprocal(query[images], keys[images, regions]),
+                grad[images, :, regions],
+            )  # (b,K,r,A), (b,K,r)
             by_vector += _vector_gradient(pairs, weight)
             pairs.addcmul_(pairs, pairs, value=-1)
-            by_query[image] += torch.bmm(weight[:, None], pairs)[:, 0]
-            by_key[image, regions] = pairs.mul_(weight[..., None]).sum(0)
+            by_query[images] += (weight[..., None, :] @ pairs)[..., 0, :]
+            by_key[images, regions] = pairs.mul_(weight[..., None]).sum(1)
         return by_query.mul_(2 * vector).div_(query), by_key.mul_(2 * vector).div_(keys), by_vector
 
 
-def _blocks(query: Tensor, keys: Tensor) -> list[tuple[int, slice]]:
-    """Pairs of an image and some of its regions, few enough for a block."""
-    rows, size = query.shape[1:]
-    count = max(1, _BLOCK // (rows * size))
-    starts = range(0, keys.shape[1], count)
-    return [(image, slice(start, start + count)) for image in range(len(query)) for start in starts]
+def _blocks(query: Tensor, keys: Tensor) -> list[tuple[slice, slice]]:
+    """Images and regions whose pairs fit a block: several images where they are small, some regions where one is large."""
+    images, rows, size = query.shape
+    most = _BLOCK if query.device.type == "cpu" else _ACCELERATOR_BLOCK
+    together = min(images, max(1, most // (rows * size * keys.shape[1])))
+    count = max(1, most // (together * rows * size))
+    return [
+        (slice(image, image + together), slice(start, start + count))
+        for image in range(0, images, together)
+        for start in range(0, keys.shape[1], count)
+    ]
 
 
 def _reciprocal(query: Tensor, keys: Tensor) -> Tensor:
@@ -84,7 +93,7 @@ def _score(pairs: Tensor, vector: Tensor) -> Tensor:
 
 def _vector_gradient(pairs: Tensor, weight: Tensor) -> Tensor:
     """Σ g (1 − 2 p) over rows and regions."""
-    return weight.sum() - 2 * (pairs.flatten(0, 1).t() @ weight.flatten())
+    return weight.sum() - 2 * (pairs.flatten(0, -2).t() @ weight.flatten())
 
 
 def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

@@ -250,12 +250,10 @@ class Run:
         return candidates, evaluate(candidates, references, protocol=self._protocol(references))
 
     def _protocol(self, references: list[list[str]]) -> Protocol:
-        counts = sorted({len(captions) for captions in references})
-        per_image = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
-        return Protocol(
-            dataset=self.samples.name, split="val", images=len(references), references_per_image=per_image,
-            tokenizer="PTB", decoding=self.recipe.search.model_copy(update={"views": 1}).describe(), version=showtell.__version__,
-        )  # fmt: skip
+        decoding = self.recipe.search.one_view().describe()
+        return Protocol.of(
+            references, dataset=self.samples.name, split="val", decoding=decoding, version=showtell.__version__
+        )
 
     def _advance(self) -> None:
         """Goes to the next phase when this one is over; it starts from the best epoch's weights."""
