@@ -23,6 +23,7 @@ from torch import Tensor
 
 from showtell.decoding import SearchOptions
 from showtell.model.decoders import build_decoder
+from showtell.model.packing import packed
 from showtell.search import beam_search, draw
 
 START, END = 1, 2
@@ -69,12 +70,13 @@ def main() -> None:
         attention=a.hidden, dropout=0.0, tied=False,
     ).eval().requires_grad_(False)  # fmt: skip
     decoder.output.bias[END] = -100.0
+    ours = packed(decoder)
     features = torch.randn(a.images, a.regions, a.features)
 
     def search(beam: int, batch: int, images: int) -> None:
         options = SearchOptions(beam=beam, max_length=a.steps)
         for first in range(0, images, batch):
-            beam_search(decoder, features[first : first + batch], options=options, start_id=START, end_id=END)
+            beam_search(ours, features[first : first + batch], options=options, start_id=START, end_id=END)
 
     def one_by_one(every_step: bool) -> None:
         for i in range(a.single):
@@ -90,10 +92,10 @@ def main() -> None:
         "greedy, batches of 1": (a.single, lambda: search(1, 1, a.single)),
         "greedy, batches of 100": (a.images, lambda: search(1, 100, a.images)),
         "5 samples of 64 images": (
-            5 * 64, lambda: draw(decoder, features[:64], options=samples, start_id=START, end_id=END)
+            5 * 64, lambda: draw(ours, features[:64], options=samples, start_id=START, end_id=END)
         ),
     }  # fmt: skip
-    check_same(decoder, features, a)
+    check_same(decoder, ours, features, a)
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(a.rounds):
         for name, (captions, run) in contestants.items():
@@ -123,10 +125,10 @@ def main() -> None:
     print(json.dumps({"captions_per_second": rounded, "ratios": ratios, "sizes": vars(a), "versions": versions}))
 
 
-def check_same(decoder: Any, features: Tensor, a: argparse.Namespace) -> None:
+def check_same(decoder: Any, ours: Any, features: Tensor, a: argparse.Namespace) -> None:
     """Both searches find the same captions, or the comparison would be of different things."""
     options = SearchOptions(beam=a.beam, max_length=a.steps)
-    found = beam_search(decoder, features[:3], options=options, start_id=START, end_id=END)
+    found = beam_search(ours, features[:3], options=options, start_id=START, end_id=END)
     for i, (best, *_) in enumerate(found):
         words = plain(decoder, features[i : i + 1], beam=a.beam, steps=a.steps, every_step=False)
         assert list(best.tokens) == words, (best.tokens, words)

@@ -97,7 +97,7 @@ def parse_ours(arguments: list[str]) -> None:
     while hasattr(group, "commands"):
         group, arguments = group.commands[arguments[0]], arguments[1:]
     given = group.make_context(group.name, list(arguments)).params
-    if group.name == "train":
+    if group.name in ("train", "tune"):
         load_recipe(given["recipe"], given["overrides"] or [])
 
 
@@ -219,7 +219,7 @@ def run(command: Command) -> None:
 
 def shortened(command: Command) -> list[str]:
     """A training that ends after the first epochs, which on so few pictures are all alike."""
-    return ["train.patience=1"] if command.words[1] == "train" else []
+    return ["train.patience=1"] if command.words[1] in ("train", "tune") else []
 
 
 def run_python(text: str, names: dict[str, Any]) -> None:

@@ -36,6 +36,11 @@ class Choice:
     search: SearchConfig
     tried: tuple[Tried, ...]
 
+    @property
+    def best(self) -> Tried:
+        """The chosen one."""
+        return next(tried for tried in self.tried if tried.search == self.search)
+
 
 def choose_decoding(
     decoder: StepDecoder,

@@ -1,4 +1,4 @@
-"""The command line: `showtell data · train · evaluate · decoding · caption · report · export · push · serve · trace · demo`.
+"""The command line: `showtell data · train · tune · evaluate · decoding · caption · report · export · push · serve · trace · demo`.
 
 Exit codes: 0 done; 1 some inputs failed and the rest were done; 2 wrong input; 130 interrupted. Results go to stdout,
 progress and notes to stderr. Nothing heavy is imported before the arguments are known to make sense.
@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 import showtell
-from showtell.commands import caption, data, decoding, demo, evaluate, export, push, report, serve, trace, train
+from showtell.commands import caption, data, decoding, demo, evaluate, export, push, report, serve, trace, train, tune
 from showtell.errors import ShowtellError
 
 
@@ -51,6 +51,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
+app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("caption")(caption.caption)
 app.command("decoding")(decoding.decoding)

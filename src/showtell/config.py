@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from showtell.errors import RecipeError
 
@@ -80,6 +80,7 @@ class DecoderConfig(_Section):
         "first", description="lstm: the image is the first input, the initial state, or part of every input"
     )
     dropout: float = Field(0.5, ge=0, lt=1)
+    variational: bool = Field(False, description="dropout drops the same numbers at all steps of a caption")
     tied: bool = Field(
         False, description="the output layer shares the word embeddings (needs embedding == hidden for lstm)"
     )
@@ -91,9 +92,21 @@ class PhaseConfig(_Section):
     epochs: int = Field(20, ge=1)
     lr: float = Field(1e-3, gt=0)
     encoder_from: str = Field("", description="train the CNN from this module on, e.g. Mixed_6e")
-    encoder_lr: float = Field(1e-5, gt=0)
+    encoder_lr: float = Field(1e-5, gt=0, description="of the CNN's last block")
+    encoder_lr_decay: float = Field(
+        1.0, gt=0, le=1, description="each block of the CNN learns by this factor slower than the one after it"
+    )
+    unfreeze_every: int = Field(
+        0,
+        ge=0,
+        description="epochs after which one more block of the CNN begins to learn, the last one first; 0: all at once",
+    )
     batch_images: int = Field(0, ge=0, description="0: the one of [train]")
-    augment: bool = Field(True, description="random crops, mirror images, where the images are read (CNN + LSTM)")
+    augment: Literal["none", "light", "strong"] = Field(
+        "light",
+        description="where the images are read (CNN + LSTM); light: crops and mirror images; strong: closer crops, and light "
+        "and contrast that vary",
+    )
     scheduled_sampling: float = Field(
         0.0,
         ge=0,
@@ -108,6 +121,12 @@ class PhaseConfig(_Section):
     reward: dict[Literal["cider_d", "bleu_4"], float] = Field(
         {"cider_d": 1.0}, min_length=1, description="weights; CIDEr-D counts 0 to 10, BLEU-4 0 to 1"
     )
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _level(cls, value: Any) -> Any:
+        """Bundles of earlier versions say true or false."""
+        return {True: "light", False: "none"}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _check(self) -> PhaseConfig:
@@ -142,6 +161,10 @@ class TrainConfig(_Section):
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights that are scored and kept; 0: none")
     patience: int = Field(5, ge=1, description="epochs without a better validation CIDEr that end a phase")
     max_phases: int = Field(0, ge=0, description="0: all")
+    choose_decoding: bool = Field(
+        False,
+        description="after the last epoch, try some decodings on the validation split and keep the best in the bundle",
+    )
     workers: int = Field(2, ge=1, description="threads that decode images")
     checkpoint_steps: int = Field(
         0, ge=0, description="also write a checkpoint after so many steps; 0: after each epoch"
@@ -234,12 +257,31 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    table = raw
+    set_key(raw, key.strip(), value)
+
+
+def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
+    """Sets the `section.key` of a recipe as nested dictionaries; a part of a list goes by its number, as in
+    `train.phases.0.lr`. Raises `RecipeError` where there is no such section or number."""
+    *sections, last = key.split(".")
+    table: Any = raw
     for section in sections:
-        table = table.setdefault(section, {})
-        if not isinstance(table, dict):
-            raise RecipeError(f"'{override}': '{section}' holds a value or a list, not a section")
-    table[last] = value
+        if isinstance(table, list):
+            table = table[_place(table, section, key)]
+        else:
+            table = table.setdefault(section, {})
+        if not isinstance(table, dict | list):
+            raise RecipeError(f"'{key}': '{section}' holds a value, not a section")
+    if isinstance(table, list):
+        table[_place(table, last, key)] = value
+    else:
+        table[last] = value
+
+
+def _place(listed: list[Any], text: str, key: str) -> int:
+    if not text.isdigit() or int(text) >= len(listed):
+        raise RecipeError(f"'{key}': expected a number from 0 to {len(listed) - 1} in place of '{text}'")
+    return int(text)
 
 
 def _explain(error: dict[str, Any]) -> str:

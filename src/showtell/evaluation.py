@@ -259,6 +259,7 @@ def choose_bundle_decoding(
     from showtell.config import SearchConfig
     from showtell.data.features import FeatureCache, encode_into
     from showtell.inference import Captioner
+    from showtell.model.packing import packed
     from showtell.paths import cache_folder
 
     captioner = Captioner.load(bundle)
@@ -281,10 +282,20 @@ def choose_bundle_decoding(
     parts = [[row for row, _ in rows[i : i + 100]] for i in range(0, len(rows), 100)]
     references = [list(image.captions) for _, image in rows]
     choice = choose_decoding(
-        captioner.bundle.decoder, lambda: (cache.rows(part).to(captioner.device) for part in parts), references,
+        packed(captioner.bundle.decoder), lambda: (cache.rows(part).to(captioner.device) for part in parts), references,
         captioner.bundle.vocabulary, search=SearchConfig(**captioner.bundle.search), report=report,
     )  # fmt: skip
     return choice, make_protocol(annotations, split, references, decoding=choice.search.one_view().describe())
+
+
+def keep_best_decoding(bundle: Path, data: Path, *, split: str = "val", **heard: Any) -> tuple[Choice, Protocol]:
+    """`choose_bundle_decoding`, with the same `heard` callbacks, and what it chose as the bundle's own defaults."""
+    from showtell.bundle import set_decoding
+
+    choice, protocol = choose_bundle_decoding(bundle, data, split=split, **heard)
+    tried = [{"decoding": tried.search.describe(), "scores": tried.scores} for tried in choice.tried]
+    set_decoding(bundle, choice.search, chosen={"protocol": asdict(protocol), "tried": tried})
+    return choice, protocol
 
 
 def constant_caption(annotations: Annotations) -> str:

@@ -23,6 +23,7 @@ from showtell.generate import draw_captions, find_captions
 from showtell.hub import resolve
 from showtell.images import View, views_of
 from showtell.model.encoder import Encoder
+from showtell.model.packing import packed
 from showtell.search import EnsembleDecoder, Hypothesis, Member, StepDecoder
 
 Precision = Literal["auto", "float32"]
@@ -38,6 +39,7 @@ class Captioner(BaseCaptioner):
         self.defaults, self.recipe = SearchOptions(**bundle.search), bundle.config["recipe"]
         for other in others:
             _check_words(bundle, other)
+        self._decoders = [packed(one.decoder) for one in self.bundles]
         self._encoders = _shared_encoders(self.bundles)
         self._mirrored_words = torch.tensor(mirror_ids(bundle.vocabulary.listed()), device=device)
 
@@ -123,27 +125,28 @@ class Captioner(BaseCaptioner):
         """One decoder and its features; or an ensemble, a member for each bundle and view, and theirs."""
         encoded: dict[tuple[int, View], Tensor] = {}
         members, features = [], []
-        for bundle, encoder, views in zip(self.bundles, self._encoders, self._views(options), strict=True):
+        parts = zip(self.bundles, self._decoders, self._encoders, self._views(options), strict=True)
+        for bundle, decoder, encoder, views in parts:
             for view in views:
                 key = (id(encoder), view)
                 if key not in encoded:
                     encoded[key] = self._encode(encoder, torch.from_numpy(pixels[view]))
-                members.append(self._member(bundle, view))
+                members.append(self._member(bundle, decoder, view))
                 features.append(encoded[key])
         if len(members) == 1:
-            return self.bundle.decoder, features[0]
+            return members[0].decoder, features[0]
         return EnsembleDecoder(members), tuple(features)
 
-    def _member(self, bundle: Bundle, view: View) -> Member:
+    def _member(self, bundle: Bundle, decoder: StepDecoder, view: View) -> Member:
         aligned = view.transform == self.transform and bundle.grid == self.grid
         if not view.mirrored:
-            return Member(bundle.decoder, aligned=aligned)
+            return Member(decoder, aligned=aligned)
         regions = None
         if bundle.grid is not None:
             regions = torch.arange(bundle.encoder.regions, device=self.device)
             cells = bundle.grid[0] * bundle.grid[1]  # a mean region behind them stays where it is
             regions[:cells] = regions[:cells].view(bundle.grid).flip(1).flatten()
-        return Member(bundle.decoder, words=self._mirrored_words, regions=regions, aligned=aligned)
+        return Member(decoder, words=self._mirrored_words, regions=regions, aligned=aligned)
 
     def _caption(self, found: Hypothesis) -> Caption:
         texts = self.bundle.vocabulary.tokens(found.tokens)

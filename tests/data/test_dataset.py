@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from showtell.data.annotations import CaptionedImage, read_annotations
-from showtell.data.dataset import Group, augment_sample, epoch_order, image_batches, make_groups, pad
+from showtell.data.dataset import Augmentation, Group, augment_sample, epoch_order, image_batches, make_groups, pad
 from showtell.data.vocabulary import Vocabulary
 from showtell.images import ImageTransform, open_image
 
@@ -50,8 +50,8 @@ def test_tokens_are_framed_cut_and_padded(data: tuple[tuple[CaptionedImage, ...]
     assert pad([[(1, 2)], [(1, 2, 3), (4,)]]).tolist() == [[[1, 2, 0], [0, 0, 0]], [[1, 2, 3], [4, 0, 0]]]
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_threads_change_nothing(augment: bool, data: tuple[tuple[CaptionedImage, ...], Vocabulary]) -> None:
+@pytest.mark.parametrize("augment", ["none", "light", "strong"])
+def test_threads_change_nothing(augment: Augmentation, data: tuple[tuple[CaptionedImage, ...], Vocabulary]) -> None:
     order = epoch_order(groups_of(data), batch_images=5, seed=0, epoch=0)
 
     def batches(workers: int, epoch: int = 0) -> list[torch.Tensor]:
@@ -62,8 +62,8 @@ def test_threads_change_nothing(augment: bool, data: tuple[tuple[CaptionedImage,
 
     one, four, later = batches(1), batches(4), batches(2, epoch=1)
     assert all(torch.equal(a, b) for a, b in zip(one, four, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(one, later, strict=True)) is not augment
-    if not augment:
+    assert all(torch.equal(a, b) for a, b in zip(one, later, strict=True)) is (augment == "none")
+    if augment == "none":
         expected = torch.from_numpy(TRANSFORM(open_image(order[0][0].image.path)))
         assert torch.equal(one[0][0], expected)
 
@@ -80,3 +80,16 @@ def test_words_are_mirrored_with_the_picture() -> None:
         assert image.width >= 32
         seen.add(red_is_left)
     assert seen == {True, False}
+
+
+def test_strong_augmentation_changes_light_and_crops_closer_and_leaves_colours_alone() -> None:
+    picture = Image.new("RGB", (100, 100), (200, 40, 40))
+    sides, lights = [], []
+    for seed in range(40):
+        image, _ = augment_sample(picture, ("a red square",), random.Random(seed), strong=True)
+        red, green, blue = image.getpixel((image.width // 2, image.height // 2))
+        assert red > green == blue
+        sides.append(image.width)
+        lights.append(red)
+    assert 60 <= min(sides) < 80 and max(sides) > 90
+    assert min(lights) < 170 and max(lights) > 230

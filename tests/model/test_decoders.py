@@ -11,6 +11,7 @@ from showtell.errors import RecipeError
 from showtell.model.attention import ATTENTIONS
 from showtell.model.decoders import DECODERS, Decoder, build_decoder
 from showtell.model.decoders.lstm import Standardize
+from showtell.model.functions import Dropout
 
 B, K, T, R, F, V = 3, 4, 7, 6, 10, 20
 
@@ -276,3 +277,20 @@ def test_words_enter_the_gates_as_large_as_regions(name: str) -> None:
     words = model.word_gates(model.embedding(torch.arange(V))) - model.word_gates.bias
     regions = model.image_gates(torch.nn.functional.layer_norm(torch.randn(V, 128), (128,)))
     assert 0.7 < (words.std() / regions.std()).item() < 1.4
+
+
+@every_variant
+def test_variational_dropout_is_the_same_at_all_steps(name: str, options: dict[str, Any]) -> None:
+    if name == "transformer":
+        with pytest.raises(RecipeError, match="recurrent"):
+            decoder(name, variational=True, **options)
+        return
+    seen: list[torch.Tensor] = []
+    model = decoder(name, dropout=0.5, variational=True, **options).train()
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.register_forward_hook(lambda module, inputs, output: seen.append((output == 0) & (inputs[0] != 0)))
+    model(*inputs())
+    by_step = [dropped for dropped in seen if dropped.ndim == 4]
+    assert by_step and all((dropped == dropped[:, :, :1]).all() for dropped in by_step)
+    assert any(dropped.any() for dropped in by_step)

@@ -110,6 +110,12 @@ def test_unfreezing_from_a_layer_leaves_out_what_comes_before_and_batch_norm() -
 
 def test_unfreezing_starts_at_a_part_of_a_part_as_well() -> None:
     encoder = Encoder(name="test_convnext.r160_in1k")
+    blocks = encoder.unfreeze_from("stages.2")
+    names = {id(p): name for name, p in encoder.network.named_parameters()}
+    assert [{".".join(names[id(p)].split(".")[:2]) for p in block} for block in blocks[:2]] == [
+        {"stages.2"},
+        {"stages.3"},
+    ]
     encoder.unfreeze_from("stages.3")
     trainable = {name for name, p in encoder.network.named_parameters() if p.requires_grad}
     assert trainable and all(name.startswith(("stages.3", "norm_pre", "head")) for name in trainable)

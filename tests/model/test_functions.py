@@ -76,3 +76,13 @@ def test_dropout_keeps_the_mean_and_the_seed() -> None:
     columns = (first == 0).float().mean(0)
     assert columns.std().item() == pytest.approx((0.3 * 0.7 / 1000) ** 0.5, rel=0.15)  # bytes are independent
     assert torch.equal(dropout.eval()(x), x)
+
+
+def test_variational_dropout_drops_the_same_at_all_steps() -> None:
+    dropout = Dropout(0.5)
+    dropout.variational = True
+    dropped = dropout(torch.ones(5, 4, 20, 8)) == 0
+    assert (dropped == dropped[:, :, :1]).all()
+    assert 0.3 < dropped.float().mean() < 0.7 and dropped.any(-1).float().mean() > 0.9
+    regions = dropout(torch.ones(5, 20, 8)) == 0  # no steps here
+    assert (regions != regions[:, :1]).any()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from showtell.training.optim import AveragedWeights, schedule
+from showtell.config import PhaseConfig, TrainConfig
+from showtell.training.optim import AveragedWeights, build_optimizer, schedule, set_learning_rate
 
 
 def test_the_rate_rises_then_falls_to_a_twentieth() -> None:
@@ -36,3 +37,33 @@ def test_the_average_of_a_constant_is_that_constant() -> None:
     for _ in range(5):
         averaged.update(weights)
     assert averaged.average["w"].tolist() == [2.0, 2.0, 2.0]
+
+
+def test_each_block_of_the_cnn_has_its_rate_and_its_beginning() -> None:
+    decoder, *blocks = (torch.nn.Linear(2, 2) for _ in range(4))
+    phase = PhaseConfig(lr=1e-3, encoder_lr=1e-4, encoder_lr_decay=0.5, unfreeze_every=2)
+    optimizer = build_optimizer(
+        decoder.parameters(), [list(block.parameters()) for block in blocks], phase=phase, weight_decay=0.1
+    )
+
+    def rates(epoch: int) -> list[float]:
+        train = TrainConfig(cosine=False)
+        assert set_learning_rate(optimizer, step=0, steps=100, epoch=epoch, train=train) == 1e-3
+        of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        assert all(of[id(block.weight)] == of[id(block.bias)] for block in blocks)
+        return [of[id(block.weight)] for block in blocks]
+
+    assert rates(0) == [0, 0, 1e-4]
+    assert rates(2) == [0, 5e-5, 1e-4]
+    assert rates(4) == rates(9) == [2.5e-5, 5e-5, 1e-4]
+
+
+def test_a_frozen_block_stays_as_it_is() -> None:
+    phase = PhaseConfig(unfreeze_every=1)
+    early, late = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    optimizer = build_optimizer([], [list(early.parameters()), list(late.parameters())], phase=phase, weight_decay=0.1)
+    before = early.weight.clone(), late.weight.clone()
+    set_learning_rate(optimizer, step=0, steps=10, epoch=0, train=TrainConfig())
+    late(early(torch.ones(1, 2))).sum().backward()
+    optimizer.step()
+    assert torch.equal(early.weight, before[0]) and not torch.equal(late.weight, before[1])

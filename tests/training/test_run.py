@@ -241,7 +241,7 @@ def test_eight_images_are_learnt_by_heart(decoder: str, tmp_path: Path) -> None:
             f"decoder.name={decoder}", f"encoder.pooled={'true' if decoder == 'lstm' else 'false'}",
             "decoder.embedding=64", "decoder.hidden=64", "decoder.tied=false", "decoder.dropout=0.0", "data.min_count=1",
             "encoder.image_size=48", "train.batch_images=8", "train.ema=0.0", "train.warmup=0", "train.patience=250",
-            'train.phases=[{epochs=250, lr=2e-3, encoder_from="layers", encoder_lr=2e-3, augment=false}]',
+            'train.phases=[{epochs=250, lr=2e-3, encoder_from="layers", encoder_lr=2e-3, augment="none"}]',
         ],
     )  # fmt: skip
     result = train(recipe, data=drawn, out=tmp_path / "run")
@@ -312,7 +312,7 @@ def test_the_modern_recipe_trains_both_its_phases_on_drawn_scenes(tmp_path: Path
     drawn = draw_scenes(tmp_path / "scenes", images=12, size=48)
     options = [
         "encoder.pretrained=false", "encoder.image_size=64", "search.max_length=6", "search.beam=2", "train.precision=no",
-        "train.phases=[{epochs=1}, {epochs=1, encoder_from='stages.3', augment=false}]", "data.min_count=1",
+        "train.phases=[{epochs=1}, {epochs=1, encoder_from='stages.3', augment='none'}]", "data.min_count=1",
     ]  # fmt: skip
     result = train(load_recipe("flickr8k-modern", options), data=drawn, out=tmp_path / "run")
     assert result.epochs == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -30,18 +29,14 @@ def decoding(
         raise BundleError(
             f"'{bundle}' is on the hub, and what was fetched stays as it was; add --dry-run, or copy {folder}"
         )
-    from showtell.evaluation import choose_bundle_decoding
+    from showtell.evaluation import choose_bundle_decoding, keep_best_decoding
 
+    find = choose_bundle_decoding if dry_run else keep_best_decoding
     with progress() as bar:
-        choice, protocol = choose_bundle_decoding(
+        choice, protocol = find(
             folder, data, split=split, report=lambda tried: typer.echo(str(tried)), progress=bar, note=note
         )
     typer.echo(f"best: {choice.search.describe()}")
     typer.echo(f"protocol: {protocol}")
-    if dry_run:
-        return
-    from showtell.bundle import set_decoding
-
-    tried = [{"decoding": tried.search.describe(), "scores": tried.scores} for tried in choice.tried]
-    set_decoding(bundle, choice.search, chosen={"protocol": asdict(protocol), "tried": tried})
-    note(f"{bundle}/config.json has it now")
+    if not dry_run:
+        note(f"{bundle}/config.json has it now")

@@ -30,6 +30,12 @@ def export(
             help="With int8: typical images, to measure ranges on [default: the train split of --data].",
         ),
     ] = None,
+    reduced_range: Annotated[
+        bool,
+        typer.Option(
+            "--reduced-range", help="With int8: for processors without VNNI (most before 2020), less exact elsewhere."
+        ),
+    ] = False,
     data: Annotated[
         Path | None, typer.Option(metavar="PATH", help="A data set: say what the export costs in CIDEr on it.")
     ] = None,
@@ -41,6 +47,8 @@ def export(
         raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
     if calibrate is not None and precision != "int8":
         raise typer.BadParameter(f"--calibrate goes with --precision int8, found {precision}")
+    if reduced_range and precision != "int8":
+        raise typer.BadParameter(f"--reduced-range goes with --precision int8, found {precision}")
     if data is not None:
         need_data(data)
     from showtell.images import find_images
@@ -53,7 +61,8 @@ def export(
         from showtell.evaluation import images_of
 
         images = [image.path for image in images_of(whole, data, "train")[1]]
-    typer.echo(str(export_onnx(folder, onnx, precision=precision, calibration=images, note=note)))
+    written = export_onnx(folder, onnx, precision=precision, calibration=images, reduced_range=reduced_range, note=note)
+    typer.echo(str(written))
     if whole is not None and data is not None:
         for line in _measure(whole, onnx, data, split, precision):
             typer.echo(line)

@@ -95,8 +95,11 @@ class Encoder(nn.Module):
         """Never leaves `eval()`: see the class."""
         return super().train(False)
 
-    def unfreeze_from(self, module: str) -> list[nn.Parameter]:
-        """Makes `module` and all that follows it trainable, batch norm left out; returns those parameters."""
+    def unfreeze_from(self, module: str) -> list[list[nn.Parameter]]:
+        """Makes `module` and all that follows it trainable, batch norm left out; returns those parameters by block.
+
+        A block is a child of the network, or a numbered part of one: `Mixed_6e`, `stages.3`.
+        """
         self.requires_grad_(False)
         modules = dict(self.network.named_modules())  # in order, a module before its children
         if module not in modules or not module:
@@ -104,11 +107,12 @@ class Encoder(nn.Module):
             raise RecipeError(
                 f"train.phases.encoder_from is '{module}', which this encoder does not have: {_some(names)}"
             )
-        following = list(modules.values())[list(modules).index(module) :]
-        chosen = [parameter for part in following for parameter in _without_norms(part)]
-        for parameter in chosen:
-            parameter.requires_grad_(True)
-        return chosen
+        following = list(modules.items())[list(modules).index(module) :]
+        blocks: dict[str, list[nn.Parameter]] = {}
+        for name, part in following:
+            for parameter in _without_norms(part):
+                blocks.setdefault(_block_of(name), []).append(parameter.requires_grad_(True))
+        return list(blocks.values())
 
     def fingerprint(self) -> str:
         """A hash of all that decides a feature: weights, layer, pooling, transform, precision."""
@@ -264,6 +268,13 @@ def _cut(model: nn.Module, name: str, layers: dict[str, str]) -> nn.Module:
             "leave encoder.layer empty"
         ) from error
     return cut
+
+
+def _block_of(name: str) -> str:
+    """The block that a module belongs to, by its name."""
+    first, _, rest = name.partition(".")
+    second = rest.partition(".")[0]
+    return f"{first}.{second}" if second.isdigit() else first
 
 
 def _without_norms(module: nn.Module) -> Iterator[nn.Parameter]:

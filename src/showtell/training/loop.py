@@ -52,7 +52,9 @@ def train_steps(
     """
     for index, batch in enumerate(batches, start=first_step):
         model.train()  # an objective may have left it in `eval()`
-        lr = set_learning_rate(optimizer, step=before + index, steps=phase_steps, train=train)
+        lr = set_learning_rate(
+            optimizer, step=before + index, steps=phase_steps, epoch=before // epoch_steps, train=train
+        )
         window = min(train.accumulate, epoch_steps - index // train.accumulate * train.accumulate)
         complete = (index + 1) % train.accumulate == 0 or index + 1 == epoch_steps
         batch = replace(batch, inputs=batch.inputs.to(accelerator.device), tokens=batch.tokens.to(accelerator.device))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,25 +12,41 @@ from showtell.config import PhaseConfig, TrainConfig
 
 
 def build_optimizer(
-    decoder: Iterable[nn.Parameter], encoder: Iterable[nn.Parameter], *, phase: PhaseConfig, weight_decay: float
+    decoder: Iterable[nn.Parameter],
+    encoder: Sequence[Sequence[nn.Parameter]],
+    *,
+    phase: PhaseConfig,
+    weight_decay: float,
 ) -> torch.optim.AdamW:
-    """AdamW with one learning rate for the LSTM and one for the CNN; biases and norms are not decayed."""
+    """AdamW with one learning rate for the LSTM and one for each of the CNN's blocks; biases and norms are not decayed.
+
+    `encoder` are the trained blocks in their order: `phase.encoder_lr` is the last one's, and each has
+    `phase.encoder_lr_decay` times the rate of the one after it (Howard & Ruder, "Universal Language Model Fine-tuning for
+    Text Classification", 2018, section 3.2, as is `phase.unfreeze_every`, section 3.3).
+    """
+    blocks = [(list(decoder), phase.lr, 0)]
+    for above, block in enumerate(reversed(encoder)):
+        blocks.append((list(block), phase.encoder_lr * phase.encoder_lr_decay**above, above * phase.unfreeze_every))
     groups = []
-    for parameters, lr in ((list(decoder), phase.lr), (list(encoder), phase.encoder_lr)):
+    for parameters, lr, first_epoch in blocks:
         for decay, chosen in (
             (weight_decay, [p for p in parameters if p.ndim > 1]),
             (0.0, [p for p in parameters if p.ndim < 2]),
         ):
             if chosen:
-                groups.append({"params": chosen, "lr": lr, "base_lr": lr, "weight_decay": decay})
+                groups.append(
+                    {"params": chosen, "lr": lr, "base_lr": lr, "weight_decay": decay, "first_epoch": first_epoch}
+                )
     return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, *, step: int, steps: int, train: TrainConfig) -> float:
-    """Sets each group's rate for `step` of a phase of `steps`; returns the LSTM's."""
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, *, step: int, steps: int, epoch: int, train: TrainConfig
+) -> float:
+    """Sets each group's rate for `step` of a phase of `steps`, in its `epoch`, counted from 0; returns the LSTM's."""
     factor = schedule(step, steps, warmup=train.warmup, cosine=train.cosine)
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        group["lr"] = group["base_lr"] * factor * (epoch >= group["first_epoch"])
     return float(optimizer.param_groups[0]["lr"])
 
 

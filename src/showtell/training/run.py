@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, im
 from showtell.data.features import FeatureCache, encode_all, encode_into, find_broken
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import DataError
+from showtell.evaluation import keep_best_decoding
 from showtell.metrics import Protocol, Report, describe, evaluate
 from showtell.model.encoder import Encoder, fast_bfloat16
 from showtell.paths import cache_folder
@@ -74,7 +75,14 @@ def train(
     checkpoint, when interrupted.
     """
     run = Run(recipe, data=data, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
-    return run.run(report)
+    result = run.run(report)
+    if recipe.train.choose_decoding and run.accelerator.is_main_process:
+        choice, _ = keep_best_decoding(
+            result.bundle, data or Path(recipe.data.path), report=lambda tried: note(str(tried)), progress=progress
+        )
+        note(f"best decoding: {choice.search.describe()}")
+        return replace(result, scores=choice.best.scores)
+    return result
 
 
 class Run:

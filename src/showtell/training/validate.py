@@ -12,6 +12,7 @@ from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import SearchOptions
 from showtell.generate import find_captions
 from showtell.model.decoders import Decoder
+from showtell.model.packing import packed
 
 
 @torch.inference_mode()
@@ -19,7 +20,7 @@ def generate(
     decoder: Decoder, features: Iterable[Tensor], vocabulary: Vocabulary, *, search: SearchConfig, device: torch.device
 ) -> list[str]:
     """The best caption of each image; `features` come in chunks (B,R,F)."""
-    decoder.eval()
+    decoder = packed(decoder.eval())
     options = SearchOptions(**search.model_dump())
     captions: list[str] = []
     for chunk in features:

@@ -27,6 +27,7 @@ from showtell.model.decoders.attention import AttentionDecoder
 from showtell.model.decoders.lstm import LSTMDecoder
 from showtell.model.decoders.transformer import TransformerDecoder
 from showtell.model.decoders.updown import UpDownDecoder
+from showtell.model.functions import Dropout
 
 
 class Decoder(Protocol):
@@ -50,6 +51,9 @@ class Decoder(Protocol):
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """As a module's."""
 
+    def modules(self) -> Iterator[nn.Module]:
+        """As a module's."""
+
     def train(self, mode: bool = True) -> Self:
         """As a module's."""
 
@@ -65,11 +69,16 @@ DECODERS: dict[str, Callable[..., Decoder]] = {
     "transformer": TransformerDecoder,
 }
 
+_PARALLEL = {"transformer"}  # all steps of a caption side by side, without a recurrence to regularise
 _WIDTHS = {"attention"}  # recipes name it whatever the decoder, so that decoder.name alone can be changed
 
 
-def build_decoder(name: str, *, feature_size: int, vocabulary_size: int, **options: Any) -> Decoder:
+def build_decoder(
+    name: str, *, feature_size: int, vocabulary_size: int, variational: bool = False, **options: Any
+) -> Decoder:
     """The decoder called `name`, with those of `options` (the other keys of `DecoderConfig`) that it has.
+
+    `variational`: its dropout drops the same at all steps of a caption.
 
     Raises `RecipeError` for an unknown name, for an option set that the decoder does not have, and for sizes that do not
     go together.
@@ -85,7 +94,14 @@ def build_decoder(name: str, *, feature_size: int, vocabulary_size: int, **optio
                 f"decoder.{key} is {options[key]!r}, which is an option of {having}; "
                 f"leave it at {default!r} for the decoder '{name}'"
             )
-    return DECODERS[name](feature_size=feature_size, vocabulary_size=vocabulary_size, **taken)
+    if variational and name in _PARALLEL:
+        raise RecipeError(f"decoder.variational is an option of recurrent decoders; leave it false for '{name}'")
+    decoder = DECODERS[name](feature_size=feature_size, vocabulary_size=vocabulary_size, **taken)
+    if variational:
+        for module in decoder.modules():
+            if isinstance(module, Dropout):
+                module.variational = True
+    return decoder
 
 
 def _has(name: str, option: str) -> bool:

@@ -121,9 +121,9 @@ class LSTMDecoder(nn.Module):
 
     def _run(self, tokens: Tensor, state: LSTMState, memory: LSTMMemory) -> tuple[Tensor, LSTMState]:
         """tokens (B,K,T) -> logits (B,K,T,V) and the state after them (equations 11 and 12)."""
-        images, rows, steps = tokens.shape
-        words = self.dropout(self.embedding(tokens.flatten(0, 1)))  # (N,T,E), N = B·K
+        images, rows, _ = tokens.shape
+        words = self.dropout(self.embedding(tokens)).flatten(0, 1)  # (N,T,E), N = B·K
         before = tuple(x.flatten(0, 1).transpose(0, 1).contiguous() for x in state)  # (L,N,H)
         hidden, after = self.lstm(self.inject.inputs(words, memory.image), before)  # (N,T,H)
-        logits = self.output(self.dropout(hidden)).view(images, rows, steps, -1)  # (B,K,T,V)
+        logits = self.output(self.dropout(hidden.unflatten(0, (images, rows))))  # (B,K,T,V)
         return logits, LSTMState(*(x.transpose(0, 1).unflatten(0, (images, rows)) for x in after))

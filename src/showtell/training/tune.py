@@ -1,0 +1,268 @@
+"""A small seeded search over keys of a recipe: Optuna proposes, `train` runs, the validation CIDEr decides.
+
+The study's folder holds `study.log` (Optuna's journal: what was proposed and what it scored), `trial-000`, `trial-001`, …
+(their runs; of those that are not the best only logs are kept) and `best.toml`, the winner as a recipe. What is proposed
+next depends on the seed and on the trials before, so that an interrupted study goes on as it would have.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from showtell.config import Recipe, parse_recipe, set_key
+from showtell.errors import MissingExtraError, RecipeError, ShowtellError
+
+_RANGE = re.compile(r"(?P<low>[^.\s]+(?:\.\d+[^.\s]*)?)\.\.(?P<high>[^:\s]+)(?P<log>:log)?")
+_SPECIFIED = "expected KEY=[A, B, …], KEY=LOW..HIGH or KEY=LOW..HIGH:log, as in decoder.dropout=0.3..0.6"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from `low` to `high`, whole ones where both are; `log`: evenly by their logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+Space = Mapping[str, Range | tuple[Any, ...]]  # a recipe's key -> its range, or its choices
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run of the search. `cider` is its best epoch's on the validation split, None where it could not be run."""
+
+    number: int
+    values: dict[str, Any]
+    cider: float | None
+    trouble: str = ""
+
+    def __str__(self) -> str:
+        said = ", ".join(f"{key}={_short(value)}" for key, value in self.values.items())
+        return f"trial {self.number:3d}  {self.trouble or f'CIDEr {100 * (self.cider or 0):6.1f}'}  {said}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """All trials in their order, the best of them, and the file of its recipe."""
+
+    trials: tuple[Trial, ...]
+    best: Trial
+    recipe: Path
+
+
+def parse_space(texts: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
+    """`KEY=[A, B]`, `KEY=LOW..HIGH`, `KEY=LOW..HIGH:log` -> what may be chosen; `RecipeError` for anything else."""
+    space: dict[str, Range | tuple[Any, ...]] = {}
+    for text in texts:
+        key, separator, said = text.partition("=")
+        if not separator or not key.strip() or not said.strip():
+            raise RecipeError(f"'{text}' names no values: {_SPECIFIED}")
+        if key.strip() in space:
+            raise RecipeError(f"'{key.strip()}' is varied twice; give it once")
+        space[key.strip()] = _choices(text, said.strip())
+    return space
+
+
+def _choices(text: str, said: str) -> Range | tuple[Any, ...]:
+    if match := _RANGE.fullmatch(said):
+        try:
+            low, high = (tomllib.loads(f"x = {match[end]}")["x"] for end in ("low", "high"))
+        except tomllib.TOMLDecodeError:
+            low = high = None
+        if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):
+            raise RecipeError(f"'{text}': the ends of a range have to be numbers; {_SPECIFIED}")
+        if not low < high or (match["log"] and low <= 0):
+            raise RecipeError(f"'{text}': expected the smaller end first, and above 0 with :log")
+        return Range(low, high, bool(match["log"]))
+    try:
+        values = tomllib.loads(f"x = {said}")["x"]
+    except tomllib.TOMLDecodeError:
+        values = None
+    if not isinstance(values, list) or len(values) < 2:
+        raise RecipeError(f"'{text}': {_SPECIFIED}")
+    return tuple(values)
+
+
+def tune(
+    recipe: Recipe,
+    space: Space,
+    *,
+    trials: int,
+    out: Path,
+    data: Path | None = None,
+    encoder_weights: Path | None = None,
+    seed: int = 0,
+    report: Callable[[Trial], None] = lambda trial: None,
+    note: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Tuned:
+    """Runs trials until the study in `out` has so many, and writes the best one's recipe to `out/best.toml`.
+
+    A study that is there already goes on; the trial that was interrupted, from its own checkpoint. `report` hears of
+    each trial when it is over, those of earlier sessions too. Raises `RecipeError` for keys or values that the recipe does not
+    take, for a study of another space or recipe, and where no trial could be run; `MissingExtraError` without Optuna.
+    """
+    study = _Study.open(out, recipe, space, seed)
+    done: dict[int, Trial] = {}
+    for trial in study.finished():
+        done[trial.number] = trial
+        report(trial)
+    while len(done) < trials:
+        number, values = study.next()
+        try:
+            cider: float | None = _run(recipe, values, out / _name(number), data, encoder_weights, note, progress)
+            trouble = ""
+        except ShowtellError as error:
+            if not done:  # what the first trial cannot do the others hardly can
+                study.tell(number, None, str(error))
+                raise
+            cider, trouble = None, str(error)
+        study.tell(number, cider, trouble)
+        done[number] = Trial(number, values, cider, trouble)
+        report(done[number])
+        _keep_the_best(out, done)
+    return _winner(recipe, out, [done[number] for number in sorted(done)])
+
+
+def _run(
+    recipe: Recipe,
+    values: dict[str, Any],
+    out: Path,
+    data: Path | None,
+    encoder_weights: Path | None,
+    note: Callable[[str], None],
+    progress: Callable[[str, int, int], None],
+) -> float:
+    from showtell.training.run import train
+
+    note(f"{out.name}: {', '.join(f'{key}={_short(value)}' for key, value in values.items())}")
+    result = train(
+        with_values(recipe, values), data=data, encoder_weights=encoder_weights, out=out,
+        resume=(out / "recipe.json").exists(), report=lambda epoch: note(epoch.line()), progress=progress,
+    )  # fmt: skip
+    return result.scores["cider"]
+
+
+def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe with some keys changed; `RecipeError` where it does not take them."""
+    raw = recipe.model_dump(mode="json")
+    for key, value in values.items():
+        set_key(raw, key, value)
+    return parse_recipe(raw, where="the space")
+
+
+def _winner(recipe: Recipe, out: Path, trials: Sequence[Trial]) -> Tuned:
+    import tomli_w
+
+    scored = [trial for trial in trials if trial.cider is not None]
+    if not scored:
+        raise RecipeError(f"none of {len(trials)} trials could be run; the last one: {trials[-1].trouble}")
+    best = max(scored, key=lambda trial: trial.cider or 0.0)  # the first of equals
+    raw = with_values(recipe, best.values).model_dump(mode="json", exclude={"name"})
+    heading = (
+        f"# Trial {best.number} of {len(trials)}: CIDEr {best.cider:.3f} on the validation split, with\n"
+        + "".join(f"#   {key} = {_short(value)}\n" for key, value in best.values.items())
+    )
+    temporary = out / ".best.toml.tmp"
+    temporary.write_text(f"{heading}\n{tomli_w.dumps(raw)}", encoding="utf-8")
+    temporary.replace(out / "best.toml")
+    return Tuned(tuple(trials), best, out / "best.toml")
+
+
+def _keep_the_best(out: Path, done: Mapping[int, Trial]) -> None:
+    """Of the other trials only what is small is kept."""
+    best = max(done.values(), key=lambda trial: -1.0 if trial.cider is None else trial.cider)
+    for trial in done.values():
+        (out / _name(trial.number) / "checkpoint.safetensors").unlink(missing_ok=True)
+        if trial is not best:
+            shutil.rmtree(out / _name(trial.number) / "bundle", ignore_errors=True)
+
+
+def _name(number: int) -> str:
+    return f"trial-{number:03d}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class _Study:
+    """Optuna's study, with what showtell means by a trial."""
+
+    def __init__(self, study: Any, space: Space, seed: int) -> None:
+        self._study, self._space, self._seed = study, space, seed
+
+    @classmethod
+    def open(cls, out: Path, recipe: Recipe, space: Space, seed: int) -> _Study:
+        try:
+            import optuna
+            import tomli_w  # noqa: F401
+            from optuna.storages import JournalStorage
+            from optuna.storages.journal import JournalFileBackend
+        except ImportError:
+            raise MissingExtraError("showtell tune", "tune") from None
+        if not space:
+            raise RecipeError("nothing is varied: name at least one key with --vary KEY=VALUES")
+        for key, values in space.items():  # the wrong ones are found before anything is written
+            for value in (values.low, values.high) if isinstance(values, Range) else values:
+                with_values(recipe, {key: value})
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        out.mkdir(parents=True, exist_ok=True)
+        storage = JournalStorage(JournalFileBackend(str(out / "study.log")))
+        study = optuna.create_study(study_name="showtell", storage=storage, direction="maximize", load_if_exists=True)
+        about = {"recipe": recipe.model_dump_json(), "space": repr(dict(space)), "seed": seed}
+        for key, value in about.items():
+            if study.user_attrs.get(key, value) != value:
+                raise RecipeError(f"{out} holds a study with another {key}; name another folder with --out")
+            study.set_user_attr(key, value)
+        return cls(study, space, seed)
+
+    def finished(self) -> list[Trial]:
+        """The trials that are over, in their order."""
+        over = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        troubles = self._study.user_attrs
+        return [Trial(t.number, self._values(t.params), t.value, troubles.get(f"trouble {t.number}", "")) for t in over]
+
+    def next(self) -> tuple[int, dict[str, Any]]:
+        """The trial that was interrupted, or a new one: its number and values."""
+        from optuna.samplers import TPESampler
+
+        trials = self._study.get_trials(deepcopy=False)
+        waiting = [trial for trial in trials if not trial.state.is_finished()]
+        if waiting:
+            return waiting[0].number, self._values(waiting[0].params)
+        self._study.sampler = TPESampler(seed=1000 * self._seed + len(trials), n_startup_trials=5)
+        trial = self._study.ask({key: _distribution(values) for key, values in self._space.items()})
+        return trial.number, self._values(trial.params)
+
+    def tell(self, number: int, cider: float | None, trouble: str) -> None:
+        """The end of a trial."""
+        from optuna.trial import TrialState
+
+        if trouble:
+            self._study.set_user_attr(f"trouble {number}", trouble)
+        self._study.tell(number, cider, state=TrialState.COMPLETE if cider is not None else TrialState.FAIL)
+
+    def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What Optuna calls a choice is its place among the choices: it keeps numbers and strings alone."""
+        return {
+            key: params[key] if isinstance(values, Range) else values[params[key]]
+            for key, values in self._space.items()
+        }
+
+
+def _distribution(values: Range | tuple[Any, ...]) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if not isinstance(values, Range):
+        return CategoricalDistribution(range(len(values)))
+    if isinstance(values.low, int) and isinstance(values.high, int):
+        return IntDistribution(values.low, values.high, log=values.log)
+    return FloatDistribution(values.low, values.high, log=values.log)
