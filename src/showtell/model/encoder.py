@@ -111,7 +111,8 @@ class Encoder(nn.Module):
         blocks: dict[str, list[nn.Parameter]] = {}
         for name, part in following:
             for parameter in _without_norms(part):
-                blocks.setdefault(_block_of(name), []).append(parameter.requires_grad_(True))
+                parameter.requires_grad_(True)
+                blocks.setdefault(_block_of(name), []).append(parameter)
         return list(blocks.values())
 
     def fingerprint(self) -> str:
