@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from showtell.choosing import Tried, choose_decoding
 from showtell.cli import app
-from showtell.config import SearchConfig
+from showtell.config import SearchConfig, load_recipe
 from showtell.data.vocabulary import Vocabulary
 from showtell.inference import Captioner
+from showtell.training.run import train
 from tests.test_search import Toy
 
 CAPTIONS = ["one two", "two two one", "one", "two one two one"]
@@ -73,3 +74,19 @@ def test_the_bundle_keeps_it(tiny_bundle: Path, scenes: Path, tmp_path: Path) ->
     assert config["decoding"]["protocol"]["split"] == "val"
     assert search.describe() in {entry["decoding"] for entry in config["decoding"]["tried"]}
     assert Captioner.load(bundle).defaults.beam == search.beam
+
+
+@pytest.mark.slow
+def test_a_run_may_end_by_choosing(scenes: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(
+        "scenes",
+        ["train.phases=[{epochs=1}]", "train.choose_decoding=true", "decoder.hidden=16", "search.max_length=8"],
+    )
+    first = train(recipe, data=scenes, out=tmp_path / "run")
+    config = (tmp_path / "run" / "bundle" / "config.json").read_bytes()
+    chosen = json.loads(config)["decoding"]["tried"]
+    assert chosen[0]["decoding"] == recipe.search.describe()
+    assert first.scores["cider"] == max(entry["scores"]["cider"] for entry in chosen)
+    again = train(recipe, data=scenes, out=tmp_path / "run", resume=True)
+    assert again.scores == first.scores
+    assert (tmp_path / "run" / "bundle" / "config.json").read_bytes() == config

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from showtell.config import Recipe, find_recipe, load_recipe, parse_recipe
+from showtell.config import PhaseConfig, Recipe, find_recipe, load_recipe, parse_recipe
 from showtell.errors import RecipeError
 
 BUILT_IN = sorted(path.stem for path in find_recipe("scenes").parent.glob("*.toml"))
@@ -62,6 +62,28 @@ def test_wrong_overrides_are_one_clear_sentence(override: str, words: list[str])
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_overrides_reach_into_lists() -> None:
+    recipe = load_recipe("flickr8k-lstm", ["train.phases.1.lr=0.5", "train.phases.0={epochs=3}"])
+    assert recipe.train.phases[1].lr == 0.5 and recipe.train.phases[0].epochs == 3
+
+
+@pytest.mark.parametrize("key", ["train.phases.9.lr", "train.phases.last.lr"])
+def test_a_number_that_a_list_does_not_have(key: str) -> None:
+    with pytest.raises(RecipeError, match="expected a number from 0 to"):
+        load_recipe("flickr8k-lstm", [f"{key}=1"])
+
+
+def test_a_list_that_a_recipe_does_not_have(tmp_path: Path) -> None:
+    (tmp_path / "bare.toml").write_text("[train]\nseed = 1\n")
+    with pytest.raises(RecipeError, match="the recipe has no list there"):
+        load_recipe(tmp_path / "bare.toml", ["train.phases.0.lr=1e-3"])
+
+
+def test_what_earlier_bundles_called_augmentation() -> None:
+    assert PhaseConfig.model_validate({"augment": True}).augment == "light"
+    assert PhaseConfig.model_validate({"augment": False}).augment == "none"
 
 
 def test_missing_and_broken_recipes(tmp_path: Path) -> None:

@@ -115,6 +115,11 @@ class PhaseConfig(_Section):
     )
     objective: Literal["cross-entropy", "self-critical"] = "cross-entropy"
     samples: int = Field(5, ge=1, le=100, description="captions drawn for each image (self-critical)")
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        description="captions are drawn from, and learned as, the softmax of logits / temperature (self-critical)",
+    )
     baseline: Literal["others", "greedy"] = Field(
         "others", description="what a caption has to beat: the image's other samples, or its greedy caption"
     )
@@ -268,6 +273,8 @@ def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         if isinstance(table, list):
             table = table[_place(table, section, key)]
+        elif section.isdigit():
+            raise RecipeError(f"'{key}': the recipe has no list there, and so no number {section}; write the list out")
         else:
             table = table.setdefault(section, {})
         if not isinstance(table, dict | list):

@@ -33,6 +33,7 @@ from showtell.metrics.evaluate import NAMES
 if TYPE_CHECKING:
     from showtell.captioning import BaseCaptioner
     from showtell.choosing import Choice, Tried
+    from showtell.config import SearchConfig
     from showtell.decoding import Wishes
 
 Progress = Callable[[str, int, int], None]
@@ -247,19 +248,20 @@ def choose_bundle_decoding(
     data: Path,
     *,
     split: str = "val",
+    search: SearchConfig | None = None,
     report: Callable[[Tried], None] = lambda tried: None,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> tuple[Choice, Protocol]:
     """The decoding that scores best for a bundle on a split, and how it was found; `report` hears of each that is tried.
 
+    The first one is `search`, by default the bundle's own.
     Features come from the encoder's cache, which is filled where it has to be. Raises what `evaluate_bundle` does.
     """
     from showtell.choosing import choose_decoding
     from showtell.config import SearchConfig
     from showtell.data.features import FeatureCache, encode_into
     from showtell.inference import Captioner
-    from showtell.model.packing import packed
     from showtell.paths import cache_folder
 
     captioner = Captioner.load(bundle)
@@ -282,8 +284,8 @@ def choose_bundle_decoding(
     parts = [[row for row, _ in rows[i : i + 100]] for i in range(0, len(rows), 100)]
     references = [list(image.captions) for _, image in rows]
     choice = choose_decoding(
-        packed(captioner.bundle.decoder), lambda: (cache.rows(part).to(captioner.device) for part in parts), references,
-        captioner.bundle.vocabulary, search=SearchConfig(**captioner.bundle.search), report=report,
+        captioner.decoder, lambda: (cache.rows(part).to(captioner.device) for part in parts), references,
+        captioner.bundle.vocabulary, search=search or SearchConfig(**captioner.bundle.search), report=report,
     )  # fmt: skip
     return choice, make_protocol(annotations, split, references, decoding=choice.search.one_view().describe())
 

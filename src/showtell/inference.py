@@ -64,6 +64,11 @@ class Captioner(BaseCaptioner):
         bundles = (load_bundle(resolve(name), chosen) for name in (path, *ensemble))
         return cls(*bundles, device=chosen, precision=precision)
 
+    @property
+    def decoder(self) -> StepDecoder:
+        """The first bundle's, as searches use it."""
+        return self._decoders[0]
+
     def features(self, pixels: Tensor) -> Tensor:
         """Transformed images (B,3,S,S) -> features (B,R,F): the encoder alone."""
         return self._encode(self.bundle.encoder, pixels)

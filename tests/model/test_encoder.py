@@ -112,9 +112,9 @@ def test_unfreezing_starts_at_a_part_of_a_part_as_well() -> None:
     encoder = Encoder(name="test_convnext.r160_in1k")
     blocks = encoder.unfreeze_from("stages.2")
     names = {id(p): name for name, p in encoder.network.named_parameters()}
-    assert [{".".join(names[id(p)].split(".")[:2]) for p in block} for block in blocks[:2]] == [
+    assert [{".".join(names[id(p)].split(".")[:2]) for p in block} for block in blocks] == [
         {"stages.2"},
-        {"stages.3"},
+        {"stages.3", "head.norm"},  # no block of its own: norms and biases alone
     ]
     encoder.unfreeze_from("stages.3")
     trainable = {name for name, p in encoder.network.named_parameters() if p.requires_grad}
@@ -223,3 +223,10 @@ def test_inception_v3_as_shared() -> None:
     assert (encoder.grid, encoder.feature_size, encoder.transform.size) == ((8, 8), 1280, 299)
     assert encoder.transform.mean == (0.5, 0.5, 0.5)
     assert Encoder(name="inception_v3.tf_in1k", weights=weights).feature_size == 2048
+
+
+def test_blocks_follow_each_other_in_one_network_and_in_several() -> None:
+    small = Encoder(name="small", image_size=32)
+    assert len(small.unfreeze_from("layers.conv1")) == 3
+    both = Encoder(name=["test_resnet.r160_in1k", "small"], layer=["layer4", ""])
+    assert len(both.unfreeze_from("test_resnet_r160_in1k.layer3")) == 2 + 4

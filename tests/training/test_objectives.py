@@ -75,11 +75,12 @@ def test_the_reward_is_the_metric(images: list[CaptionedImage], vocabulary: Voca
     np.testing.assert_allclose(found[:, 0], 10 * np.array(cider_d(said, written).each) / 10, rtol=1e-9)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_the_gradient_is_the_policys(
-    images: list[CaptionedImage], vocabulary: Vocabulary, model: CaptionerModel, batch: Batch
+    temperature: float, images: list[CaptionedImage], vocabulary: Vocabulary, model: CaptionerModel, batch: Batch
 ) -> None:
     """The loss is Σ (r − b) (−log p) over the words of the drawn captions, by their number, without dropout."""
-    objective = self_critical(images, vocabulary, samples=3)
+    objective = self_critical(images, vocabulary, samples=3, temperature=temperature)
     torch.manual_seed(7)
     lesson = objective(model.train(), batch, progress=0.0)
     torch.manual_seed(7)
@@ -92,7 +93,8 @@ def test_the_gradient_is_the_policys(
             row = drawn[b, k].tolist()
             row = row[: row.index(END) + 1] if END in row else row
             logits = model(batch.inputs[b : b + 1], torch.tensor([[[START, *row[:-1]]]])).logits[0, 0].detach()
-            log_prob = logits.log_softmax(-1)[torch.arange(len(row)), torch.tensor(row)].sum()
+            logits[:, [vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id]] = float("-inf")  # never drawn
+            log_prob = (logits / temperature).log_softmax(-1)[torch.arange(len(row)), torch.tensor(row)].sum()
             total -= (rewards[b, k] - others) * log_prob.item()
             words += len(row)
     assert lesson.loss.item() == pytest.approx(total / words, rel=1e-4, abs=1e-6)
@@ -178,3 +180,12 @@ def test_a_phase_has_its_objective(images: list[CaptionedImage], vocabulary: Voc
         load_recipe("scenes", ['train.phases=[{objective="self-critical", reward={cider_d=-1.0}}]'])
     with pytest.raises(RecipeError, match="goes with cross-entropy"):
         load_recipe("scenes", ['train.phases=[{objective="self-critical", scheduled_sampling=0.2}]'])
+
+
+def test_a_low_temperature_draws_what_is_likely(
+    images: list[CaptionedImage], vocabulary: Vocabulary, model: CaptionerModel, batch: Batch
+) -> None:
+    cold = self_critical(images, vocabulary, samples=3, temperature=1e-4)._draw(model.eval(), batch.inputs)
+    assert (cold == cold[:, :1]).all()
+    warm = self_critical(images, vocabulary, samples=3)._draw(model.eval(), batch.inputs)
+    assert (warm != warm[:, :1]).any()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from showtell.config import Recipe, load_recipe, parse_recipe
-from showtell.errors import RecipeError
+from showtell.errors import DataError, RecipeError
 from showtell.training import run as training_run
 from showtell.training.tune import Range, Trial, parse_space, tune
 
@@ -135,9 +135,9 @@ def test_wrong_keys_are_found_before_anything_is_written(texts: list[str], said:
 
 def test_another_search_needs_another_folder(fake: list[Recipe], tmp_path: Path) -> None:
     tune(RECIPE, SPACE, trials=1, out=tmp_path)
-    with pytest.raises(RecipeError, match="another space"):
+    with pytest.raises(RecipeError, match="another --vary"):
         tune(RECIPE, parse_space(["decoder.dropout=0.1..0.2"]), trials=2, out=tmp_path)
-    with pytest.raises(RecipeError, match="another seed"):
+    with pytest.raises(RecipeError, match="another --seed"):
         tune(RECIPE, SPACE, trials=2, out=tmp_path, seed=1)
 
 
@@ -155,3 +155,27 @@ def test_two_real_trainings(tmp_path: Path, scenes: Path) -> None:
     assert left.value.code in (0, None)
     assert load_recipe(out / "best.toml").decoder.hidden == 16
     assert len(list(out.glob("trial-*/log.jsonl"))) == 2 and len(list(out.glob("trial-*/bundle"))) == 1
+
+
+def test_a_proposal_that_was_torn_is_passed_over(fake: list[Recipe], tmp_path: Path) -> None:
+    tune(RECIPE, SPACE, trials=2, out=tmp_path)
+    journal = tmp_path / "study.log"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([*lines, *[line for line in lines if '"op_code":4' in line][:1]]))  # a trial, no values
+    found = tune(RECIPE, SPACE, trials=3, out=tmp_path)
+    assert len(found.trials) == 3 and all(trial.values.keys() == SPACE.keys() for trial in found.trials)
+
+
+def test_a_trial_that_the_machine_stopped_waits(
+    fake: list[Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = training_run.train
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise DataError("the disk is away")
+
+    monkeypatch.setattr(training_run, "train", fail)
+    with pytest.raises(DataError):
+        tune(RECIPE, SPACE, trials=1, out=tmp_path)
+    monkeypatch.setattr(training_run, "train", train)
+    assert [trial.trouble for trial in tune(RECIPE, SPACE, trials=1, out=tmp_path).trials] == [""]

@@ -20,7 +20,7 @@ def tune(
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUES",
-            help="What to search over: KEY=[A, B], KEY=LOW..HIGH, or KEY=LOW..HIGH:log. May be repeated.",
+            help="What to search over: KEY=[A, B], KEY=LOW..HIGH (0..9: whole numbers, 0.0..9.0: any), or KEY=LOW..HIGH:log. May be repeated.",
         ),
     ] = None,
     trials: Annotated[

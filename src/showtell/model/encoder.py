@@ -98,7 +98,8 @@ class Encoder(nn.Module):
     def unfreeze_from(self, module: str) -> list[list[nn.Parameter]]:
         """Makes `module` and all that follows it trainable, batch norm left out; returns those parameters by block.
 
-        A block is a child of the network, or a numbered part of one: `Mixed_6e`, `stages.3`.
+        A block is a child of the network, or a numbered part of one: `Mixed_6e`, `stages.3`; what holds norms and biases alone
+        belongs to the block before it. Of several networks, those of the later ones come after.
         """
         self.requires_grad_(False)
         modules = dict(self.network.named_modules())  # in order, a module before its children
@@ -112,8 +113,22 @@ class Encoder(nn.Module):
         for name, part in following:
             for parameter in _without_norms(part):
                 parameter.requires_grad_(True)
-                blocks.setdefault(_block_of(name), []).append(parameter)
-        return list(blocks.values())
+                blocks.setdefault(self._block_of(name), []).append(parameter)
+        chosen: list[list[nn.Parameter]] = []
+        for block in blocks.values():
+            if chosen and not any(parameter.ndim > 1 for parameter in block):
+                chosen[-1] += block
+            else:
+                chosen.append(block)
+        return chosen
+
+    def _block_of(self, name: str) -> str:
+        """The block that a module belongs to, by its name."""
+        parts, module, depth = name.split("."), self.network, 1
+        while depth < len(parts) and (isinstance(module, Networks) or len(list(module.children())) == 1):
+            module, depth = module.get_submodule(parts[depth - 1]), depth + 1  # a wrapper of all the rest is no block
+        numbered = len(parts) > depth and parts[depth].isdigit()
+        return ".".join(parts[: depth + numbered])
 
     def fingerprint(self) -> str:
         """A hash of all that decides a feature: weights, layer, pooling, transform, precision."""
@@ -269,13 +284,6 @@ def _cut(model: nn.Module, name: str, layers: dict[str, str]) -> nn.Module:
             "leave encoder.layer empty"
         ) from error
     return cut
-
-
-def _block_of(name: str) -> str:
-    """The block that a module belongs to, by its name."""
-    first, _, rest = name.partition(".")
-    second = rest.partition(".")[0]
-    return f"{first}.{second}" if second.isdigit() else first
 
 
 def _without_norms(module: nn.Module) -> Iterator[nn.Parameter]:

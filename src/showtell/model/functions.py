@@ -146,7 +146,8 @@ class Dropout(nn.Module):
 
     The probability is rounded to 1/256; what is kept is scaled by the rounded one, so that the mean stays exact.
     `variational`: of x (B,K,T,·) the same numbers are dropped at all steps of a caption (Gal & Ghahramani, "A Theoretically
-    Grounded Application of Dropout in Recurrent Neural Networks", 2016, section 4).
+    Grounded Application of Dropout in Recurrent Neural Networks", 2016, section 4). Deviation: of what enters and leaves the
+    recurrence; its own connections, and those between the layers of an `nn.LSTM`, are as without it.
     """
 
     def __init__(self, p: float) -> None:
@@ -161,6 +162,8 @@ class Dropout(nn.Module):
             return x
         shape = (*x.shape[:2], 1, *x.shape[3:]) if self.variational and x.ndim == 4 else x.shape
         if x.device.type != "cpu":
+            if shape == x.shape:
+                return nn.functional.dropout(x, self.p)
             return x * nn.functional.dropout(x.new_ones(shape), self.p)
         count = math.prod(shape)
         words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)

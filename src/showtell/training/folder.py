@@ -18,6 +18,10 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
     if not (out / "checkpoint.safetensors").exists():
         return False
     before, now = json.loads((out / "recipe.json").read_text(encoding="utf-8")), recipe.model_dump(mode="json")
+    if any(
+        before[section].keys() != now[section].keys() for section in ("data", "encoder", "decoder", "train", "search")
+    ):
+        raise RecipeError(f"{out} was begun by another version of showtell; go on with that one, or use another --out")
     changed = [
         f"{section}.{key}"
         for section in ("data", "encoder", "decoder", "train", "search")

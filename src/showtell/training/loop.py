@@ -62,6 +62,10 @@ def train_steps(
             lesson = objective(model, batch, progress=(before + index) / phase_steps)
             accelerator.backward(lesson.loss / window)
         if complete:
+            for group in optimizer.param_groups:
+                if not group["lr"]:  # its turn to learn has not come; nor do its gradients count for the norm
+                    for parameter in group["params"]:
+                        parameter.grad = None
             if train.clip:
                 accelerator.clip_grad_norm_(list(trained.values()), train.clip)
             optimizer.step()

@@ -40,7 +40,10 @@ from showtell.training.validate import chunks, generate
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves behind. `scores` are those of the best epoch on the validation split."""
+    """What a run leaves behind. `scores` are those of the best epoch on the validation split, with the bundle's decoding.
+
+    Where the decoding was chosen after the last epoch (`train.choose_decoding`), the main process alone knows its scores.
+    """
 
     bundle: Path
     best_epoch: int
@@ -78,7 +81,11 @@ def train(
     result = run.run(report)
     if recipe.train.choose_decoding and run.accelerator.is_main_process:
         choice, _ = keep_best_decoding(
-            result.bundle, data or Path(recipe.data.path), report=lambda tried: note(str(tried)), progress=progress
+            result.bundle,
+            data or Path(recipe.data.path),
+            search=recipe.search,
+            report=lambda tried: note(str(tried)),
+            progress=progress,
         )
         note(f"best decoding: {choice.search.describe()}")
         return replace(result, scores=choice.best.scores)

@@ -7,6 +7,7 @@ next depends on the seed and on the trials before, so that an interrupted study 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tomllib
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from showtell.config import Recipe, parse_recipe, set_key
-from showtell.errors import MissingExtraError, RecipeError, ShowtellError
+from showtell.errors import MissingExtraError, RecipeError
 
 _RANGE = re.compile(r"(?P<low>[^.\s]+(?:\.\d+[^.\s]*)?)\.\.(?P<high>[^:\s]+)(?P<log>:log)?")
 _SPECIFIED = "expected KEY=[A, B, …], KEY=LOW..HIGH or KEY=LOW..HIGH:log, as in decoder.dropout=0.3..0.6"
@@ -71,7 +72,8 @@ def parse_space(texts: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
 
 
 def _choices(text: str, said: str) -> Range | tuple[Any, ...]:
-    if match := _RANGE.fullmatch(said):
+    match = None if said.startswith("[") else _RANGE.fullmatch(said)
+    if match:
         try:
             low, high = (tomllib.loads(f"x = {match[end]}")["x"] for end in ("low", "high"))
         except tomllib.TOMLDecodeError:
@@ -106,10 +108,13 @@ def tune(
     """Runs trials until the study in `out` has so many, and writes the best one's recipe to `out/best.toml`.
 
     A study that is there already goes on; the trial that was interrupted, from its own checkpoint. `report` hears of
-    each trial when it is over, those of earlier sessions too. Raises `RecipeError` for keys or values that the recipe does not
-    take, for a study of another space or recipe, and where no trial could be run; `MissingExtraError` without Optuna.
+    each trial when it is over, those of earlier sessions too. A trial whose values cannot be trained is told of and passed
+    over; any other error leaves it waiting. Raises `RecipeError` for keys or values that the recipe does not take, for a search
+    of something else in `out`, and where no trial could be run; `MissingExtraError` without Optuna.
     """
-    study = _Study.open(out, recipe, space, seed)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RecipeError("showtell tune is one process; start it without a launcher")
+    study = _Study.open(out, recipe, space, seed, str((data or Path(recipe.data.path)).resolve()))
     done: dict[int, Trial] = {}
     for trial in study.finished():
         done[trial.number] = trial
@@ -119,10 +124,7 @@ def tune(
         try:
             cider: float | None = _run(recipe, values, out / _name(number), data, encoder_weights, note, progress)
             trouble = ""
-        except ShowtellError as error:
-            if not done:  # what the first trial cannot do the others hardly can
-                study.tell(number, None, str(error))
-                raise
+        except RecipeError as error:
             cider, trouble = None, str(error)
         study.tell(number, cider, trouble)
         done[number] = Trial(number, values, cider, trouble)
@@ -140,13 +142,18 @@ def _run(
     note: Callable[[str], None],
     progress: Callable[[str, int, int], None],
 ) -> float:
+    import torch
+
     from showtell.training.run import train
 
     note(f"{out.name}: {', '.join(f'{key}={_short(value)}' for key, value in values.items())}")
-    result = train(
-        with_values(recipe, values), data=data, encoder_weights=encoder_weights, out=out,
-        resume=(out / "recipe.json").exists(), report=lambda epoch: note(epoch.line()), progress=progress,
-    )  # fmt: skip
+    try:
+        result = train(
+            with_values(recipe, values), data=data, encoder_weights=encoder_weights, out=out,
+            resume=(out / "recipe.json").exists(), report=lambda epoch: note(epoch.line()), progress=progress,
+        )  # fmt: skip
+    except torch.OutOfMemoryError as error:
+        raise RecipeError(f"the accelerator's memory is too small ({str(error).splitlines()[0]})") from None
     return result.scores["cider"]
 
 
@@ -200,7 +207,7 @@ class _Study:
         self._study, self._space, self._seed = study, space, seed
 
     @classmethod
-    def open(cls, out: Path, recipe: Recipe, space: Space, seed: int) -> _Study:
+    def open(cls, out: Path, recipe: Recipe, space: Space, seed: int, data: str) -> _Study:
         try:
             import optuna
             import tomli_w  # noqa: F401
@@ -217,16 +224,16 @@ class _Study:
         out.mkdir(parents=True, exist_ok=True)
         storage = JournalStorage(JournalFileBackend(str(out / "study.log")))
         study = optuna.create_study(study_name="showtell", storage=storage, direction="maximize", load_if_exists=True)
-        about = {"recipe": recipe.model_dump_json(), "space": repr(dict(space)), "seed": seed}
+        about = {"recipe": recipe.model_dump_json(), "--vary": repr(dict(space)), "--seed": seed, "--data": data}
         for key, value in about.items():
             if study.user_attrs.get(key, value) != value:
-                raise RecipeError(f"{out} holds a study with another {key}; name another folder with --out")
+                raise RecipeError(f"{out} holds a search with another {key}; name another folder with --out")
             study.set_user_attr(key, value)
         return cls(study, space, seed)
 
     def finished(self) -> list[Trial]:
         """The trials that are over, in their order."""
-        over = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        over = [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished() and self._is_whole(t)]
         troubles = self._study.user_attrs
         return [Trial(t.number, self._values(t.params), t.value, troubles.get(f"trouble {t.number}", "")) for t in over]
 
@@ -235,10 +242,13 @@ class _Study:
         from optuna.samplers import TPESampler
 
         trials = self._study.get_trials(deepcopy=False)
-        waiting = [trial for trial in trials if not trial.state.is_finished()]
-        if waiting:
-            return waiting[0].number, self._values(waiting[0].params)
-        self._study.sampler = TPESampler(seed=1000 * self._seed + len(trials), n_startup_trials=5)
+        for trial in trials:
+            if trial.state.is_finished():
+                continue
+            if self._is_whole(trial):
+                return trial.number, self._values(trial.params)
+            self.tell(trial.number, None, "interrupted while it was proposed")
+        self._study.sampler = TPESampler(seed=1000 * self._seed + len(trials), n_startup_trials=5, multivariate=False)
         trial = self._study.ask({key: _distribution(values) for key, values in self._space.items()})
         return trial.number, self._values(trial.params)
 
@@ -249,6 +259,9 @@ class _Study:
         if trouble:
             self._study.set_user_attr(f"trouble {number}", trouble)
         self._study.tell(number, cider, state=TrialState.COMPLETE if cider is not None else TrialState.FAIL)
+
+    def _is_whole(self, trial: Any) -> bool:
+        return bool(trial.params.keys() == self._space.keys())
 
     def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """What Optuna calls a choice is its place among the choices: it keeps numbers and strings alone."""

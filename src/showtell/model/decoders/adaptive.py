@@ -105,9 +105,11 @@ class AdaptiveDecoder(nn.Module):
             sentinels.append(sentinel)
         h, s = torch.cat(hidden, 1), torch.cat(sentinels, 1)  # (B,T·K,H)
         context, looked = self._look(h, s, memory)
-        logits = self._read_out(h, context)
         images, rows, steps = tokens.shape
-        return Output(*(x.view(images, steps, rows, -1).transpose(1, 2) for x in (logits, looked)))
+        h, context, looked = (
+            x.view(images, steps, rows, -1).transpose(1, 2) for x in (h, context, looked)
+        )  # (B,K,T,·)
+        return Output(self._read_out(h, context), looked)
 
     def _cell(self, word_gates: Tensor, state: AdaptiveState, memory: AdaptiveMemory) -> tuple[AdaptiveState, Tensor]:
         """One step of the LSTM, and the sentinel s = σ(W_x x + W_h h₋₁) ⊙ tanh(m) (equations 9 and 10)."""
