@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from showtell.errors import RecipeError
@@ -277,13 +278,15 @@ def _cut(model: nn.Module, name: str, layers: dict[str, str]) -> nn.Module:
             names = [n for n, _ in model.named_children()]
             raise RecipeError(f"encoder.layer is '{layer}', which {name} does not have: {_some(names)}")
     try:
-        cut: nn.Module = create_feature_extractor(model, {layer: key for key, layer in layers.items()})
+        graph = create_feature_extractor(model, {layer: key for key, layer in layers.items()}).eval_graph
     except Exception as error:  # what cannot be traced raises many kinds
         raise RecipeError(
             f"{name} cannot be cut at encoder.layer {', '.join(layers.values())} ({str(error).splitlines()[0]}); "
             "leave encoder.layer empty"
         ) from error
-    return cut
+    # Batch norm may write to its statistics, so fx takes it for something that has to run even where nothing reads it.
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    return GraphModule(model, graph, class_name=type(model).__name__)
 
 
 def _without_norms(module: nn.Module) -> Iterator[nn.Parameter]:
