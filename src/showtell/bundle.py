@@ -129,7 +129,9 @@ def load_weights(folder: Path, model: CaptionerModel) -> None:
         raise BundleError(f"{path} cannot be read ({error}); copy the bundle again") from None
     wanted = unique_tensors(model)
     # Bundles of earlier versions also hold what lies behind the encoder's last layer.
-    found = {name: tensor for name, tensor in found.items() if name in wanted or not name.startswith("encoder.network.")}
+    found = {
+        name: tensor for name, tensor in found.items() if name in wanted or not name.startswith("encoder.network.")
+    }
     wrong = sorted(found.keys() ^ wanted.keys()) + [
         n for n in wanted if n in found and found[n].shape != wanted[n].shape
     ]

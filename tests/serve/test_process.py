@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -9,6 +10,7 @@ import shlex
 import signal
 import socket
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Iterator
@@ -57,6 +59,14 @@ def running(tiny_bundle: Path) -> Iterator[Running]:
         running.process.wait()
 
 
+def dribble(connection: socket.socket) -> None:
+    """A byte at a time, until the other side has had enough."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection.sendall(b"a")
+            time.sleep(0.02)
+
+
 @pytest.mark.slow
 def test_the_command_lines_caption_slow_clients_and_a_graceful_end(running: Running, tiny_bundle: Path) -> None:
     from showtell.loading import load_captioner
@@ -79,6 +89,12 @@ def test_the_command_lines_caption_slow_clients_and_a_graceful_end(running: Runn
             assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
             if status != 413:
                 assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == code
+    with running.connect() as connection:  # who goes on sending is told all the same
+        connection.sendall(started_post(9999) + b"--b\r\n")
+        sender = threading.Thread(target=dribble, args=(connection,), daemon=True)
+        sender.start()
+        assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
+    sender.join(10)
     assert running.post(content) == said
 
     body, _ = form(content)

@@ -20,6 +20,7 @@ from showtell.serve.limits import Limits
 from showtell.serve.monitoring import Numbers, log
 
 _DRAIN_SECONDS = 2.0
+_LINGER_SECONDS = 1.0
 _OWN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _GONE = 499  # the client left before the answer; in the log only
 HEADERS = {
@@ -74,8 +75,9 @@ class Gate:
 class _Exchange:
     """One request and its answer: knows whether the body was read, and reads a little more before it refuses.
 
-    A client that is still sending when the connection closes never sees why. So what is left of a refused body is
-    thrown away, for two seconds and as many bytes as four requests may have, and then the connection ends.
+    A client that is still sending when the connection closes may never see why. So what is left of a refused body is
+    thrown away, for two seconds and as many bytes as four requests may have; and where it goes on after that, the connection
+    stays open for another second behind the answer, until the client has read it and leaves.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
@@ -108,14 +110,18 @@ class _Exchange:
                 await self._drain()
             if self._unread:
                 headers["Connection"] = "close"
+        elif self._unread and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._drain(_LINGER_SECONDS)
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self._send(message)
 
-    async def _drain(self) -> None:
+    async def _drain(self, seconds: float = _DRAIN_SECONDS) -> None:
         left = 4 * self._most
         if self._asked_first:
             return
         try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
+            async with asyncio.timeout(seconds):
                 while self._unread and left > 0:
                     left -= len((await self.receive()).get("body", b""))
         except TimeoutError:
