@@ -67,7 +67,8 @@ class Captioner(BaseCaptioner):
     @property
     def decoder(self) -> StepDecoder:
         """The first bundle's, as searches use it."""
-        return self._decoders[0]
+        decoder: StepDecoder = self._decoders[0]
+        return decoder
 
     def features(self, pixels: Tensor) -> Tensor:
         """Transformed images (B,3,S,S) -> features (B,R,F): the encoder alone."""
