@@ -31,9 +31,8 @@ from showtell.images import ImageTransform, open_image
 EXPORT_VERSION = 1
 Precision = Literal["float32", "float16", "int8"]
 CALIBRATION_IMAGES = 64
-WHOLE_CONVOLUTIONS = (
-    2  # the first ones, on few channels: they make a quarter of the error and take a fiftieth of the time
-)
+# The first ones, on few channels: they make a quarter of the error and take a fiftieth of the time.
+WHOLE_CONVOLUTIONS = 2
 QUANTISED = ["Conv", "Relu", "Concat", "MaxPool", "AveragePool"]  # what lies between convolutions stays in 8 bits too
 
 

@@ -1,4 +1,4 @@
-"""Where showtell keeps what it can make again, and which files are a captioner."""
+"""Where showtell keeps what it can make again, which files are a captioner, and how a text is written whole."""
 
 from __future__ import annotations
 
@@ -19,3 +19,10 @@ def cache_folder(wanted: str, fingerprint: str) -> Path:
         return Path(wanted)
     home = Path(os.environ.get("SHOWTELL_CACHE") or Path.home() / ".cache" / "showtell") / "features"
     return (Path(wanted) if wanted else home) / fingerprint[:16]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that at any moment `path` is either what it was or the whole text."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

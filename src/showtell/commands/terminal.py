@@ -84,6 +84,12 @@ def need_bundle(source: Path) -> Path:
     return need_folder(resolve(source))
 
 
+def need_weights(path: Path | None) -> None:
+    """The file of an encoder's weights, or a folder of several, where one is given."""
+    if path is not None and not path.is_dir():
+        need_file(path, "--encoder-weights")
+
+
 def need_file(path: Path, option: str) -> Path:
     """A file that exists."""
     if not path.is_file():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from showtell.commands.terminal import need_data, need_file, note, progress
+from showtell.commands.terminal import need_data, need_weights, note, progress
 
 if TYPE_CHECKING:
     from showtell.config import Recipe
@@ -40,8 +40,7 @@ def train(
 
     resolved = load_recipe(recipe, overrides or [])
     need_data(data or Path(resolved.data.path))
-    if encoder_weights is not None and not encoder_weights.is_dir():
-        need_file(encoder_weights, "--encoder-weights")
+    need_weights(encoder_weights)
     folder = out or Path("runs") / resolved.name
     result = _run(resolved, data=data, encoder_weights=encoder_weights, out=folder, resume=resume)
     from showtell.metrics.evaluate import NAMES

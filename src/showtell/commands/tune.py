@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from showtell.commands.terminal import need_data, need_file, note, progress
+from showtell.commands.terminal import need_data, need_weights, note, progress
 
 
 def tune(
@@ -45,8 +45,7 @@ def tune(
     resolved = load_recipe(recipe, overrides or [])
     space = parse_space(vary or [])
     need_data(data or Path(resolved.data.path))
-    if encoder_weights is not None and not encoder_weights.is_dir():
-        need_file(encoder_weights, "--encoder-weights")
+    need_weights(encoder_weights)
     folder = out or Path("runs") / f"{resolved.name}-tuned"
     try:
         with progress() as bar:

@@ -59,10 +59,8 @@ class _AdditiveScores(Function):
         by_query, by_key = torch.zeros_like(query), torch.empty_like(keys)
         by_vector = torch.zeros_like(vector)
         for images, regions in _blocks(query, keys):
-            pairs, weight = (
-                _reciprocal(query[images], keys[images, regions]),
-                grad[images, :, regions],
-            )  # (b,K,r,A), (b,K,r)
+            pairs = _reciprocal(query[images], keys[images, regions])  # (b,K,r,A)
+            weight = grad[images, :, regions]  # (b,K,r)
             by_vector += _vector_gradient(pairs, weight)
             pairs.addcmul_(pairs, pairs, value=-1)
             by_query[images] += (weight[..., None, :] @ pairs)[..., 0, :]

@@ -21,6 +21,7 @@ from showtell.errors import DataError
 from showtell.images import ImageTransform, open_image
 from showtell.metrics import Comparison, TextStatistics, compare
 from showtell.metrics.evaluate import NAMES
+from showtell.paths import write_whole
 from showtell.report.charts import Band, Series, line_chart
 from showtell.report.collect import RANDOM, Epoch, Example, RunReport
 
@@ -58,9 +59,7 @@ def write_page(path: Path, runs: Sequence[RunReport], *, title: str) -> None:
         looked=any(word.attention is not None for example in _examples(runs) for word in example.caption.words),
         version=showtell.__version__,
     )
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, page)
 
 
 def _check_same_images(runs: Sequence[RunReport]) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from showtell.config import Recipe
 from showtell.errors import RecipeError
+from showtell.paths import write_whole
 
+_SECTIONS = ("data", "encoder", "decoder", "train", "search")
 _MAY_CHANGE = {"max_phases", "workers", "checkpoint_steps"}  # keys of [train] that a resumed run may have otherwise
 
 
@@ -18,13 +20,11 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
     if not (out / "checkpoint.safetensors").exists():
         return False
     before, now = json.loads((out / "recipe.json").read_text(encoding="utf-8")), recipe.model_dump(mode="json")
-    if any(
-        before[section].keys() != now[section].keys() for section in ("data", "encoder", "decoder", "train", "search")
-    ):
+    if any(before[section].keys() != now[section].keys() for section in _SECTIONS):
         raise RecipeError(f"{out} was begun by another version of showtell; go on with that one, or use another --out")
     changed = [
         f"{section}.{key}"
-        for section in ("data", "encoder", "decoder", "train", "search")
+        for section in _SECTIONS
         for key in now[section]
         if before[section].get(key) != now[section][key] and key not in _MAY_CHANGE
     ]
@@ -36,6 +36,4 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
 def save_recipe(out: Path, recipe: Recipe) -> None:
     """Writes `out/recipe.json`, the recipe as it was resolved."""
     out.mkdir(parents=True, exist_ok=True)
-    temporary = out / ".recipe.json.tmp"
-    temporary.write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    temporary.replace(out / "recipe.json")
+    write_whole(out / "recipe.json", recipe.model_dump_json(indent=2) + "\n")

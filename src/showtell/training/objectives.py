@@ -115,9 +115,8 @@ class SelfCritical:
     ) -> None:
         self.vocabulary, self.phase, self.autocast = vocabulary, phase, autocast
         self.options = SearchOptions(n=phase.samples, max_length=search.max_length, temperature=phase.temperature)
-        self._unspoken = torch.tensor(
-            unspoken(vocabulary)
-        )  # no part of the policy: mass pushed there would be lost unseen
+        # Never drawn, so no part of the policy: probability that is pushed there would be lost unseen.
+        self._unspoken = torch.tensor(unspoken(vocabulary))
         self.place = {image.image_id: i for i, image in enumerate(images)}
         references = [[ids[1:] for ids in vocabulary.encode_all(image.captions)] for image in images]
         self.rewards = Reward.from_references(references, end=vocabulary.end_id)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from showtell.metrics import TextStatistics
+from showtell.paths import write_whole
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,7 @@ class RunLog:
         self._path = folder / "log.jsonl"
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
         kept = [line for line in lines if (epoch := _epoch(line)) is not None and epoch <= keep_epochs]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(self._path)
+        write_whole(self._path, "".join(line + "\n" for line in kept))
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_epochs + 1)
 
     def write(self, report: EpochReport) -> None:

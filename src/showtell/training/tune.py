@@ -18,6 +18,7 @@ from typing import Any
 
 from showtell.config import Recipe, parse_recipe, set_key
 from showtell.errors import MissingExtraError, RecipeError
+from showtell.paths import write_whole
 
 _RANGE = re.compile(r"(?P<low>[^.\s]+(?:\.\d+[^.\s]*)?)\.\.(?P<high>[^:\s]+)(?P<log>:log)?")
 _SPECIFIED = "expected KEY=[A, B, …], KEY=LOW..HIGH or KEY=LOW..HIGH:log, as in decoder.dropout=0.3..0.6"
@@ -177,9 +178,7 @@ def _winner(recipe: Recipe, out: Path, trials: Sequence[Trial]) -> Tuned:
         f"# Trial {best.number} of {len(trials)}: CIDEr {best.cider:.3f} on the validation split, with\n"
         + "".join(f"#   {key} = {_short(value)}\n" for key, value in best.values.items())
     )
-    temporary = out / ".best.toml.tmp"
-    temporary.write_text(f"{heading}\n{tomli_w.dumps(raw)}", encoding="utf-8")
-    temporary.replace(out / "best.toml")
+    write_whole(out / "best.toml", f"{heading}\n{tomli_w.dumps(raw)}")
     return Tuned(tuple(trials), best, out / "best.toml")
 
 

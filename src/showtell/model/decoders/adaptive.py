@@ -106,9 +106,8 @@ class AdaptiveDecoder(nn.Module):
         h, s = torch.cat(hidden, 1), torch.cat(sentinels, 1)  # (B,T·K,H)
         context, looked = self._look(h, s, memory)
         images, rows, steps = tokens.shape
-        h, context, looked = (
-            x.view(images, steps, rows, -1).transpose(1, 2) for x in (h, context, looked)
-        )  # (B,K,T,·)
+        by_row = (x.view(images, steps, rows, -1).transpose(1, 2) for x in (h, context, looked))
+        h, context, looked = by_row  # (B,K,T,·)
         return Output(self._read_out(h, context), looked)
 
     def _cell(self, word_gates: Tensor, state: AdaptiveState, memory: AdaptiveMemory) -> tuple[AdaptiveState, Tensor]:
