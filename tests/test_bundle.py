@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from showtell.bundle import build_encoder, build_model, load_bundle, save_bundle
 from showtell.config import load_recipe
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError
+from showtell.paths import write_whole
 
 KINDS = [
     ["decoder.name=lstm", "decoder.tied=true"],
@@ -84,6 +87,8 @@ def edit(**changes: object) -> Callable[[Path], None]:
         (edit(format_version=99), ["99", "newer showtell"]),
         (edit(vocabulary_size=3), ["tokenizer.json"]),
         (edit(recipe={"decoder": {"name": "perceptron"}}), ["perceptron"]),
+        (edit(recipe={"decoder": {"telepathy": True}}), ["telepathy", "install a newer one"]),
+        (edit(transform={}), ["transform"]),
     ],
 )
 def test_what_is_no_bundle_is_said(
@@ -98,6 +103,23 @@ def test_what_is_no_bundle_is_said(
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_others_may_read_it(tiny_bundle: Path) -> None:
+    readable = {path.name for path in tiny_bundle.iterdir() if path.stat().st_mode & stat.S_IROTH}
+    assert readable == {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_whole(tmp_path / "weights", b"old")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"weights") as caught:
+        write_whole(tmp_path / "weights", b"new")
+    assert caught.value.errno == errno.ENOSPC
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("weights", b"old")]
 
 
 def test_a_runs_folder_is_recognised(tiny_bundle: Path) -> None:

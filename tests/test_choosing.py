@@ -16,6 +16,7 @@ from showtell.cli import app
 from showtell.config import SearchConfig, load_recipe
 from showtell.data.vocabulary import Vocabulary
 from showtell.inference import Captioner
+from showtell.metrics import Protocol
 from showtell.training.run import train
 from tests.test_search import Toy
 
@@ -28,6 +29,7 @@ def choose(seed: int, references: list[list[str]], **options: Any) -> tuple[Sear
     features = torch.randn(4, 2, 4, generator=torch.Generator().manual_seed(seed))
     choice = choose_decoding(
         Toy(seed), lambda: iter(features.split(3)), references, vocabulary,
+        protocol=Protocol.of(references, dataset="toys", split="val", decoding="", version="0"),
         search=SearchConfig(beam=2, max_length=6, length_penalty=0.0), report=heard.append, **options,
     )  # fmt: skip
     assert list(choice.tried) == heard
@@ -74,6 +76,9 @@ def test_the_bundle_keeps_it(tiny_bundle: Path, scenes: Path, tmp_path: Path) ->
     assert config["decoding"]["protocol"]["split"] == "val"
     assert search.describe() in {entry["decoding"] for entry in config["decoding"]["tried"]}
     assert Captioner.load(bundle).defaults.beam == search.beam
+    card = (bundle / "README.md").read_text(encoding="utf-8")
+    assert search.describe() in card
+    assert f"| CIDEr | {100 * config['decoding']['scores']['cider']:.2f} |" in card
 
 
 @pytest.mark.slow

@@ -306,6 +306,8 @@ def test_trace_names_shapes_and_lines(tiny_bundle: Path, captioned: Path) -> Non
     assert result.exit_code == 0, result.output
     for text in ("RGB 32×24", "(3,S,S) = 3×64×64", "1×16×128", "vocabulary.decode", "showtell/search/beam.py:"):
         assert text in result.stdout
+    caption = run("caption", tiny_bundle, captioned / "images" / "a.png", "--format", "jsonl").stdout
+    assert f'"{json.loads(caption)["caption"]}"' in result.stdout
     refused(run("trace", tiny_bundle, captioned / "captions.jsonl"), "captions.jsonl")
 
 

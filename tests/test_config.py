@@ -46,6 +46,8 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("decoder.hiden=64", ["decoder.hiden", "did you mean 'hidden'"]),
         ("decodr.hidden=64", ["decodr", "did you mean 'decoder'"]),
         ("decoder.hidden=-1", ["decoder.hidden", "-1", "greater than"]),
+        ("train.seed=-1", ["train.seed", "greater than or equal to 0"]),
+        ("train.seed=4294967296", ["train.seed", "less than"]),
         ("decoder.hidden=many", ["decoder.hidden", "many"]),
         ("decoder.hidden", ["section.key=value"]),
         ("hidden=3", ["section.key=value"]),

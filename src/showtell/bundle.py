@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +10,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+import showtell
+from showtell.card import model_card
 from showtell.config import Recipe, SearchConfig, parse_recipe
 from showtell.data.vocabulary import Vocabulary
-from showtell.errors import BundleError
+from showtell.errors import BundleError, RecipeError
 from showtell.images import ImageTransform
 from showtell.model.captioner import CaptionerModel
 from showtell.model.decoders import Decoder, build_decoder
 from showtell.model.encoder import Encoder
-from showtell.paths import BUNDLE_FILES
+from showtell.paths import BUNDLE_FILES, write_whole
 
 FORMAT_VERSION = 1
 
@@ -75,9 +76,9 @@ def save_bundle(
         "vocabulary_size": len(vocabulary),
         "training": dict(training),
     }
-    _write(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    _write(folder / "tokenizer.json", lambda path: vocabulary.save(path))
-    _write(folder / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    write_whole(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+    vocabulary.save(folder / "tokenizer.json")
+    write_whole(folder / "README.md", card)
     _write_json(folder / "config.json", config)
 
 
@@ -85,7 +86,12 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
     """Reads a bundle without executing code. `BundleError` if it is missing, incomplete, newer or broken."""
     folder = Path(path)
     config = _read_config(folder)
-    recipe = parse_recipe(config["recipe"], where=str(folder / "config.json"))
+    try:
+        recipe = parse_recipe(config["recipe"], where=str(folder / "config.json"))
+    except RecipeError as error:
+        raise BundleError(
+            f"{error}; this is showtell {showtell.__version__}: install a newer one, or copy the bundle again"
+        ) from None
     vocabulary = Vocabulary.load(folder / "tokenizer.json")
     if len(vocabulary) != config["vocabulary_size"]:
         raise BundleError(
@@ -95,8 +101,7 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
     model = build_model(recipe, build_encoder(recipe, pretrained=False), len(vocabulary))
     load_weights(folder, model)
     model.eval().requires_grad_(False).to(device)
-    transform = ImageTransform.from_dict(config["transform"])
-    if transform != model.encoder.transform:
+    if config["transform"] != model.encoder.transform.to_dict():
         raise BundleError(
             f"{folder}: its transform is not the one its encoder builds; train it again with this version"
         )
@@ -105,7 +110,7 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
         encoder=model.encoder,
         decoder=model.decoder,
         vocabulary=vocabulary,
-        transform=transform,
+        transform=model.encoder.transform,
         search=recipe.search.model_dump(),
         config=config,
         grid=model.encoder.grid,
@@ -113,10 +118,13 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
 
 
 def set_decoding(folder: Path, search: SearchConfig, *, chosen: Mapping[str, Any]) -> None:
-    """Changes a bundle's decoding defaults; `chosen` says how they were found, and stands in config.json beside them."""
+    """Changes a bundle's decoding defaults; `chosen` says how they were found and score, in config.json and on the card."""
     config = _read_config(folder)
     config["recipe"] = {**config["recipe"], "search": search.model_dump(mode="json")}
     config["decoding"] = dict(chosen)
+    recipe = parse_recipe(config["recipe"], where=str(folder / "config.json"))
+    card = model_card(recipe, config.get("training") or {}, decoding=chosen)
+    write_whole(folder / "README.md", card)
     _write_json(folder / "config.json", config)
 
 
@@ -177,13 +185,4 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _write(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

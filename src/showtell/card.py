@@ -46,6 +46,7 @@ def model_card(
     recipe: Recipe,
     training: Mapping[str, Any],
     *,
+    decoding: Mapping[str, Any] | None = None,
     evaluations: Sequence[Scored] = (),
     source: str = "path/to/this/folder",
     license: str = "",
@@ -55,14 +56,15 @@ def model_card(
     """README.md of a captioner that `source` loads.
 
     `training` holds the data set's name, the epoch, the validation scores and their protocol (nothing, where that was not
-    recorded); `evaluations` are shown beside them. `precision` is that of an exported one.
+    recorded); `decoding` those of the decoding that was chosen after it, if one was; `evaluations` are shown beside them. `precision` is that of an exported one.
     """
     known = [*evaluations]
     tables = [_table(scored) for scored in evaluations]
-    if training.get("scores"):
-        chosen = Scored(training["scores"], Protocol(**training["protocol"]))
-        known.append(chosen)
-        tables.append(f"{_table(chosen)}\nThe epoch was chosen by these scores, so they flatter it a little.")
+    for what, record in (("decoding", decoding or {}), ("epoch", training)):
+        if record.get("scores"):
+            chosen = Scored(record["scores"], Protocol(**record["protocol"]))
+            known.append(chosen)
+            tables.append(f"{_table(chosen)}\nThe {what} was chosen by these scores, so they flatter it a little.")
     separator = "\n\n"
     return f"""---
 {_front_matter(recipe, known, license=license, datasets=datasets, onnx=bool(precision))}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from showtell.config import SearchConfig
 from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import SearchOptions
-from showtell.generate import find_captions
+from showtell.generate import best_captions
 from showtell.metrics import Protocol, evaluate
 from showtell.search import StepDecoder
 
@@ -48,6 +48,7 @@ def choose_decoding(
     references: Sequence[Sequence[str]],
     vocabulary: Vocabulary,
     *,
+    protocol: Protocol,
     search: SearchConfig,
     penalties: Sequence[float] = PENALTIES,
     beams: Sequence[int] = BEAMS,
@@ -56,13 +57,14 @@ def choose_decoding(
 ) -> Choice:
     """Starts from `search` and changes one value at a time, keeping what raises CIDEr; twelve decodings or fewer.
 
-    `features()` gives the images' features in chunks (B,R,F), anew each time; `references` are theirs, in that order.
+    `features()` gives the images' features in chunks (B,R,F), anew each time; `references` are theirs, in that order, and
+    `protocol` says of what; the decoding in it is each time another.
     """
     tried: dict[SearchConfig, Tried] = {}
 
     def cider(config: SearchConfig) -> float:
         if config not in tried:
-            tried[config] = Tried(config, _scores(decoder, features(), references, vocabulary, config))
+            tried[config] = Tried(config, _scores(decoder, features(), references, vocabulary, protocol, config))
             report(tried[config])
         return tried[config].scores["cider"]
 
@@ -78,10 +80,8 @@ def _scores(
     features: Iterable[Any],
     references: Sequence[Sequence[str]],
     vocabulary: Vocabulary,
+    protocol: Protocol,
     config: SearchConfig,
 ) -> dict[str, float]:
-    options = SearchOptions(**config.model_dump())
-    found = (best for chunk in features for best, *_ in find_captions(decoder, chunk, vocabulary, options))
-    candidates = [vocabulary.decode(best.tokens) for best in found]
-    protocol = Protocol("", "val", len(references), "", "PTB", config.describe(), "")
-    return evaluate(candidates, references, protocol=protocol).scores
+    candidates = best_captions(decoder, features, vocabulary, SearchOptions(**config.model_dump()))
+    return evaluate(candidates, references, protocol=replace(protocol, decoding=config.describe())).scores

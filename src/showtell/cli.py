@@ -6,6 +6,7 @@ progress and notes to stderr. Nothing heavy is imported before the arguments are
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -18,6 +19,8 @@ from typer.core import TyperGroup
 import showtell
 from showtell.commands import caption, data, decoding, demo, evaluate, export, push, report, serve, trace, train, tune
 from showtell.errors import ShowtellError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # writing to an open file does not say which
 
 
 class _PoliteGroup(TyperGroup):
@@ -35,9 +38,10 @@ class _PoliteGroup(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except OSError as error:
-            if error.filename is None:
+            if error.filename is None and error.errno not in _FULL:
                 raise
-            _fail(f"{error.filename}: {(error.strerror or type(error).__name__).lower()}", 2)
+            said = (error.strerror or type(error).__name__).lower()
+            _fail(f"{error.filename}: {said}" if error.filename else f"{said}; make room, and start again", 2)
         return result
 
 

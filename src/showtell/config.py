@@ -149,7 +149,7 @@ class PhaseConfig(_Section):
 class TrainConfig(_Section):
     """How the weights are found."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     batch_images: int = Field(
         32, ge=1, description="images a batch; each brings all of its captions, up to captions_per_image"
     )

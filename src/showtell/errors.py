@@ -4,6 +4,7 @@ ShowtellError                 anything below; the command line prints it and exi
 ├── RecipeError               a recipe's key or value is wrong
 ├── DataError                 a data set cannot be read, or holds nothing to work on
 │   └── ImageError            one image cannot be decoded
+├── WeightsError              an encoder's weights cannot be had, or are of another encoder
 ├── BundleError               a bundle is missing, incomplete or of a newer version
 ├── CacheError                a feature cache belongs to another encoder
 ├── DownloadError             no mirror delivered what was asked for
@@ -25,6 +26,10 @@ class DataError(ShowtellError):
 
 class ImageError(DataError):
     """One image cannot be decoded."""
+
+
+class WeightsError(ShowtellError):
+    """An encoder's weights cannot be had, or are of another encoder."""
 
 
 class BundleError(ShowtellError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -256,7 +257,7 @@ def choose_bundle_decoding(
     """The decoding that scores best for a bundle on a split, and how it was found; `report` hears of each that is tried.
 
     The first one is `search`, by default the bundle's own.
-    Features come from the encoder's cache, which is filled where it has to be. Raises what `evaluate_bundle` does.
+    Features come from the encoder's cache where there is one, which is filled where it has to be. Raises what `evaluate_bundle` does.
     """
     from showtell.choosing import choose_decoding
     from showtell.config import SearchConfig
@@ -265,29 +266,33 @@ def choose_bundle_decoding(
     from showtell.paths import cache_folder
 
     captioner = Captioner.load(bundle)
-    encoder, recipe = captioner.bundle.encoder, captioner.recipe
+    encoder = captioner.bundle.encoder
     annotations, images = images_of(captioner, data, split, note)
     fingerprint = encoder.fingerprint()
-    cache = FeatureCache(
-        cache_folder(recipe["data"]["cache"], fingerprint), fingerprint=fingerprint,
-        regions=encoder.regions, feature_size=encoder.feature_size,
-    )  # fmt: skip
-    failures = encode_into(
-        cache, [image.path for image in images], encode=captioner.features, transform=captioner.transform,
-        progress=lambda done, total: progress("encoding images", done, total),
-    )  # fmt: skip
-    for failure in failures:
-        note(f"left out: {failure.reason}")
-    rows = [(row, image) for image in images if (row := cache.row(image.path)) is not None]
-    if not rows:
-        raise DataError(f"none of the {len(images)} images of the {split} split can be decoded")
-    parts = [[row for row, _ in rows[i : i + 100]] for i in range(0, len(rows), 100)]
-    references = [list(image.captions) for _, image in rows]
-    choice = choose_decoding(
-        captioner.decoder, lambda: (cache.rows(part).to(captioner.device) for part in parts), references,
-        captioner.bundle.vocabulary, search=search or SearchConfig(**captioner.bundle.search), report=report,
-    )  # fmt: skip
-    return choice, make_protocol(annotations, split, references, decoding=choice.search.one_view().describe())
+    folder = cache_folder(captioner.recipe["data"]["cache"], fingerprint)
+    with tempfile.TemporaryDirectory() as temporary:  # where no training left a cache, none is left here
+        cache = FeatureCache(
+            folder if (folder / "cache.json").is_file() else Path(temporary), fingerprint=fingerprint,
+            regions=encoder.regions, feature_size=encoder.feature_size,
+        )  # fmt: skip
+        failures = encode_into(
+            cache, [image.path for image in images], encode=captioner.features, transform=captioner.transform,
+            progress=lambda done, total: progress("encoding images", done, total),
+        )  # fmt: skip
+        for failure in failures:
+            note(f"left out: {failure.reason}")
+        rows = [(row, image) for image in images if (row := cache.row(image.path)) is not None]
+        if not rows:
+            raise DataError(f"none of the {len(images)} images of the {split} split can be decoded")
+        references = [list(image.captions) for _, image in rows]
+        protocol = make_protocol(annotations, split, references, decoding="")
+        choice = choose_decoding(
+            captioner.decoder,
+            lambda: (chunk.to(captioner.device) for chunk in cache.chunks([row for row, _ in rows])),
+            references, captioner.bundle.vocabulary,
+            protocol=protocol, search=search or SearchConfig(**captioner.bundle.search), report=report,
+        )  # fmt: skip
+    return choice, replace(protocol, decoding=choice.search.one_view().describe())
 
 
 def keep_best_decoding(bundle: Path, data: Path, *, split: str = "val", **heard: Any) -> tuple[Choice, Protocol]:
@@ -296,7 +301,9 @@ def keep_best_decoding(bundle: Path, data: Path, *, split: str = "val", **heard:
 
     choice, protocol = choose_bundle_decoding(bundle, data, split=split, **heard)
     tried = [{"decoding": tried.search.describe(), "scores": tried.scores} for tried in choice.tried]
-    set_decoding(bundle, choice.search, chosen={"protocol": asdict(protocol), "tried": tried})
+    set_decoding(
+        bundle, choice.search, chosen={"protocol": asdict(protocol), "scores": choice.best.scores, "tried": tried}
+    )
     return choice, protocol
 
 

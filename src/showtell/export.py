@@ -231,5 +231,6 @@ def _write_texts(loaded: Bundle, folder: Path, *, precision: str, memory: int, s
         "state": state,
         "recipe": loaded.config["recipe"],
         "training": loaded.config["training"],
+        "decoding": loaded.config.get("decoding"),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

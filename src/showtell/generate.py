@@ -5,7 +5,7 @@ Markers and the unknown word are never said, and where the options ask for it th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,14 @@ def find_captions(
     if options.consensus > 1:
         found = [by_consensus(hypotheses, vocabulary.end_id) for hypotheses in found]
     return [hypotheses[: options.n] for hypotheses in found]
+
+
+def best_captions(
+    decoder: StepDecoder, chunks: Iterable[Any], vocabulary: Vocabulary, options: SearchOptions
+) -> list[str]:
+    """The best caption of each image as text; `chunks` are features (B,R,F) on the decoder's device."""
+    found = (best for chunk in chunks for best, *_ in find_captions(decoder, chunk, vocabulary, options))
+    return [vocabulary.decode(best.tokens) for best in found]
 
 
 def draw_captions(

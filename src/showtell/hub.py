@@ -103,6 +103,7 @@ def prepare_upload(
     card = model_card(
         parse_recipe(config["recipe"], where=str(folder / "config.json")),
         config.get("training") or {},
+        decoding=config.get("decoding"),
         evaluations=[Scored.read(_read_json(path), where=str(path)) for path in scores],
         source=target.id,
         license=license.lower(),

@@ -1,4 +1,4 @@
-"""Where showtell keeps what it can make again, which files are a captioner, and how a text is written whole."""
+"""Where showtell keeps what it can make again, which files are a captioner, and how a file is written whole."""
 
 from __future__ import annotations
 
@@ -21,8 +21,18 @@ def cache_folder(wanted: str, fingerprint: str) -> Path:
     return (Path(wanted) if wanted else home) / fingerprint[:16]
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that at any moment `path` is either what it was or the whole text."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file so that at any moment, that of a power cut included, `path` is either what it was or the whole content.
+
+    An `OSError` names the file, also where the disk is full.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None

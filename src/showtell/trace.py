@@ -15,6 +15,7 @@ from torch import Tensor
 import showtell
 from showtell.bundle import load_bundle
 from showtell.decoding import SearchOptions
+from showtell.generate import find_captions
 from showtell.images import open_image
 from showtell.search import StepDecoder, beam_search
 
@@ -36,7 +37,7 @@ class Stage:
 
 @torch.inference_mode()
 def trace_image(bundle: Path, image: Path) -> Iterator[Stage]:
-    """Walks the evaluation path with one image, stage by stage, with the bundle's own decoding.
+    """Walks the evaluation path with one image, stage by stage, with the bundle's own decoding; of its views, the first.
 
     Raises `BundleError` and `ImageError`.
     """
@@ -60,12 +61,9 @@ def trace_image(bundle: Path, image: Path) -> Iterator[Stage]:
     best = ", ".join(vocabulary.tokens(_spoken(step.logits[0, 0], vocabulary.unk_id)))
     value = f"{_shape('logits (B,K,V)', step.logits)}; likeliest first words: {best}"
     yield Stage("decoder.step", value, _place(decoder.step))
-    found = beam_search(
-        decoder, features, options=options, start_id=vocabulary.start_id, end_id=vocabulary.end_id,
-        banned=(vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id),
-    )[0][0]  # fmt: skip
+    found = find_captions(decoder, features, vocabulary, options)[0][0]
     value = f"tokens {list(found.tokens)}, log-probability {found.log_prob:.3f}, score {found.score:.3f}"
-    yield Stage("search.beam_search", value, _place(beam_search))
+    yield Stage("generate.find_captions", value, f"{_place(find_captions)}, {_place(beam_search)}")
     yield Stage("vocabulary.decode", f'"{vocabulary.decode(found.tokens)}"', _place(vocabulary.decode))
 
 

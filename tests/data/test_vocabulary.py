@@ -74,6 +74,12 @@ def test_words_that_were_split_before_are_joined_again() -> None:
 def test_a_phrase_is_known_or_near_words_are_named() -> None:
     vocabulary = Vocabulary.train(["a red dog", "a dog house"], min_count=1)
     assert vocabulary.tokens(vocabulary.phrase("Red dog")) == ["red", "dog"]
-    for text, near in (("dogs", "dog"), ("hous", "house"), ("red cat", "red"), ("zzz", "it has 4 words")):
+    for text, near in (
+        ("dogs", "dog"),
+        ("hous", "house"),
+        ("red cat", "red"),
+        ("zzz", "it has 4 words"),
+        ("<end>", ""),
+    ):
         with pytest.raises(DataError, match=f"does not have '{text}'; .*{near}"):
             vocabulary.phrase(text)

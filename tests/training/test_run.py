@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,15 +14,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from showtell.bundle import load_bundle
+from showtell.bundle import build_encoder, load_bundle
 from showtell.config import Recipe, load_recipe
 from showtell.data.annotations import read_annotations
 from showtell.data.scenes import draw_scenes
 from showtell.errors import BundleError, DataError, RecipeError
 from showtell.evaluation import evaluate_bundle
-from showtell.training.run import TrainResult, train
+from showtell.training.run import Run, TrainResult, train
 from showtell.training.runlog import EpochReport
 
 # A CNN of its own size, two phases (LSTM on cached features, then CNN + LSTM), dropout, averaged weights, accumulation:
@@ -278,6 +279,26 @@ def _names(of: dict[str, tuple[object, ...]]) -> list[str]:
     return [image.path.name for images in of.values() for image in images]  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
+def test_several_processes_train_together(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    phases = (
+        'train.phases=[{epochs=1}, {epochs=1, encoder_from="layers"}, {epochs=1, objective="self-critical", samples=2}]'
+    )
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+            "-m", "showtell", "train", str(recipe_file), phases, "--data", str(data), "--out", str(tmp_path / "run"),
+        ],
+        env={**os.environ, "ACCELERATE_USE_CPU": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2, 3]
+    assert done.stdout.count("epoch   1") == done.stdout.count("bundle:") == 1  # one of them speaks
+    training = load_bundle(tmp_path / "run" / "bundle").config["training"]
+    found = evaluate_bundle(tmp_path / "run" / "bundle", data, split="val")
+    assert found.report.scores == pytest.approx(training["scores"], abs=1e-9)
+
+
 def refuse(error: type[Exception], match: str, call: Callable[[], TrainResult]) -> None:
     with pytest.raises(error, match=match) as caught:
         call()
@@ -293,8 +314,62 @@ def test_wrong_input_is_refused(whole: Path, recipe_file: Path, data: Path, tmp_
     assert not (tmp_path / "run").exists()
     unknown = load_recipe(recipe_file, ["decoder.name=perceiver"])
     refuse(RecipeError, "perceiver", lambda: train(unknown, data=data, out=tmp_path / "run"))
-    late = load_recipe(recipe_file, ['train.phases=[{epochs=1, encoder_from="Mixed_6e"}]'])
+    late = load_recipe(recipe_file, ['train.phases=[{epochs=1}, {epochs=1, encoder_from="Mixed_6e"}]'])
     refuse(RecipeError, "Mixed_6e", lambda: train(late, data=data, out=tmp_path / "late"))
+    assert not (tmp_path / "late").exists()
+
+
+def test_a_run_goes_on_with_what_it_began_with(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    recipe, out = load_recipe(recipe_file), Path(shutil.copytree(whole, tmp_path / "run"))
+    others = draw_scenes(tmp_path / "scenes", images=26, size=40)
+    refuse(RecipeError, "other images or captions", lambda: train(recipe, data=others, out=out, resume=True))
+    weights = build_encoder(recipe).network.state_dict()
+    save_file({name: (tensor + 1).contiguous() for name, tensor in weights.items()}, tmp_path / "other.safetensors")
+    refuse(
+        RecipeError,
+        "other weights of the encoder",
+        lambda: train(recipe, data=data, out=out, resume=True, encoder_weights=tmp_path / "other.safetensors"),
+    )
+    same(whole, out)
+
+
+def test_ctrl_c_in_the_last_validation_ends_the_run_too(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file, ["train.phases=[{epochs=1}]"])
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, data=data, out=tmp_path / "run", report=lambda _: os.kill(os.getpid(), signal.SIGINT))
+    assert train(recipe, data=data, out=tmp_path / "run", resume=True).epochs == 1
+
+
+def test_one_process_may_train_in_several_precisions(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    for precision in ("no", "bf16"):
+        recipe = load_recipe(recipe_file, ["train.phases=[{epochs=1}]", f"train.precision={precision}"])
+        assert train(recipe, data=data, out=tmp_path / precision).epochs == 1
+
+
+def test_features_of_a_trained_cnn_stay_with_the_run(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """One phase trains the CNN, the next one caches what it sees; each phase has one optimizer alone."""
+    cache = tmp_path / "cache"
+    recipe = load_recipe(
+        recipe_file,
+        ['train.phases=[{epochs=1}, {epochs=1, encoder_from="layers", lr=1e-2}, {epochs=1}]', f"data.cache={cache}"],
+    )
+    folders: list[Path] = []
+    optimizers: list[int] = []
+
+    def report(epoch: EpochReport) -> None:
+        optimizers.append(len(run.accelerator._optimizers))
+        folders.append(run.cache.folder.parent if run.cache else tmp_path)
+        run.position.best_cider = -1.0  # so that the next epoch, and its CNN, is the best so far
+
+    run = Run(
+        recipe, data=data, encoder_weights=None, out=tmp_path / "run",
+        resume=False, note=lambda _: None, progress=lambda *_: None,
+    )  # fmt: skip
+    run.run(report)
+    assert optimizers == [1, 1, 1]
+    assert folders == [cache, tmp_path, tmp_path / "run" / "features"]
+    assert len(list(cache.iterdir())) == 1
+    assert not (tmp_path / "run" / "features").exists()
 
 
 def test_a_torn_checkpoint_is_said(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from showtell.config import Recipe, load_recipe, parse_recipe
-from showtell.errors import DataError, RecipeError
+from showtell.errors import DataError, RecipeError, WeightsError
 from showtell.training import run as training_run
 from showtell.training.tune import Range, Trial, parse_space, tune
 
@@ -40,6 +40,8 @@ def test_what_may_be_varied() -> None:
         ("decoder.dropout=0.6..0.3", "the smaller end first"),
         ("decoder.dropout=0.0..0.3:log", "above 0"),
         ("decoder.dropout=a..b", "have to be numbers"),
+        ("decoder.dropout=1e-4..inf", "have to be numbers"),
+        ("decoder.dropout=0.1...5", "have to be numbers"),
     ],
 )
 def test_what_is_no_space(text: str, said: str) -> None:
@@ -58,7 +60,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
         (out / "recipe.json").write_text("{}")
         if recipe.decoder.hidden == 13:
             raise RecipeError("thirteen does not go")
-        return SimpleNamespace(scores={"cider": 1 - abs(recipe.decoder.dropout - 0.4)})
+        return SimpleNamespace(scores={"cider": 1 - abs(recipe.decoder.dropout - 0.4)}, protocol="toys val")
 
     monkeypatch.setattr(training_run, "train", train)
     return trained
@@ -76,6 +78,7 @@ def test_the_best_becomes_a_recipe(fake: list[Recipe], tmp_path: Path) -> None:
     assert written.decoder.dropout == found.best.values["decoder.dropout"]
     assert written.train.phases[1].lr == found.best.values["train.phases.1.lr"]
     assert written.train.phases[0] == RECIPE.train.phases[0]
+    assert found.protocol == "toys val" and "(toys val)" in found.recipe.read_text().splitlines()[0]
     assert [p.parent.name for p in tmp_path.glob("*/bundle")] == [f"trial-{found.best.number:03d}"]
 
 
@@ -166,16 +169,17 @@ def test_a_proposal_that_was_torn_is_passed_over(fake: list[Recipe], tmp_path: P
     assert len(found.trials) == 3 and all(trial.values.keys() == SPACE.keys() for trial in found.trials)
 
 
+@pytest.mark.parametrize("error", [DataError, WeightsError])
 def test_a_trial_that_the_machine_stopped_waits(
-    fake: list[Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: type[Exception], fake: list[Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = training_run.train
 
     def fail(*_: Any, **__: Any) -> Any:
-        raise DataError("the disk is away")
+        raise error("it is away")
 
     monkeypatch.setattr(training_run, "train", fail)
-    with pytest.raises(DataError):
+    with pytest.raises(error):
         tune(RECIPE, SPACE, trials=1, out=tmp_path)
     monkeypatch.setattr(training_run, "train", train)
     assert [trial.trouble for trial in tune(RECIPE, SPACE, trials=1, out=tmp_path).trials] == [""]

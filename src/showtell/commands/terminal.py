@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +38,13 @@ ProgressCallback = Callable[[str, int, int], None]
 
 def note(text: str) -> None:
     """A sentence for people, on stderr."""
-    typer.echo(text, err=True)
+    if speaks():
+        typer.echo(text, err=True)
+
+
+def speaks() -> bool:
+    """Of the processes that a launcher started, only the first one does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def print_json(value: Any) -> None:

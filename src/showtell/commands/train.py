@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from showtell.commands.terminal import need_data, need_weights, note, progress
+from showtell.commands.terminal import need_data, need_weights, note, progress, speaks
 
 if TYPE_CHECKING:
     from showtell.config import Recipe
@@ -43,10 +43,13 @@ def train(
     need_weights(encoder_weights)
     folder = out or Path("runs") / resolved.name
     result = _run(resolved, data=data, encoder_weights=encoder_weights, out=folder, resume=resume)
+    if not speaks():
+        return
     from showtell.metrics.evaluate import NAMES
 
     scores = ", ".join(f"{NAMES[name]} {100 * value:.1f}" for name, value in result.scores.items())
     typer.echo(f"best epoch {result.best_epoch} of {result.epochs}; on the validation split, ×100: {scores}")
+    typer.echo(f"protocol: {result.protocol}")
     typer.echo(f"bundle: {result.bundle}")
 
 

@@ -26,7 +26,7 @@ def tune(
     trials: Annotated[
         int, typer.Option(min=1, help="How many trainings, those of an interrupted search included.")
     ] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is proposed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=10**6, help="Of what is proposed.")] = 0,
     data: Annotated[
         Path | None, typer.Option(metavar="PATH", help="The data set, instead of the recipe's data.path.")
     ] = None,
@@ -56,4 +56,5 @@ def tune(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; the same command goes on from {folder}") from None
     typer.echo(f"best: {found.best}")
+    typer.echo(f"protocol: {found.protocol}")
     typer.echo(f"recipe: {found.recipe}")

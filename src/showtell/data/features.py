@@ -27,6 +27,7 @@ from torch import Tensor
 
 from showtell.errors import CacheError, ImageError
 from showtell.images import ImageTransform, open_image
+from showtell.paths import write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +80,10 @@ class FeatureCache:
             shape = (len(self), self.regions, self.feature_size)
             self._mapped = np.memmap(self.folder / "features.f16", np.float16, "r", shape=shape)
         return torch.from_numpy(self._mapped[np.asarray(indices, dtype=np.int64)]).float()
+
+    def chunks(self, indices: Sequence[int], size: int = 100) -> Iterator[Tensor]:
+        """`rows` of `size` images at a time."""
+        return (self.rows(indices[i : i + size]) for i in range(0, len(indices), size))
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[CacheWriter]:
@@ -265,9 +270,7 @@ def _check_header(path: Path, header: dict[str, Any]) -> None:
     if not path.exists():
         if any(path.parent.iterdir()):
             raise CacheError(f"{path.parent} is not a feature cache and not empty; name another folder as data.cache")
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(header))
-        temporary.replace(path)
+        write_whole(path, json.dumps(header))
         return
     try:
         found = json.loads(path.read_text())

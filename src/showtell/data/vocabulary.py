@@ -10,6 +10,7 @@ from typing import Literal
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from showtell.errors import BundleError, DataError
+from showtell.paths import write_whole
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 
@@ -84,7 +85,7 @@ class Vocabulary:
     def phrase(self, text: str) -> tuple[int, ...]:
         """The ids of words that a caption is to hold, or not. `DataError`, naming near words, for one that is unknown."""
         ids = tuple(self._tokenizer.encode(text).ids)
-        if ids and self.unk_id not in ids:
+        if ids and min(ids) >= len(SPECIAL):  # `<start>` is no word to ask for
             return ids
         known = self.listed()[len(SPECIAL) :]
         near = difflib.get_close_matches(text.strip().lower(), [t.replace("▁", "") for t in known], n=3, cutoff=0.5)
@@ -115,8 +116,8 @@ class Vocabulary:
             raise BundleError(f"not a tokenizer.json: {error}; train again or restore the file") from None
 
     def save(self, path: Path) -> None:
-        """Writes tokenizer.json."""
-        path.write_text(self.to_json(), encoding="utf-8")
+        """Writes tokenizer.json, whole or not at all."""
+        write_whole(path, self.to_json())
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:

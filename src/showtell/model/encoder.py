@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from showtell.errors import RecipeError
+from showtell.errors import RecipeError, WeightsError
 from showtell.images import ImageTransform
 from showtell.model.joining import Backbone, Grid, JoinRegions, Networks, coarsest, pair_sources
 
@@ -241,7 +241,7 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
     except Exception as error:  # the hub's client raises many kinds
         if not pretrained:
             raise RecipeError(f"encoder.name '{name}' cannot be built: {error}") from error
-        raise RecipeError(
+        raise WeightsError(
             f"the weights of '{name}' cannot be had from the hub ({type(error).__name__}); "
             "connect once, or give a file with --encoder-weights"
         ) from error
@@ -250,11 +250,11 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
 def _load(model: nn.Module, path: Path) -> None:
     """Loads a .safetensors file under timm's parameter names; a classifier in it is left out."""
     if not path.is_file():
-        raise RecipeError(f"--encoder-weights {path}: no such file; expected a .safetensors file of this encoder")
+        raise WeightsError(f"--encoder-weights {path}: no such file; expected a .safetensors file of this encoder")
     try:
         state = {name: tensor.float() for name, tensor in load_file(path).items()}
     except SafetensorError as error:
-        raise RecipeError(f"--encoder-weights {path}: not a safetensors file ({error})") from None
+        raise WeightsError(f"--encoder-weights {path}: not a safetensors file ({error})") from None
     wanted = model.state_dict()
     wrong = [
         n
@@ -262,7 +262,7 @@ def _load(model: nn.Module, path: Path) -> None:
         if not n.endswith("num_batches_tracked") and (n not in state or state[n].shape != wanted[n].shape)
     ]
     if wrong:
-        raise RecipeError(
+        raise WeightsError(
             f"--encoder-weights {path}: {len(wrong)} of {len(wanted)} tensors are missing or of another shape "
             f"({', '.join(wrong[:3])} …); expected the weights of this very encoder under timm's names"
         )

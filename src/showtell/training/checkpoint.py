@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from showtell.errors import BundleError
+from showtell.paths import write_whole
 
 
 @dataclass
 class Position:
     """How far a run has come; with the checkpoint's tensors, all that `--resume` needs."""
 
+    data: str = ""  # fingerprints of what the run is trained on, and of the encoder that it began with
+    encoder: str = ""
     phase: int = 0
     phase_epoch: int = 0  # epochs of this phase that are done
     epoch: int = 0  # epochs of the run that are done
@@ -36,12 +38,8 @@ class Position:
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], position: dict[str, Any]) -> None:
     """Writes tensors and position; at any moment `path` is either the old checkpoint or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(plain, temporary, metadata={"position": json.dumps(position)})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, save(plain, metadata={"position": json.dumps(position)}))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

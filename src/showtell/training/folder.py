@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from showtell.config import Recipe
 from showtell.errors import RecipeError
@@ -19,14 +20,18 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
         raise RecipeError(f"{out} already holds a run; add --resume to continue it, or name another folder with --out")
     if not (out / "checkpoint.safetensors").exists():
         return False
-    before, now = json.loads((out / "recipe.json").read_text(encoding="utf-8")), recipe.model_dump(mode="json")
-    if any(before[section].keys() != now[section].keys() for section in _SECTIONS):
-        raise RecipeError(f"{out} was begun by another version of showtell; go on with that one, or use another --out")
+    try:  # keys that are new since then have their defaults
+        before = Recipe.model_validate_json((out / "recipe.json").read_bytes()).model_dump(mode="json")
+    except ValidationError:
+        raise RecipeError(
+            f"{out} was begun by another version of showtell; go on with that one, or use another --out"
+        ) from None
+    now = recipe.model_dump(mode="json")
     changed = [
         f"{section}.{key}"
         for section in _SECTIONS
         for key in now[section]
-        if before[section].get(key) != now[section][key] and key not in _MAY_CHANGE
+        if before[section][key] != now[section][key] and key not in _MAY_CHANGE
     ]
     if changed:
         raise RecipeError(f"{out} was trained with another recipe: {', '.join(changed)} changed; use another --out")
@@ -35,5 +40,4 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
 
 def save_recipe(out: Path, recipe: Recipe) -> None:
     """Writes `out/recipe.json`, the recipe as it was resolved."""
-    out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "recipe.json", recipe.model_dump_json(indent=2) + "\n")

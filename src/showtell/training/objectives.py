@@ -125,15 +125,16 @@ class SelfCritical:
         """The batch's own captions are not read: references are all those of an image."""
         model.eval()
         captioner: CaptionerModel = getattr(model, "module", model)
-        with torch.inference_mode(), self.autocast():
+        with self.autocast():
             features = captioner.encoder(batch.inputs) if batch.inputs.ndim == 4 else batch.inputs
+        with torch.inference_mode(), self.autocast():
             drawn = self._draw(captioner, features)  # (B,K,T)
             rewards = self.reward(drawn, batch.image_ids)  # (B,K)
             advantages = rewards - self._baseline(rewards, captioner, features, batch.image_ids)
         v, drawn = self.vocabulary, drawn.clone()  # a copy may be used where gradients are recorded
         fed, targets = teach(drawn, v.start_id, v.end_id)
         with torch.backends.cudnn.flags(enabled=False):  # its LSTM has no gradient in `eval()`
-            output = model(batch.inputs, fed)
+            output = model(features, fed)
         words = targets != PAD
         logits = output.logits[words].index_fill(-1, self._unspoken.to(targets.device), float("-inf"))
         surprise = cross_entropy(logits / self.phase.temperature, targets[words])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 import showtell
@@ -23,10 +26,13 @@ from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, image_batches, image_paths, make_groups
 from showtell.data.features import FeatureCache, encode_all, encode_into, find_broken
 from showtell.data.vocabulary import Vocabulary
-from showtell.errors import DataError
+from showtell.decoding import SearchOptions
+from showtell.errors import DataError, RecipeError
 from showtell.evaluation import keep_best_decoding
+from showtell.generate import best_captions
 from showtell.metrics import Protocol, Report, describe, evaluate
 from showtell.model.encoder import Encoder, fast_bfloat16
+from showtell.model.packing import packed
 from showtell.paths import cache_folder
 from showtell.training.checkpoint import Position, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from showtell.training.folder import check_folder, save_recipe
@@ -35,20 +41,21 @@ from showtell.training.loop import train_steps
 from showtell.training.objectives import build_objective
 from showtell.training.optim import AveragedWeights, build_optimizer
 from showtell.training.runlog import EpochReport, RunLog
-from showtell.training.validate import chunks, generate
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """What a run leaves behind. `scores` are those of the best epoch on the validation split, with the bundle's decoding.
 
-    Where the decoding was chosen after the last epoch (`train.choose_decoding`), the main process alone knows its scores.
+    Where the decoding was chosen after the last epoch (`train.choose_decoding`), the main process alone knows its scores and
+    protocol.
     """
 
     bundle: Path
     best_epoch: int
     epochs: int
     scores: dict[str, float]
+    protocol: Protocol
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ def train(
     run = Run(recipe, data=data, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
     result = run.run(report)
     if recipe.train.choose_decoding and run.accelerator.is_main_process:
-        choice, _ = keep_best_decoding(
+        choice, protocol = keep_best_decoding(
             result.bundle,
             data or Path(recipe.data.path),
             search=recipe.search,
@@ -88,7 +95,7 @@ def train(
             progress=progress,
         )
         note(f"best decoding: {choice.search.describe()}")
-        return replace(result, scores=choice.best.scores)
+        return replace(result, scores=choice.best.scores, protocol=protocol)
     return result
 
 
@@ -111,6 +118,7 @@ class Run:
         resuming = check_folder(out, recipe, resume=resume)
         torch.set_flush_denormal(True)  # denormals slow an optimizer step more than tenfold
         torch.manual_seed(recipe.train.seed)
+        AcceleratorState._reset_state()  # of a run before this one in the same process, whose precision may be another
         self.accelerator = Accelerator(mixed_precision=_precision(recipe.train.precision))
         annotations = read_annotations(
             data or Path(recipe.data.path), val=recipe.data.val, test=recipe.data.test, seed=recipe.data.split_seed
@@ -120,21 +128,39 @@ class Run:
         self._train_images, self._val_images = annotations.split("train"), annotations.split("val")
         self.vocabulary = self._build_vocabulary()
         encoder = build_encoder(recipe, weights=encoder_weights)
+        for phase in recipe.phases():
+            if phase.encoder_from:
+                encoder.unfreeze_from(phase.encoder_from)  # a wrong name is said now, not when its turn comes
         self._weights_name = encoder_weights.name if encoder_weights is not None else ""
         self.model = build_model(recipe, encoder, len(self.vocabulary)).to(self.accelerator.device)
         self._dataset_name = annotations.root.resolve().name
         self._protocol_format = annotations.format
         self.cache: FeatureCache | None = None
         self._broken: frozenset[Path] | None = None  # images that cannot be decoded, once a phase had to look
-        self.position = Position()
+        self.position = Position(data=_fingerprint(self._train_images), encoder=encoder.fingerprint())
+        out.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
         if resuming:
-            tensors, position = read_checkpoint(self.checkpoint)
-            self.position = Position(**position)
-            self._restore_model(tensors)
-        else:
-            save_recipe(out, recipe)
+            tensors = self._go_on()
         self._start_phase(tensors)
+        if not resuming and self.accelerator.is_main_process:
+            save_recipe(out, recipe)
+
+    def _go_on(self) -> dict[str, Tensor]:
+        """Puts the run where its checkpoint was, and returns that one's tensors."""
+        tensors, saved = read_checkpoint(self.checkpoint)
+        began = self.position
+        self.position = Position(**saved)
+        if self.position.data != began.data:
+            raise RecipeError(
+                f"{self.out} was trained on other images or captions than those found now; give the same --data, or use another --out"
+            )
+        if self.position.encoder != began.encoder:
+            raise RecipeError(
+                f"{self.out} began with other weights of the encoder; give the same --encoder-weights, or use another --out"
+            )
+        self._restore_model(tensors)
+        return tensors
 
     @property
     def phase(self) -> PhaseConfig:
@@ -143,20 +169,28 @@ class Run:
 
     def run(self, report: Callable[[EpochReport], None]) -> TrainResult:
         """All epochs that are left."""
-        log = RunLog(self.out, keep_epochs=self.position.epoch)
+        log = RunLog(self.out, keep_epochs=self.position.epoch) if self.accelerator.is_main_process else None
         with Interrupt() as interrupt:
             while self.position.phase < len(self.recipe.phases()):
+                if self._phase_is_over():
+                    self._next_phase()
+                    self._save()
+                    continue
                 started = time.monotonic()
                 for _ in self._epoch():
                     if interrupt.asked:
                         self._save()
                         raise KeyboardInterrupt
                 epoch = self._finish_epoch(started)
-                log.write(epoch)
-                report(epoch)
-                self._advance()
+                if log is not None:
+                    log.write(epoch)
+                    report(epoch)
                 self._save()
-        log.close()
+                if interrupt.asked:
+                    raise KeyboardInterrupt
+        if log is not None:
+            log.close()
+            shutil.rmtree(self.out / "features", ignore_errors=True)
         return self._result()
 
     def _epoch(self) -> Iterator[None]:
@@ -251,15 +285,17 @@ class Run:
         features: Any
         if self.cache is not None:
             cache = self.cache
-            rows = [row for image in images if (row := cache.row(image.path)) is not None]
-            features = (cache.rows(chunk) for chunk in chunks(rows, 100))
+            features = cache.chunks([row for image in images if (row := cache.row(image.path)) is not None])
         else:
             encoder, paths = self.model.encoder, image_paths(images)
             features = encode_all(
                 paths, encode=self._encode, transform=encoder.transform, workers=self.recipe.train.workers
             )
-        candidates = generate(
-            self.model.decoder, features, self.vocabulary, search=self.recipe.search, device=self.accelerator.device
+        candidates = best_captions(
+            packed(self.model.decoder.eval()),
+            (chunk.to(self.accelerator.device) for chunk in features),
+            self.vocabulary,
+            SearchOptions(**self.recipe.search.model_dump()),
         )
         references = [list(image.captions) for image in images]
         return candidates, evaluate(candidates, references, protocol=self._protocol(references))
@@ -270,11 +306,14 @@ class Run:
             references, dataset=self.samples.name, split="val", decoding=decoding, version=showtell.__version__
         )
 
-    def _advance(self) -> None:
-        """Goes to the next phase when this one is over; it starts from the best epoch's weights."""
+    def _phase_is_over(self) -> bool:
         place = self.position
-        if place.phase_epoch < self.phase.epochs and place.stale < self.recipe.train.patience:
-            return
+        return place.phase_epoch >= self.phase.epochs or place.stale >= self.recipe.train.patience
+
+    def _next_phase(self) -> None:
+        """Goes to the next phase, which starts from the best epoch's weights."""
+        place = self.position
+        self.accelerator.wait_for_everyone()  # the main process may still be writing them
         place.phase, place.phase_epoch, place.stale, place.averaged = place.phase + 1, 0, 0, 0
         load_weights(self.out / "bundle", self.model)
         if place.phase < len(self.recipe.phases()):
@@ -285,6 +324,7 @@ class Run:
         if self.position.phase >= len(self.recipe.phases()):
             return
         phase, place = self.phase, self.position
+        self.accelerator.free_memory()  # it keeps the optimizer of the phase before, and would scale its gradients too
         encoder = self.model.encoder
         encoder.requires_grad_(False)
         if phase.encoder_from:
@@ -311,6 +351,8 @@ class Run:
                 average.copy_(tensors[f"averaged/{name}"])
         if "rng" in tensors:
             torch.set_rng_state(tensors["rng"])
+        if "rng_cuda" in tensors and self.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["rng_cuda"])
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
 
     def _choose_samples(self) -> None:
@@ -344,10 +386,13 @@ class Run:
 
     def _fill_cache(self, encoder: Encoder) -> FeatureCache:
         fingerprint = encoder.fingerprint()
+        if fingerprint == self.position.encoder:
+            folder = cache_folder(self.recipe.data.cache, fingerprint)
+        else:  # features of weights that this run made are of no use to others
+            folder = self.out / "features" / fingerprint[:16]
         cache = FeatureCache(
-            cache_folder(self.recipe.data.cache, fingerprint), fingerprint=fingerprint,
-            regions=encoder.regions, feature_size=encoder.feature_size,
-        )  # fmt: skip
+            folder, fingerprint=fingerprint, regions=encoder.regions, feature_size=encoder.feature_size
+        )
         paths = image_paths([*self._train_images, *self._val_images])
         with self.accelerator.main_process_first():
             failures = encode_into(
@@ -388,6 +433,8 @@ class Run:
             place.averaged = self.averaged.count
             tensors |= {f"averaged/{name}": t for name, t in self.averaged.average.items()}
         tensors["rng"] = torch.get_rng_state()
+        if self.accelerator.device.type == "cuda":
+            tensors["rng_cuda"] = torch.cuda.get_rng_state()
         write_checkpoint(self.checkpoint, tensors, vars(place))
 
     @torch.no_grad()
@@ -398,10 +445,11 @@ class Run:
                 model[name.removeprefix("model/")].copy_(tensor)
 
     def _result(self) -> TrainResult:
-        config = json.loads((self.out / "bundle" / "config.json").read_text(encoding="utf-8"))
+        training = json.loads((self.out / "bundle" / "config.json").read_text(encoding="utf-8"))["training"]
         return TrainResult(
-            self.out / "bundle", self.position.best_epoch, self.position.epoch, config["training"]["scores"]
-        )
+            self.out / "bundle", self.position.best_epoch, self.position.epoch,
+            training["scores"], Protocol(**training["protocol"]),
+        )  # fmt: skip
 
 
 def _precision(wanted: str) -> str:
@@ -409,6 +457,12 @@ def _precision(wanted: str) -> str:
         return wanted
     native = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return "bf16" if native or fast_bfloat16("cpu") else "no"
+
+
+def _fingerprint(images: Sequence[CaptionedImage]) -> str:
+    """A hash of what is trained on."""
+    said = [[image.image_id, *image.captions] for image in images]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _three(images: Sequence[CaptionedImage], candidates: Sequence[str]) -> list[str]:

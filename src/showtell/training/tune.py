@@ -7,20 +7,22 @@ next depends on the seed and on the trials before, so that an interrupted study 
 
 from __future__ import annotations
 
+import math
 import os
-import re
 import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from showtell.config import Recipe, parse_recipe, set_key
 from showtell.errors import MissingExtraError, RecipeError
 from showtell.paths import write_whole
 
-_RANGE = re.compile(r"(?P<low>[^.\s]+(?:\.\d+[^.\s]*)?)\.\.(?P<high>[^:\s]+)(?P<log>:log)?")
+if TYPE_CHECKING:
+    from showtell.training.run import TrainResult
+
 _SPECIFIED = "expected KEY=[A, B, …], KEY=LOW..HIGH or KEY=LOW..HIGH:log, as in decoder.dropout=0.3..0.6"
 
 
@@ -57,6 +59,7 @@ class Tuned:
     trials: tuple[Trial, ...]
     best: Trial
     recipe: Path
+    protocol: str  # of the scores
 
 
 def parse_space(texts: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
@@ -73,24 +76,26 @@ def parse_space(texts: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
 
 
 def _choices(text: str, said: str) -> Range | tuple[Any, ...]:
-    match = None if said.startswith("[") else _RANGE.fullmatch(said)
-    if match:
-        try:
-            low, high = (tomllib.loads(f"x = {match[end]}")["x"] for end in ("low", "high"))
-        except tomllib.TOMLDecodeError:
-            low = high = None
-        if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):
+    first, dots, last = said.removesuffix(":log").partition("..")
+    if dots and not said.startswith("["):
+        low, high, log = _toml(first), _toml(last), said.endswith(":log")
+        if not all(type(end) in (int, float) and math.isfinite(end) for end in (low, high)):
             raise RecipeError(f"'{text}': the ends of a range have to be numbers; {_SPECIFIED}")
-        if not low < high or (match["log"] and low <= 0):
+        if not low < high or (log and low <= 0):
             raise RecipeError(f"'{text}': expected the smaller end first, and above 0 with :log")
-        return Range(low, high, bool(match["log"]))
-    try:
-        values = tomllib.loads(f"x = {said}")["x"]
-    except tomllib.TOMLDecodeError:
-        values = None
+        return Range(low, high, log)
+    values = _toml(said)
     if not isinstance(values, list) or len(values) < 2:
         raise RecipeError(f"'{text}': {_SPECIFIED}")
     return tuple(values)
+
+
+def _toml(text: str) -> Any:
+    """A TOML value; None where it is none."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return None
 
 
 def tune(
@@ -123,15 +128,17 @@ def tune(
     while len(done) < trials:
         number, values = study.next()
         try:
-            cider: float | None = _run(recipe, values, out / _name(number), data, encoder_weights, note, progress)
+            result = _run(recipe, values, out / _name(number), data, encoder_weights, note, progress)
+            cider: float | None = result.scores["cider"]
             trouble = ""
+            study.keep_protocol(number, str(result.protocol))
         except RecipeError as error:
             cider, trouble = None, str(error)
         study.tell(number, cider, trouble)
         done[number] = Trial(number, values, cider, trouble)
         report(done[number])
         _keep_the_best(out, done)
-    return _winner(recipe, out, [done[number] for number in sorted(done)])
+    return _winner(recipe, out, [done[number] for number in sorted(done)], study.protocol)
 
 
 def _run(
@@ -142,20 +149,19 @@ def _run(
     encoder_weights: Path | None,
     note: Callable[[str], None],
     progress: Callable[[str, int, int], None],
-) -> float:
+) -> TrainResult:
     import torch
 
     from showtell.training.run import train
 
     note(f"{out.name}: {', '.join(f'{key}={_short(value)}' for key, value in values.items())}")
     try:
-        result = train(
+        return train(
             with_values(recipe, values), data=data, encoder_weights=encoder_weights, out=out,
             resume=(out / "recipe.json").exists(), report=lambda epoch: note(epoch.line()), progress=progress,
         )  # fmt: skip
     except torch.OutOfMemoryError as error:
         raise RecipeError(f"the accelerator's memory is too small ({str(error).splitlines()[0]})") from None
-    return result.scores["cider"]
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
@@ -166,7 +172,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return parse_recipe(raw, where="the space")
 
 
-def _winner(recipe: Recipe, out: Path, trials: Sequence[Trial]) -> Tuned:
+def _winner(recipe: Recipe, out: Path, trials: Sequence[Trial], protocol: Callable[[int], str]) -> Tuned:
     import tomli_w
 
     scored = [trial for trial in trials if trial.cider is not None]
@@ -175,11 +181,11 @@ def _winner(recipe: Recipe, out: Path, trials: Sequence[Trial]) -> Tuned:
     best = max(scored, key=lambda trial: trial.cider or 0.0)  # the first of equals
     raw = with_values(recipe, best.values).model_dump(mode="json", exclude={"name"})
     heading = (
-        f"# Trial {best.number} of {len(trials)}: CIDEr {best.cider:.3f} on the validation split, with\n"
+        f"# Trial {best.number} of {len(trials)}: CIDEr {100 * (best.cider or 0):.1f} ({protocol(best.number)}) with\n"
         + "".join(f"#   {key} = {_short(value)}\n" for key, value in best.values.items())
     )
     write_whole(out / "best.toml", f"{heading}\n{tomli_w.dumps(raw)}")
-    return Tuned(tuple(trials), best, out / "best.toml")
+    return Tuned(tuple(trials), best, out / "best.toml", protocol(best.number))
 
 
 def _keep_the_best(out: Path, done: Mapping[int, Trial]) -> None:
@@ -258,6 +264,14 @@ class _Study:
         if trouble:
             self._study.set_user_attr(f"trouble {number}", trouble)
         self._study.tell(number, cider, state=TrialState.COMPLETE if cider is not None else TrialState.FAIL)
+
+    def keep_protocol(self, number: int, protocol: str) -> None:
+        """What a trial's score was measured on."""
+        self._study.set_user_attr(f"protocol {number}", protocol)
+
+    def protocol(self, number: int) -> str:
+        """What was kept of a trial."""
+        return str(self._study.user_attrs.get(f"protocol {number}", ""))
 
     def _is_whole(self, trial: Any) -> bool:
         return bool(trial.params.keys() == self._space.keys())

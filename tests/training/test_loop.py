@@ -1,0 +1,60 @@
+"""The loop: what waits for its turn neither changes nor counts."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from showtell.config import PhaseConfig, TrainConfig
+from showtell.data.dataset import Batch
+from showtell.training.loop import train_steps
+from showtell.training.objectives import Lesson
+from showtell.training.optim import build_optimizer
+
+STEPS = 4
+
+
+def final(*, early_size: float, clip: float, waits: bool) -> tuple[dict[str, Tensor], dict[str, Tensor], set[str]]:
+    """Two blocks before and after an epoch, and which of them the optimizer has a state of; the first one's gradient is large."""
+    early, late = nn.Linear(2, 2), nn.Linear(2, 2)
+    with torch.no_grad():
+        for layer in (early, late):
+            layer.weight.fill_(0.5)
+            layer.bias.zero_()
+    model = nn.Sequential(early, late)
+    phase = PhaseConfig(encoder_lr=1e-2, unfreeze_every=1 if waits else 0)
+    train = TrainConfig(clip=clip, weight_decay=0.1)
+    optimizer = build_optimizer(
+        [], [list(early.parameters()), list(late.parameters())], phase=phase, weight_decay=train.weight_decay
+    )
+    parameters = dict(model.named_parameters())
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+    def objective(model: nn.Module, batch: Batch, *, progress: float) -> Lesson:
+        hidden = early(batch.inputs)
+        loss = late(hidden).sum() + early_size * hidden.sum()
+        return Lesson(loss, loss.item(), 1)
+
+    batch = Batch(torch.ones(1, 2), torch.zeros(1, 1, 1, dtype=torch.long), ("a",))
+    steps = train_steps(
+        [batch] * STEPS, model=model, objective=objective, optimizer=optimizer, accelerator=Accelerator(cpu=True), train=train,  # type: ignore[arg-type]
+        trained=parameters, averaged=None, before=0, first_step=0, epoch_steps=STEPS, phase_steps=2 * STEPS,
+    )  # fmt: skip
+    assert len(list(steps)) == STEPS
+    after = {name: parameter.detach() for name, parameter in parameters.items()}
+    return before, after, {name for name, parameter in parameters.items() if parameter in optimizer.state}
+
+
+def test_a_block_that_waits_stays_as_it_is() -> None:
+    before, after, states = final(early_size=1.0, clip=1.0, waits=True)
+    assert all(torch.equal(before[name], after[name]) for name in ("0.weight", "0.bias"))
+    assert not torch.equal(before["1.weight"], after["1.weight"])
+    assert states == {"1.weight", "1.bias"}
+    assert final(early_size=1.0, clip=1.0, waits=False)[2] == states | {"0.weight", "0.bias"}
+
+
+def test_its_gradient_does_not_count_for_the_norm() -> None:
+    """With a small enough limit AdamW's epsilon shows how far gradients were scaled down."""
+    small, large = (final(early_size=size, clip=1e-8, waits=True)[1] for size in (1.0, 1e6))
+    assert torch.equal(small["1.weight"], large["1.weight"])
