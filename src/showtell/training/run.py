@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import shutil
@@ -10,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,16 +20,14 @@ import showtell
 from showtell.bundle import build_encoder, build_model, load_weights, save_bundle, unique_tensors
 from showtell.card import model_card
 from showtell.config import PhaseConfig, Recipe
-from showtell.data.annotations import CaptionedImage, read_annotations
-from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, image_batches, image_paths, make_groups
-from showtell.data.features import FeatureCache, encode_all, encode_into, find_broken
-from showtell.data.vocabulary import Vocabulary
+from showtell.data.annotations import CaptionedImage
+from showtell.data.features import FeatureCache
 from showtell.decoding import SearchOptions
-from showtell.errors import DataError, RecipeError
+from showtell.errors import RecipeError
 from showtell.evaluation import keep_best_decoding
 from showtell.generate import best_captions
 from showtell.metrics import Protocol, Report, describe, evaluate
-from showtell.model.encoder import Encoder, fast_bfloat16
+from showtell.model.encoder import fast_bfloat16
 from showtell.model.packing import packed
 from showtell.paths import cache_folder
 from showtell.training.checkpoint import Position, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
@@ -41,6 +37,7 @@ from showtell.training.loop import train_steps
 from showtell.training.objectives import build_objective
 from showtell.training.optim import AveragedWeights, build_optimizer
 from showtell.training.runlog import EpochReport, RunLog
+from showtell.training.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -56,15 +53,6 @@ class TrainResult:
     epochs: int
     scores: dict[str, float]
     protocol: Protocol
-
-
-@dataclass(frozen=True)
-class Samples:
-    """The data of a run, format-free."""
-
-    train: list[Group]
-    val: tuple[CaptionedImage, ...]
-    name: str
 
 
 def train(
@@ -120,24 +108,14 @@ class Run:
         torch.manual_seed(recipe.train.seed)
         AcceleratorState._reset_state()  # of a run before this one in the same process, whose precision may be another
         self.accelerator = Accelerator(mixed_precision=_precision(recipe.train.precision))
-        annotations = read_annotations(
-            data or Path(recipe.data.path), val=recipe.data.val, test=recipe.data.test, seed=recipe.data.split_seed
-        )
-        for sentence in annotations.summary():
-            note(sentence)
-        self._train_images, self._val_images = annotations.split("train"), annotations.split("val")
-        self.vocabulary = self._build_vocabulary()
+        self.samples = Samples(recipe, data or Path(recipe.data.path), note=note, progress=progress)
         encoder = build_encoder(recipe, weights=encoder_weights)
         for phase in recipe.phases():
             if phase.encoder_from:
                 encoder.unfreeze_from(phase.encoder_from)  # a wrong name is said now, not when its turn comes
         self._weights_name = encoder_weights.name if encoder_weights is not None else ""
-        self.model = build_model(recipe, encoder, len(self.vocabulary)).to(self.accelerator.device)
-        self._dataset_name = annotations.root.resolve().name
-        self._protocol_format = annotations.format
-        self.cache: FeatureCache | None = None
-        self._broken: frozenset[Path] | None = None  # images that cannot be decoded, once a phase had to look
-        self.position = Position(data=_fingerprint(self._train_images), encoder=encoder.fingerprint())
+        self.model = build_model(recipe, encoder, len(self.samples.vocabulary)).to(self.accelerator.device)
+        self.position = Position(data=self.samples.fingerprint(), encoder=encoder.fingerprint())
         out.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
         if resuming:
@@ -200,12 +178,12 @@ class Run:
         if place.step == 0:
             torch.manual_seed(_seed(train.seed, place.epoch))
         batch_images = self.phase.batch_images or train.batch_images
-        order = epoch_order(self.samples.train, batch_images=batch_images, seed=train.seed, epoch=place.epoch)
+        order = self.samples.order(place.epoch, batch_images=batch_images)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         order = order[rank : len(order) - len(order) % world : world] if world > 1 else order
         total = len(order)
         steps = train_steps(
-            self._batches(order[place.step :]),
+            self.samples.batches(order[place.step :], encoder=self.model.encoder, phase=self.phase, epoch=place.epoch),
             model=self.wrapped,
             objective=self.objective,
             optimizer=self.optimizer,
@@ -231,21 +209,6 @@ class Run:
                 saved = place.step
             yield
 
-    def _batches(self, order: Sequence[Sequence[Group]]) -> Iterator[Batch]:
-        if self.cache is not None:
-            return feature_batches(order, self.cache)
-        return image_batches(
-            order,
-            transform=self.model.encoder.transform,
-            vocabulary=self.vocabulary,
-            augment=self.phase.augment,
-            mirror=self.phase.objective != "self-critical",  # rewards compare with captions of the picture as it is
-            seed=self.recipe.train.seed,
-            epoch=self.position.epoch,
-            workers=self.recipe.train.workers,
-            max_tokens=self.recipe.data.max_tokens,
-        )
-
     def _finish_epoch(self, started: float) -> EpochReport:
         """Validates, keeps the bundle if it is the best so far, and says so."""
         place = self.position
@@ -269,7 +232,7 @@ class Run:
             phase=place.phase + 1,
             train_loss=None if self_critical else mean,
             reward=mean if self_critical else None,
-            statistics=describe(candidates, [c for image in self._train_images for c in image.captions]),
+            statistics=describe(candidates, self.samples.captions),
             lr=place.lr,
             scores=scores,
             samples=_three(self.samples.val, candidates),
@@ -281,23 +244,14 @@ class Run:
         return report
 
     def _validate(self) -> tuple[list[str], Report]:
-        images = self.samples.val
-        features: Any
-        if self.cache is not None:
-            cache = self.cache
-            features = cache.chunks([row for image in images if (row := cache.row(image.path)) is not None])
-        else:
-            encoder, paths = self.model.encoder, image_paths(images)
-            features = encode_all(
-                paths, encode=self._encode, transform=encoder.transform, workers=self.recipe.train.workers
-            )
+        features = self.samples.val_features(encode=self._encode, encoder=self.model.encoder)
         candidates = best_captions(
             packed(self.model.decoder.eval()),
             (chunk.to(self.accelerator.device) for chunk in features),
-            self.vocabulary,
+            self.samples.vocabulary,
             SearchOptions(**self.recipe.search.model_dump()),
         )
-        references = [list(image.captions) for image in images]
+        references = [list(image.captions) for image in self.samples.val]
         return candidates, evaluate(candidates, references, protocol=self._protocol(references))
 
     def _protocol(self, references: list[list[str]]) -> Protocol:
@@ -328,14 +282,18 @@ class Run:
         encoder = self.model.encoder
         encoder.requires_grad_(False)
         if phase.encoder_from:
-            self.cache, place.encoder_trained = None, True
-            chosen = encoder.unfreeze_from(phase.encoder_from)
+            self.samples.from_images()
+            place.encoder_trained, chosen = True, encoder.unfreeze_from(phase.encoder_from)
         else:
-            self.cache, chosen = self._fill_cache(encoder), []
-        self._choose_samples()
+            chosen = []
+            with self.accelerator.main_process_first():
+                self.samples.from_cache(
+                    self._open_cache, encode=self._encode, encoder=encoder,
+                    ahead=0 if self.accelerator.device.type == "cpu" else 2,
+                )  # fmt: skip
         self.objective = build_objective(
-            phase, train=self.recipe.train, search=self.recipe.search, vocabulary=self.vocabulary,
-            images=list(dict.fromkeys(group.image for group in self.samples.train)), autocast=self.accelerator.autocast,
+            phase, train=self.recipe.train, search=self.recipe.search, vocabulary=self.samples.vocabulary,
+            images=self.samples.train_images, autocast=self.accelerator.autocast,
         )  # fmt: skip
         self.trained = {name: t for name, t in unique_tensors(self.model).items() if t.requires_grad}
         self.optimizer = build_optimizer(
@@ -355,70 +313,25 @@ class Run:
             torch.cuda.set_rng_state(tensors["rng_cuda"])
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
 
-    def _choose_samples(self) -> None:
-        """Leaves out images that cannot be decoded; where the cache is used, it knows them."""
-        cache = self.cache
-        if cache is None and self._broken is None:
-            self._broken = self._find_broken()
-        usable = [
-            [i for i in part if (cache.row(i.path) is not None if cache else i.path not in (self._broken or ()))]
-            for part in (self._train_images, self._val_images)
-        ]
-        if not usable[0] or not usable[1]:
-            raise DataError(
-                "no image of the train or val split can be decoded; run  showtell data check  on the folder"
-            )
-        groups = make_groups(
-            usable[0], self.vocabulary,
-            captions_per_image=self.recipe.train.captions_per_image, max_tokens=self.recipe.data.max_tokens,
-        )  # fmt: skip
-        self.samples = Samples(groups, tuple(usable[1]), self._dataset_name)
-
-    def _find_broken(self) -> frozenset[Path]:
-        paths = image_paths([*self._train_images, *self._val_images])
-        failures = find_broken(
-            paths, workers=self.recipe.train.workers,
-            progress=lambda done, total: self._progress("checking images", done, total),
-        )  # fmt: skip
-        for failure in failures:
-            self._note(f"left out: {failure.reason}")
-        return frozenset(failure.path for failure in failures)
-
-    def _fill_cache(self, encoder: Encoder) -> FeatureCache:
+    def _open_cache(self) -> FeatureCache:
+        encoder = self.model.encoder
         fingerprint = encoder.fingerprint()
         if fingerprint == self.position.encoder:
             folder = cache_folder(self.recipe.data.cache, fingerprint)
         else:  # features of weights that this run made are of no use to others
             folder = self.out / "features" / fingerprint[:16]
-        cache = FeatureCache(
-            folder, fingerprint=fingerprint, regions=encoder.regions, feature_size=encoder.feature_size
-        )
-        paths = image_paths([*self._train_images, *self._val_images])
-        with self.accelerator.main_process_first():
-            failures = encode_into(
-                cache, paths, encode=self._encode, transform=encoder.transform, workers=self.recipe.train.workers,
-                ahead=0 if self.accelerator.device.type == "cpu" else 2,
-                progress=lambda done, total: self._progress("encoding images", done, total),
-            )  # fmt: skip
-        for failure in failures:
-            self._note(f"left out: {failure.reason}")
-        return cache
+        return FeatureCache(folder, fingerprint=fingerprint, regions=encoder.regions, feature_size=encoder.feature_size)
 
     def _encode(self, images: Tensor) -> Tensor:
         return self.model.encoder.encode(images.to(self.accelerator.device))
 
-    def _build_vocabulary(self) -> Vocabulary:
-        data = self.recipe.data
-        captions = [caption for image in self._train_images for caption in image.captions]
-        return Vocabulary.train(captions, kind=data.vocabulary, min_count=data.min_count, size=data.vocabulary_size)
-
     def _save_bundle(self, scored: Report) -> None:
         training = {
             "dataset": self.samples.name, "epoch": self.position.epoch, "phase": self.position.phase + 1,
-            "train_images": len(self._train_images), "encoder_weights": self._weights_name, **scored.to_dict(),
+            "train_images": self.samples.listed, "encoder_weights": self._weights_name, **scored.to_dict(),
         }  # fmt: skip
         save_bundle(
-            self.out / "bundle", model=self.model, vocabulary=self.vocabulary, recipe=self.recipe,
+            self.out / "bundle", model=self.model, vocabulary=self.samples.vocabulary, recipe=self.recipe,
             training=training, card=model_card(self.recipe, training),
         )  # fmt: skip
 
@@ -457,12 +370,6 @@ def _precision(wanted: str) -> str:
         return wanted
     native = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return "bf16" if native or fast_bfloat16("cpu") else "no"
-
-
-def _fingerprint(images: Sequence[CaptionedImage]) -> str:
-    """A hash of what is trained on."""
-    said = [[image.image_id, *image.captions] for image in images]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _three(images: Sequence[CaptionedImage], candidates: Sequence[str]) -> list[str]:

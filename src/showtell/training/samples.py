@@ -1,0 +1,140 @@
+"""What a run learns from and is validated on: from the feature cache while the CNN rests, from the images while it learns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from showtell.config import PhaseConfig, Recipe
+from showtell.data.annotations import CaptionedImage, read_annotations
+from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, image_batches, image_paths, make_groups
+from showtell.data.features import Failure, FeatureCache, encode_all, encode_into, find_broken
+from showtell.data.vocabulary import Vocabulary
+from showtell.errors import DataError
+from showtell.model.encoder import Encoder
+
+Encode = Callable[[Tensor], Tensor]
+
+
+class Samples:
+    """The train and val split of a data set, those left out that cannot be decoded, and the train split's vocabulary.
+
+    `train` and `val` are known once it was said where features come from: `from_cache` or `from_images`.
+    """
+
+    def __init__(
+        self, recipe: Recipe, path: Path, *, note: Callable[[str], None], progress: Callable[[str, int, int], None]
+    ) -> None:
+        """Reads the annotations at `path`. `DataError` where they cannot be read, or give no vocabulary."""
+        self._recipe, self._note, self._progress = recipe, note, progress
+        data = recipe.data
+        annotations = read_annotations(path, val=data.val, test=data.test, seed=data.split_seed)
+        for sentence in annotations.summary():
+            note(sentence)
+        self.name = annotations.root.resolve().name
+        self._listed = annotations.split("train"), annotations.split("val")
+        self.vocabulary = Vocabulary.train(
+            self.captions, kind=data.vocabulary, min_count=data.min_count, size=data.vocabulary_size
+        )
+        self.train: list[Group] = []
+        self.val: tuple[CaptionedImage, ...] = ()
+        self.cache: FeatureCache | None = None
+        self._broken: frozenset[Path] | None = None  # images that cannot be decoded, once somebody had to look
+
+    @property
+    def captions(self) -> list[str]:
+        """All captions of the train split."""
+        return [caption for image in self._listed[0] for caption in image.captions]
+
+    @property
+    def listed(self) -> int:
+        """How many images the train split has."""
+        return len(self._listed[0])
+
+    @property
+    def train_images(self) -> list[CaptionedImage]:
+        """The images that are trained on."""
+        return list(dict.fromkeys(group.image for group in self.train))
+
+    def fingerprint(self) -> str:
+        """A hash of the train split's images and captions."""
+        said = [[image.image_id, *image.captions] for image in self._listed[0]]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+    def from_cache(
+        self, open_cache: Callable[[], FeatureCache], *, encode: Encode, encoder: Encoder, ahead: int
+    ) -> None:
+        """Features of `encoder`, which rests, each computed once; `ahead` as `encode_into` has it. Raises as `from_images`."""
+        cache = open_cache()
+        failures = encode_into(
+            cache, self._paths(), encode=encode, transform=encoder.transform, workers=self._recipe.train.workers,
+            ahead=ahead, progress=lambda done, total: self._progress("encoding images", done, total),
+        )  # fmt: skip
+        self._tell(failures)
+        self.cache = cache
+        self._choose(lambda image: cache.row(image.path) is not None)
+
+    def from_images(self) -> None:
+        """Images themselves, whose features change. `DataError` where none of a split can be decoded."""
+        if self._broken is None:
+            failures = find_broken(
+                self._paths(), workers=self._recipe.train.workers,
+                progress=lambda done, total: self._progress("checking images", done, total),
+            )  # fmt: skip
+            self._tell(failures)
+            self._broken = frozenset(failure.path for failure in failures)
+        self.cache, broken = None, self._broken
+        self._choose(lambda image: image.path not in broken)
+
+    def order(self, epoch: int, *, batch_images: int) -> list[list[Group]]:
+        """The batches of an epoch: a function of the recipe's seed and the epoch."""
+        return epoch_order(self.train, batch_images=batch_images, seed=self._recipe.train.seed, epoch=epoch)
+
+    def batches(
+        self, order: Sequence[Sequence[Group]], *, encoder: Encoder, phase: PhaseConfig, epoch: int
+    ) -> Iterator[Batch]:
+        """Those batches, their inputs features or images."""
+        if self.cache is not None:
+            return feature_batches(order, self.cache)
+        return image_batches(
+            order,
+            transform=encoder.transform,
+            vocabulary=self.vocabulary,
+            augment=phase.augment,
+            mirror=phase.objective != "self-critical",  # rewards compare with captions of the picture as it is
+            seed=self._recipe.train.seed,
+            epoch=epoch,
+            workers=self._recipe.train.workers,
+            max_tokens=self._recipe.data.max_tokens,
+        )
+
+    def val_features(self, *, encode: Encode, encoder: Encoder) -> Iterator[Tensor]:
+        """Features (B,R,F) of the val split, some images at a time."""
+        if self.cache is None:
+            workers = self._recipe.train.workers
+            return encode_all(image_paths(self.val), encode=encode, transform=encoder.transform, workers=workers)
+        cache = self.cache
+        return cache.chunks([row for image in self.val if (row := cache.row(image.path)) is not None])
+
+    def _paths(self) -> list[Path]:
+        return image_paths([image for part in self._listed for image in part])
+
+    def _tell(self, failures: Sequence[Failure]) -> None:
+        for failure in failures:
+            self._note(f"left out: {failure.reason}")
+
+    def _choose(self, is_usable: Callable[[CaptionedImage], bool]) -> None:
+        train, val = ([image for image in part if is_usable(image)] for part in self._listed)
+        if not train or not val:
+            raise DataError(
+                "no image of the train or val split can be decoded; run  showtell data check  on the folder"
+            )
+        self.train = make_groups(
+            train, self.vocabulary,
+            captions_per_image=self._recipe.train.captions_per_image, max_tokens=self._recipe.data.max_tokens,
+        )  # fmt: skip
+        self.val = tuple(val)
