@@ -106,7 +106,7 @@ def test_words_must_and_must_not_occur(captioner: Captioner, photos: list[Path])
     ("wishes", "sentence"),
     [
         (Wishes(required=("sircle",)), "does not have 'sircle'; near it are .*circle"),
-        (Wishes(excluded=("",)), "does not have ''"),
+        (Wishes(excluded=("",)), "'' is no word"),
         (Wishes(required=("circle",), excluded=("circle",)), "'circle' must occur and must not"),
         (Wishes(required=("circle red square blue", "left of the")), "7 tokens, and captions end after 5"),
     ],

@@ -224,10 +224,13 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not a TOML file: {error}") from None
+    raw.setdefault("name", path.stem)
+    recipe = parse_recipe(raw, where=str(path))
+    if not overrides:
+        return recipe
     for override in overrides:
         _apply(raw, override)
-    raw.setdefault("name", path.stem)
-    return parse_recipe(raw, where=str(path))
+    return parse_recipe(raw, where=f"{path.stem} with {' '.join(overrides)}")
 
 
 def parse_recipe(raw: dict[str, Any], *, where: str) -> Recipe:

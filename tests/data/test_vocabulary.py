@@ -79,7 +79,9 @@ def test_a_phrase_is_known_or_near_words_are_named() -> None:
         ("hous", "house"),
         ("red cat", "red"),
         ("zzz", "it has 4 words"),
-        ("<end>", ""),
     ):
         with pytest.raises(DataError, match=f"does not have '{text}'; .*{near}"):
+            vocabulary.phrase(text)
+    for text in ("<end>", " "):
+        with pytest.raises(DataError, match="is no word"):
             vocabulary.phrase(text)

@@ -107,6 +107,12 @@ def test_runs_side_by_side_are_compared(collected: RunReport, tmp_path: Path) ->
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Differences from first" in page
     assert "+0.00" in page and "p = 1.000" in page
+    report = collected.evaluation.report
+    other = replace(report, protocol=replace(report.protocol, decoding="beam 7"))
+    second = replace(collected, name="second", evaluation=replace(collected.evaluation, report=other))
+    assert page.count("PTB tokens") == 1
+    write_page(tmp_path / "report.html", [collected, second], title="two")
+    assert "second: " in (page := (tmp_path / "report.html").read_text(encoding="utf-8")) and "beam 7" in page
     fewer = replace(collected.evaluation, images=collected.evaluation.images[1:])
     with pytest.raises(DataError, match="second was scored on"):
         write_page(tmp_path / "x.html", [collected, replace(collected, name="second", evaluation=fewer)], title="two")

@@ -310,12 +310,18 @@ def test_wrong_input_is_refused(whole: Path, recipe_file: Path, data: Path, tmp_
     refuse(RecipeError, "--resume", lambda: train(recipe, data=data, out=whole))
     other = load_recipe(recipe_file, ["decoder.hidden=16"])
     refuse(RecipeError, "decoder.hidden", lambda: train(other, data=data, out=whole, resume=True))
+    (tmp_path / "file").touch()
+    refuse(RecipeError, "is a file; expected a folder", lambda: train(recipe, data=data, out=tmp_path / "file"))
     refuse(DataError, "no folder", lambda: train(recipe, data=tmp_path / "nowhere", out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     unknown = load_recipe(recipe_file, ["decoder.name=perceiver"])
     refuse(RecipeError, "perceiver", lambda: train(unknown, data=data, out=tmp_path / "run"))
     late = load_recipe(recipe_file, ['train.phases=[{epochs=1}, {epochs=1, encoder_from="Mixed_6e"}]'])
-    refuse(RecipeError, "Mixed_6e", lambda: train(late, data=data, out=tmp_path / "late"))
+    refuse(
+        RecipeError,
+        r"train\.phases\.1\.encoder_from is 'Mixed_6e'",
+        lambda: train(late, data=data, out=tmp_path / "late"),
+    )
     assert not (tmp_path / "late").exists()
 
 

@@ -22,7 +22,11 @@ def report(
     ] = None,
     split: Annotated[str, typer.Option(help="train, val (or dev) or test.")] = "test",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The page [default: report.html in the first run's folder].")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The page [default: report.html in the first run's folder, or beside the first bundle].",
+        ),
     ] = None,
 ) -> None:
     """Write one self-contained HTML file: scores, curves, captions, and where the model looked for each word."""
@@ -31,7 +35,8 @@ def report(
     bundles = [need_bundle(run / "bundle" if _is_run(run) else run) for run in runs]
     if data is not None:
         need_data(data)
-    page = out or (runs[0] if runs[0].is_dir() else Path()) / "report.html"
+    folder = runs[0] if _is_run(runs[0]) else runs[0].parent  # not into a bundle, which is the model and nothing else
+    page = out or (folder if runs[0].is_dir() else Path()) / "report.html"
     if page.is_dir() or not page.parent.is_dir():
         raise DataError(f"--out {page}: expected a file's name in a folder that exists")
     from showtell.report.collect import collect

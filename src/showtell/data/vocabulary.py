@@ -87,6 +87,8 @@ class Vocabulary:
         ids = tuple(self._tokenizer.encode(text).ids)
         if ids and min(ids) >= len(SPECIAL):  # `<start>` is no word to ask for
             return ids
+        if not text.strip() or text.strip() in SPECIAL:
+            raise DataError(f"'{text}' is no word; name one or more that a caption may hold, as in 'red dog'")
         known = self.listed()[len(SPECIAL) :]
         near = difflib.get_close_matches(text.strip().lower(), [t.replace("▁", "") for t in known], n=3, cutoff=0.5)
         hint = f"near it are {', '.join(sorted(set(near), key=near.index))}" if near else f"it has {len(known)} words"

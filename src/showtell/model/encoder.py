@@ -106,9 +106,7 @@ class Encoder(nn.Module):
         modules = dict(self.network.named_modules())  # in order, a module before its children
         if module not in modules or not module:
             names = [name for name, child in self.network.named_children() if any(True for _ in child.parameters())]
-            raise RecipeError(
-                f"train.phases.encoder_from is '{module}', which this encoder does not have: {_some(names)}"
-            )
+            raise RecipeError(f"encoder_from is '{module}', which this encoder does not have: {_some(names)}")
         following = list(modules.items())[list(modules).index(module) :]
         blocks: dict[str, list[nn.Parameter]] = {}
         for name, part in following:

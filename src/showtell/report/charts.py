@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-_WIDTH, _HEIGHT = 460, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 26
+_WIDTH, _HEIGHT = 460, 234
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ def line_chart(title: str, series: Sequence[Series], *, bands: Sequence[Band] = 
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
     for tick in _ticks(low_x, high_x, whole=True):
-        if low_x <= tick <= high_x - 0.15 * (high_x - low_x):  # the axis's name stands at its end
-            parts.append(f'<text x="{x_of(tick):.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 8}" text-anchor="end">{escape(x_label)}</text>')
+        if low_x <= tick <= high_x:
+            parts.append(f'<text x="{x_of(tick):.1f}" y="{_HEIGHT - 24}" text-anchor="middle">{tick:g}</text>')
+    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{escape(x_label)}</text>')
     for line in series:
         path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in line.points)
         parts.append(f'<polyline class="c{line.colour}" points="{path}"/>')

@@ -53,6 +53,7 @@ def write_page(path: Path, runs: Sequence[RunReport], *, title: str) -> None:
         comparisons=_comparisons(runs),
         charts=[Markup(chart) for chart in _charts(runs) if chart],  # noqa: S704 (made by line_chart, which escapes)
         lengths=Markup(_lengths(runs)),  # noqa: S704 (the same)
+        protocols=_protocols(runs),
         made=[_made(run) for run in runs],
         texts=[*(run.spoken for run in runs), first.written],
         pictures=list(_pictures(runs)),
@@ -60,6 +61,14 @@ def write_page(path: Path, runs: Sequence[RunReport], *, title: str) -> None:
         version=showtell.__version__,
     )
     write_whole(path, page)
+
+
+def _protocols(runs: Sequence[RunReport]) -> list[str]:
+    """The protocol of all runs, or one a run where they differ."""
+    said = [str(run.evaluation.report.protocol) for run in runs]
+    if len(set(said)) == 1:
+        return said[:1]
+    return [f"{run.name}: {protocol}" for run, protocol in zip(runs, said, strict=True)]
 
 
 def _check_same_images(runs: Sequence[RunReport]) -> None:

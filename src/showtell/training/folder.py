@@ -16,6 +16,8 @@ _MAY_CHANGE = {"max_phases", "workers", "checkpoint_steps"}  # keys of [train] t
 
 def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
     """Whether there is something to resume; `RecipeError` where that and `resume` do not go together."""
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"--out {out} is a file; expected a folder, or a name that is free")
     if (out / "recipe.json").exists() and not resume:
         raise RecipeError(f"{out} already holds a run; add --resume to continue it, or name another folder with --out")
     if not (out / "checkpoint.safetensors").exists():

@@ -27,7 +27,7 @@ from showtell.errors import RecipeError
 from showtell.evaluation import keep_best_decoding
 from showtell.generate import best_captions
 from showtell.metrics import Protocol, Report, describe, evaluate
-from showtell.model.encoder import fast_bfloat16
+from showtell.model.encoder import Encoder, fast_bfloat16
 from showtell.model.packing import packed
 from showtell.paths import cache_folder
 from showtell.training.checkpoint import Position, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
@@ -110,9 +110,7 @@ class Run:
         self.accelerator = Accelerator(mixed_precision=_precision(recipe.train.precision))
         self.samples = Samples(recipe, data or Path(recipe.data.path), note=note, progress=progress)
         encoder = build_encoder(recipe, weights=encoder_weights)
-        for phase in recipe.phases():
-            if phase.encoder_from:
-                encoder.unfreeze_from(phase.encoder_from)  # a wrong name is said now, not when its turn comes
+        _check_blocks(encoder, recipe)
         self._weights_name = encoder_weights.name if encoder_weights is not None else ""
         self.model = build_model(recipe, encoder, len(self.samples.vocabulary)).to(self.accelerator.device)
         self.position = Position(data=self.samples.fingerprint(), encoder=encoder.fingerprint())
@@ -370,6 +368,16 @@ def _precision(wanted: str) -> str:
         return wanted
     native = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return "bf16" if native or fast_bfloat16("cpu") else "no"
+
+
+def _check_blocks(encoder: Encoder, recipe: Recipe) -> None:
+    """`RecipeError` for a wrong `encoder_from`, before anything is trained and not when its turn comes."""
+    for number, phase in enumerate(recipe.phases()):
+        if phase.encoder_from:
+            try:
+                encoder.unfreeze_from(phase.encoder_from)
+            except RecipeError as error:
+                raise RecipeError(f"train.phases.{number}.{error}") from None
 
 
 def _three(images: Sequence[CaptionedImage], candidates: Sequence[str]) -> list[str]:

@@ -84,7 +84,10 @@ class LSTMDecoder(nn.Module):
     ) -> None:
         super().__init__()
         if tied and embedding != hidden:
-            raise RecipeError(f"decoder.tied needs embedding == hidden for lstm, found {embedding} and {hidden}")
+            raise RecipeError(
+                f"decoder.tied needs embedding == hidden for lstm, found {embedding} and {hidden}; "
+                f"set decoder.embedding={hidden} as well, or decoder.tied=false"
+            )
         self.standardize = Standardize(feature_size)
         self.image = nn.Sequential(nn.Linear(feature_size, embedding), nn.LayerNorm(embedding))
         self.embedding = init_embedding(nn.Embedding(vocabulary_size, embedding))
