@@ -48,5 +48,5 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
     vocabulary = Vocabulary.train(captions, min_count=1)
     model = build_model(recipe, build_encoder(recipe), len(vocabulary))
     folder = tmp_path_factory.mktemp("run") / "bundle"
-    save_bundle(folder, model=model, vocabulary=vocabulary, recipe=recipe, training={}, card="# never trained\n")
+    save_bundle(folder, model=model, vocabulary=vocabulary, recipe=recipe, training={})
     return folder

@@ -39,9 +39,7 @@ def test_what_was_saved_is_loaded(kind: list[str], tmp_path: Path) -> None:
     vocabulary = Vocabulary.train(["a red circle above a blue house"], min_count=1)
     torch.manual_seed(1)
     model = build_model(recipe, build_encoder(recipe), len(vocabulary)).eval()
-    save_bundle(
-        tmp_path / "b", model=model, vocabulary=vocabulary, recipe=recipe, training={"epoch": 1}, card="# card\n"
-    )
+    save_bundle(tmp_path / "b", model=model, vocabulary=vocabulary, recipe=recipe, training={"epoch": 1})
     loaded = load_bundle(tmp_path / "b")
     size = model.encoder.transform.size
     images, tokens = torch.randn(2, 3, size, size), torch.randint(0, len(vocabulary), (2, 3, 5))

@@ -56,7 +56,7 @@ def pair(
         assert bias is not None
         bias[vocabulary.end_id] -= 1.0
     folder = tmp_path_factory.mktemp("run") / "bundle"
-    save_bundle(folder, model=model, vocabulary=vocabulary, recipe=recipe, training={}, card="# random\n")
+    save_bundle(folder, model=model, vocabulary=vocabulary, recipe=recipe, training={})
     out = export_onnx(folder, folder.parent / "onnx")
     return Captioner.load(folder, device="cpu"), OnnxCaptioner.load(out)
 

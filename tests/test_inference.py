@@ -162,7 +162,7 @@ def test_an_ensemble_needs_the_same_words(tiny_bundle: Path, tmp_path: Path) -> 
 
     recipe, vocabulary = load_recipe("scenes"), Vocabulary.train(["other words"], min_count=1)
     model = build_model(recipe, build_encoder(recipe), len(vocabulary))
-    save_bundle(tmp_path / "other", model=model, vocabulary=vocabulary, recipe=recipe, training={}, card="")
+    save_bundle(tmp_path / "other", model=model, vocabulary=vocabulary, recipe=recipe, training={})
     with pytest.raises(BundleError, match="has other words than"):
         Captioner.load(tiny_bundle, ensemble=[tmp_path / "other"])
 
@@ -197,9 +197,7 @@ def test_maps_leave_out_the_mean_region(views: int, scenes: Path, photos: list[P
     model = build_model(recipe, build_encoder(recipe), len(vocabulary))
     with torch.no_grad():  # so that it looks here and there by more than rounding
         model.decoder.attention.score.weight.mul_(40)
-    save_bundle(
-        tmp_path / "b", model=model, vocabulary=vocabulary, recipe=recipe, training={}, card="# never trained\n"
-    )
+    save_bundle(tmp_path / "b", model=model, vocabulary=vocabulary, recipe=recipe, training={})
     captioner = Captioner.load(tmp_path / "b")
     photo = Image.open(photos[0])
     (caption,), (mirrored,) = captioner.caption(photo, n=1), captioner.caption(ImageOps.mirror(photo), n=1)

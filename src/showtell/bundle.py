@@ -64,9 +64,8 @@ def save_bundle(
     vocabulary: Vocabulary,
     recipe: Recipe,
     training: Mapping[str, Any],
-    card: str,
 ) -> None:
-    """Writes a bundle; each file appears whole or not at all, config.json last."""
+    """Writes a bundle and its card; each file appears whole or not at all, config.json last."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in unique_tensors(model).items()}
     config = {
@@ -78,7 +77,7 @@ def save_bundle(
     }
     write_whole(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
     vocabulary.save(folder / "tokenizer.json")
-    write_whole(folder / "README.md", card)
+    write_whole(folder / "README.md", model_card(recipe, training))
     _write_json(folder / "config.json", config)
 
 

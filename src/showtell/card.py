@@ -56,7 +56,8 @@ def model_card(
     """README.md of a captioner that `source` loads.
 
     `training` holds the data set's name, the epoch, the validation scores and their protocol (nothing, where that was not
-    recorded); `decoding` those of the decoding that was chosen after it, if one was; `evaluations` are shown beside them. `precision` is that of an exported one.
+    recorded); `decoding` those of the decoding that was chosen after it, if one was; `evaluations` are shown beside them.
+    `precision` is that of an exported one.
     """
     known = [*evaluations]
     tables = [_table(scored) for scored in evaluations]

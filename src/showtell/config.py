@@ -261,11 +261,16 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     *sections, last = key.strip().split(".")
     if not separator or not sections or not last:
         raise RecipeError(f"'{override}' is not an override: expected section.key=value, as in train.patience=3")
+    value = read_value(text)
+    set_key(raw, key.strip(), text if value is None else value)
+
+
+def read_value(text: str) -> Any:
+    """A TOML value, which is never None; None where `text` is none."""
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
-    set_key(raw, key.strip(), value)
+        return None
 
 
 def set_key(raw: dict[str, Any], key: str, value: Any) -> None:

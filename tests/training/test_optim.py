@@ -56,3 +56,14 @@ def test_each_block_of_the_cnn_has_its_rate_and_its_beginning() -> None:
     assert rates(0) == [0, 0, 1e-4]
     assert rates(2) == [0, 5e-5, 1e-4]
     assert rates(4) == rates(9) == [2.5e-5, 5e-5, 1e-4]
+
+
+def test_a_frozen_block_stays_as_it_is() -> None:
+    phase = PhaseConfig(unfreeze_every=1)
+    early, late = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    optimizer = build_optimizer([], [list(early.parameters()), list(late.parameters())], phase=phase, weight_decay=0.1)
+    before = early.weight.clone(), late.weight.clone()
+    set_learning_rate(optimizer, step=0, steps=10, epoch=0, train=TrainConfig())
+    late(early(torch.ones(1, 2))).sum().backward()
+    optimizer.step()
+    assert torch.equal(early.weight, before[0]) and not torch.equal(late.weight, before[1])

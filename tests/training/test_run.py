@@ -282,7 +282,8 @@ def _names(of: dict[str, tuple[object, ...]]) -> list[str]:
 @pytest.mark.slow
 def test_several_processes_train_together(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     phases = (
-        'train.phases=[{epochs=1}, {epochs=1, encoder_from="layers"}, {epochs=1, objective="self-critical", samples=2}]'
+        'train.phases=[{epochs=1}, {epochs=1, encoder_from="layers"}, {epochs=1, objective="self-critical", samples=2},'
+        '{epochs=1, objective="self-critical", samples=2, encoder_from="layers"}]'
     )
     done = subprocess.run(
         [
@@ -292,7 +293,7 @@ def test_several_processes_train_together(recipe_file: Path, data: Path, tmp_pat
         env={**os.environ, "ACCELERATE_USE_CPU": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2, 3]
+    assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
     assert done.stdout.count("epoch   1") == done.stdout.count("bundle:") == 1  # one of them speaks
     training = load_bundle(tmp_path / "run" / "bundle").config["training"]
     found = evaluate_bundle(tmp_path / "run" / "bundle", data, split="val")

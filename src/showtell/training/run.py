@@ -18,7 +18,6 @@ from torch import Tensor
 
 import showtell
 from showtell.bundle import build_encoder, build_model, load_weights, save_bundle, unique_tensors
-from showtell.card import model_card
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage
 from showtell.data.features import FeatureCache
@@ -286,7 +285,7 @@ class Run:
             chosen = []
             with self.accelerator.main_process_first():
                 self.samples.from_cache(
-                    self._open_cache, encode=self._encode, encoder=encoder,
+                    self._open_cache(), encode=self._encode, encoder=encoder,
                     ahead=0 if self.accelerator.device.type == "cpu" else 2,
                 )  # fmt: skip
         self.objective = build_objective(
@@ -330,7 +329,7 @@ class Run:
         }  # fmt: skip
         save_bundle(
             self.out / "bundle", model=self.model, vocabulary=self.samples.vocabulary, recipe=self.recipe,
-            training=training, card=model_card(self.recipe, training),
+            training=training,
         )  # fmt: skip
 
     def _save(self) -> None:

@@ -65,11 +65,8 @@ class Samples:
         said = [[image.image_id, *image.captions] for image in self._listed[0]]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
-    def from_cache(
-        self, open_cache: Callable[[], FeatureCache], *, encode: Encode, encoder: Encoder, ahead: int
-    ) -> None:
+    def from_cache(self, cache: FeatureCache, *, encode: Encode, encoder: Encoder, ahead: int) -> None:
         """Features of `encoder`, which rests, each computed once; `ahead` as `encode_into` has it. Raises as `from_images`."""
-        cache = open_cache()
         failures = encode_into(
             cache, self._paths(), encode=encode, transform=encoder.transform, workers=self._recipe.train.workers,
             ahead=ahead, progress=lambda done, total: self._progress("encoding images", done, total),

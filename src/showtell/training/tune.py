@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from showtell.config import Recipe, parse_recipe, set_key
+from showtell.config import Recipe, parse_recipe, read_value, set_key
 from showtell.errors import MissingExtraError, RecipeError
 from showtell.paths import write_whole
 
@@ -78,24 +77,16 @@ def parse_space(texts: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
 def _choices(text: str, said: str) -> Range | tuple[Any, ...]:
     first, dots, last = said.removesuffix(":log").partition("..")
     if dots and not said.startswith("["):
-        low, high, log = _toml(first), _toml(last), said.endswith(":log")
+        low, high, log = read_value(first), read_value(last), said.endswith(":log")
         if not all(type(end) in (int, float) and math.isfinite(end) for end in (low, high)):
             raise RecipeError(f"'{text}': the ends of a range have to be numbers; {_SPECIFIED}")
         if not low < high or (log and low <= 0):
             raise RecipeError(f"'{text}': expected the smaller end first, and above 0 with :log")
         return Range(low, high, log)
-    values = _toml(said)
+    values = read_value(said)
     if not isinstance(values, list) or len(values) < 2:
         raise RecipeError(f"'{text}': {_SPECIFIED}")
     return tuple(values)
-
-
-def _toml(text: str) -> Any:
-    """A TOML value; None where it is none."""
-    try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        return None
 
 
 def tune(
