@@ -41,7 +41,7 @@ def showtell_bundle(folder: Path, steps: int) -> Path:
     model = build_model(recipe, build_encoder(recipe), len(vocabulary))
     with torch.no_grad():
         model.decoder.output.bias[vocabulary.end_id] = -100.0  # type: ignore[attr-defined]
-    save_bundle(folder, model=model, vocabulary=vocabulary, recipe=recipe, training={}, card="# random\n")
+    save_bundle(folder, model=model, vocabulary=vocabulary, recipe=recipe, training={})
     return folder
 
 

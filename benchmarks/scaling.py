@@ -113,7 +113,10 @@ def prepare(name: str, folder: Path, images: int) -> Callable[[], Any]:
     def train() -> None:
         groups = make_groups(chosen, vocabulary, captions_per_image=5, max_tokens=30)
         optimizer = torch.optim.AdamW(model.decoder.parameters(), fused=True)
-        for batch in feature_batches(epoch_order(groups, batch_images=32, seed=0, epoch=0), cache):
+        order = epoch_order(groups, batch_images=32, seed=0, epoch=0)
+        for batch in feature_batches(
+            order, [cache], vocabulary=vocabulary, swap_words=True, seed=0, epoch=0, max_tokens=30
+        ):
             caption_loss(model(batch.inputs, batch.tokens[..., :-1]), batch.tokens[..., 1:]).backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -107,6 +107,13 @@ class PhaseConfig(_Section):
         description="where the images are read (CNN + LSTM); light: crops and mirror images; strong: closer crops, and light "
         "and contrast that vary",
     )
+    cached_views: int = Field(
+        1,
+        ge=1,
+        le=32,
+        description="where features are cached (the LSTM alone): ways in which each training image is seen, the image as it is and "
+        "more as augment says, every second one mirrored; one is drawn each epoch, each costs an encoding",
+    )
     scheduled_sampling: float = Field(
         0.0,
         ge=0,
@@ -135,6 +142,10 @@ class PhaseConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> PhaseConfig:
+        if self.cached_views > 1 and self.augment == "none":
+            raise ValueError(
+                "cached_views needs augment to be light or strong; with none, every view would be the same"
+            )
         if self.baseline == "others" and self.samples < 2 and self.objective == "self-critical":
             raise ValueError("baseline 'others' needs at least 2 samples; set baseline to 'greedy'")
         if self.objective == "self-critical" and self.scheduled_sampling:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from showtell.data.annotations import CaptionedImage, read_annotations
-from showtell.data.dataset import Augmentation, Group, augment_sample, epoch_order, image_batches, make_groups, pad
+from showtell.data.augment import Augmentation, AugmentedView, augment_sample
+from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, image_batches, make_groups, pad
+from showtell.data.features import FeatureCache, encode_into
 from showtell.data.vocabulary import Vocabulary
 from showtell.images import ImageTransform, open_image
 
@@ -93,3 +97,69 @@ def test_strong_augmentation_changes_light_and_crops_closer_and_leaves_colours_a
         lights.append(red)
     assert 60 <= min(sides) < 80 and max(sides) > 90
     assert min(lights) < 170 and max(lights) > 230
+
+
+def two_halves(left: str = "red", right: str = "blue", side: int = 40) -> Image.Image:
+    picture = Image.new("RGB", (side, side), left)
+    picture.paste(Image.new("RGB", (side // 2, side), right), (side // 2, 0))
+    return picture
+
+
+def test_a_view_is_always_the_same_for_the_same_picture_and_every_second_one_a_mirror_image() -> None:
+    noise = Image.effect_noise((40, 40), 80).convert("RGB")
+    views = [AugmentedView(TRANSFORM, number) for number in range(4)]
+    assert np.array_equal(views[0](noise), TRANSFORM(noise))
+    seen = [view(noise) for view in views]
+    assert all(np.array_equal(view(noise.copy()), again) for view, again in zip(views, seen, strict=True))
+    assert all(not np.array_equal(a, b) for a, b in itertools.combinations(seen, 2))
+    assert not np.array_equal(AugmentedView(TRANSFORM, 2, strong=True)(noise), seen[2])
+    red_is_left = [view(two_halves())[0, 12, 0] > 0.9 for view in views]
+    assert red_is_left == [True, False, True, False]
+    assert len({view.fingerprint("f") for view in views}) == 4 and views[0].fingerprint("f") == "f"
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[FeatureCache], list[CaptionedImage]]:
+    """Three caches of three images, whose only feature is the red of the leftmost column; and the images."""
+    folder = tmp_path_factory.mktemp("seen")
+    said = {"sides": "red on the left and blue on the right", "sign": "a sign says stop", "plain": "two colours"}
+    images = []
+    for side, (name, caption) in zip((40, 42, 44), said.items(), strict=True):  # one content would be encoded once
+        two_halves(side=side).save(folder / f"{name}.png")
+        images.append(CaptionedImage(name, folder / f"{name}.png", (caption,), "train"))
+    caches = []
+    for number in range(3):
+        cache = FeatureCache(folder / f"cache-{number}", fingerprint=f"{number}", regions=1, feature_size=1)
+        failures = encode_into(
+            cache, [image.path for image in images], encode=lambda x: x[:, 0, 12, :1, None],
+            transform=AugmentedView(TRANSFORM, number),
+        )  # fmt: skip
+        assert not failures
+        caches.append(cache)
+    return caches, images
+
+
+@pytest.mark.parametrize("swap_words", [True, False])
+def test_cached_views_bring_their_words(
+    swap_words: bool, seen: tuple[list[FeatureCache], list[CaptionedImage]]
+) -> None:
+    caches, images = seen
+    vocabulary = Vocabulary.train([caption for image in images for caption in image.captions], min_count=1)
+    order = [make_groups(images, vocabulary, captions_per_image=5, max_tokens=30)]
+
+    def draw(epoch: int) -> Batch:
+        (batch,) = feature_batches(
+            order, caches, vocabulary=vocabulary, swap_words=swap_words, seed=0, epoch=epoch, max_tokens=30
+        )
+        return batch
+
+    said = {name: set[tuple[bool, str]]() for name in ("sides", "sign", "plain")}
+    for epoch in range(30):
+        batch = draw(epoch)
+        assert torch.equal(batch.inputs, draw(epoch).inputs)
+        for name, feature, tokens in zip(batch.image_ids, batch.inputs, batch.tokens, strict=True):
+            said[name].add((feature.item() > 0.9, vocabulary.decode(tokens[0].tolist())))
+    as_it_is, mirrored = "red on the left and blue on the right", "red on the right and blue on the left"
+    assert said["sides"] == {(True, as_it_is)} | ({(False, mirrored)} if swap_words else set())
+    assert said["sign"] == {(True, "a sign says stop")}
+    assert said["plain"] == {(True, "two colours"), (False, "two colours")}

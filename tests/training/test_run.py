@@ -259,6 +259,36 @@ def test_a_cache_is_filled_once(recipe_file: Path, data: Path, tmp_path: Path) -
     same(tmp_path / "one", tmp_path / "two")
 
 
+def test_further_views_are_cached_once_drawn_from_and_resumed_exactly(
+    recipe_file: Path, data: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    recipe = load_recipe(
+        recipe_file,
+        [f'data.cache="{cache}"', "train.max_phases=1", "train.phases=[{epochs=2, lr=5e-3, cached_views=3}]"],
+    )
+    seen: list[tuple[str, int, int]] = []
+    result = train(recipe, data=data, out=tmp_path / "whole", progress=lambda *args: seen.append(args))
+    (own,) = cache.iterdir()
+    assert sorted(path.name for path in own.iterdir() if path.is_dir()) == ["light-1", "light-2"]
+    images = {split: len(read_annotations(data).split(split)) for split in ("train", "val")}
+    rows = {path: len(path.read_text().splitlines()) for path in own.rglob("index.jsonl")}
+    assert rows == {
+        own / "index.jsonl": sum(images.values()),
+        own / "light-1" / "index.jsonl": images["train"],
+        own / "light-2" / "index.jsonl": images["train"],
+    }
+    assert {what for what, _, _ in seen if "view" in what} == {f"encoding images, view {k} of 3" for k in (1, 2, 3)}
+    val = evaluate_bundle(result.bundle, data, split="val")
+    assert val.report.scores == pytest.approx(result.scores, abs=1e-9)  # validation sees each image as it is
+    stopped(recipe, data, tmp_path / "stopped", after=3)
+    train(recipe, data=data, out=tmp_path / "stopped", resume=True)
+    same(tmp_path / "whole", tmp_path / "stopped")
+    plain = load_recipe(recipe_file, [f'data.cache="{cache}"', "train.max_phases=1"])
+    train(plain, data=data, out=tmp_path / "plain")
+    assert lines(tmp_path / "plain") != lines(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("phase", [1, 2])
 def test_broken_images_are_left_out(phase: int, recipe_file: Path, data: Path, tmp_path: Path) -> None:
     copy = draw_scenes(tmp_path / "scenes", images=26, size=40)
@@ -365,7 +395,7 @@ def test_features_of_a_trained_cnn_stay_with_the_run(recipe_file: Path, data: Pa
 
     def report(epoch: EpochReport) -> None:
         optimizers.append(len(run.accelerator._optimizers))
-        folders.append(run.samples.cache.folder.parent if run.samples.cache else tmp_path)
+        folders.append(run.samples.caches[0].folder.parent if run.samples.caches else tmp_path)
         run.position.best_cider = -1.0  # so that the next epoch, and its CNN, is the best so far
 
     run = Run(

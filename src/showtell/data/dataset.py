@@ -10,20 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from showtell.data.annotations import CaptionedImage
+from showtell.data.augment import Augmentation, augment_sample, is_mirrored
 from showtell.data.features import FeatureCache
 from showtell.data.mirror import mirror_caption, mirrorable
 from showtell.data.vocabulary import Vocabulary
 from showtell.images import ImageTransform, open_image
-
-Augmentation = Literal["none", "light", "strong"]
 
 _POOL = 16  # batches that are sorted by length together: little padding, and still another order every epoch
 
@@ -84,13 +81,40 @@ def pad(rows: Sequence[Sequence[Sequence[int]]], pad_id: int = 0) -> Tensor:
     return tokens
 
 
-def feature_batches(order: Sequence[Sequence[Group]], cache: FeatureCache) -> Iterator[Batch]:
-    """Batches whose inputs come from the cache: the CNN is left alone."""
+def feature_batches(
+    order: Sequence[Sequence[Group]],
+    caches: Sequence[FeatureCache],
+    *,
+    vocabulary: Vocabulary,
+    swap_words: bool,
+    seed: int,
+    epoch: int,
+    max_tokens: int,
+) -> Iterator[Batch]:
+    """Batches whose inputs come from caches: the CNN is left alone.
+
+    `caches[k]` holds the images as `AugmentedView` number k sees them; each image is drawn from one of them, decided by
+    (seed, epoch). A mirrored one brings mirrored captions, and is drawn only where each caption can be; without `swap_words`
+    only where none changes.
+    """
+
+    def sample(group: Group) -> tuple[Tensor, tuple[tuple[int, ...], ...]]:
+        draw = random.Random(f"view {seed} {epoch} {group.image.image_id} {group.captions[0]}")
+        view = draw.randrange(len(caches)) if len(caches) > 1 else 0
+        mirrored, tokens = group.captions, group.tokens
+        if is_mirrored(view):
+            mirrored = tuple(map(mirror_caption, group.captions))
+            if not all(map(mirrorable, group.captions)) or (mirrored != group.captions and not swap_words):
+                view, mirrored = 0, group.captions
+        if mirrored != group.captions:
+            tokens = tuple(tuple(vocabulary.encode(caption)[: max_tokens + 1]) for caption in mirrored)
+        row = caches[view].row(group.image.path)
+        assert row is not None, "the caches are filled before training"
+        return caches[view].rows([row])[0], tokens
+
     for groups in order:
-        rows = [cache.row(group.image.path) for group in groups]
-        assert None not in rows, "the cache is filled before training"
-        features = cache.rows([row for row in rows if row is not None])  # (B,R,F)
-        yield Batch(features, pad([g.tokens for g in groups]), tuple(g.image.image_id for g in groups))
+        features, tokens = zip(*map(sample, groups), strict=True)
+        yield Batch(torch.stack(features), pad(tokens), tuple(g.image.image_id for g in groups))
 
 
 def image_batches(
@@ -122,33 +146,6 @@ def image_batches(
             waiting += [pool.map(load, ahead) for ahead in order[index + 1 : index + 2]]
             pixels, tokens = zip(*waiting.pop(0), strict=True)
             yield Batch(torch.from_numpy(np.stack(pixels)), pad(tokens), tuple(g.image.image_id for g in groups))
-
-
-def augment_sample(
-    image: Image.Image,
-    captions: tuple[str, ...],
-    draw: random.Random,
-    *,
-    mirror: bool = True,
-    strong: bool = False,
-) -> tuple[Image.Image, tuple[str, ...]]:
-    """A random crop of at least 80 % of each side; with `mirror`, half of the time mirrored, "left" and "right" swapped.
-
-    `strong`: of at least 60 %, and brightness and contrast changed by up to 30 %; colours stay, as captions name them. An
-    image is mirrored only where each of its captions can be.
-    """
-    width, height = image.size
-    least = 0.6 if strong else 0.8
-    w, h = (max(1, round(side * draw.uniform(least, 1.0))) for side in (width, height))
-    left, top = draw.randint(0, width - w), draw.randint(0, height - h)
-    image = image.crop((left, top, left + w, top + h))
-    if strong:
-        for change in (ImageEnhance.Brightness, ImageEnhance.Contrast):
-            image = change(image).enhance(draw.uniform(0.7, 1.3))
-    if mirror and draw.random() < 0.5 and all(map(mirrorable, captions)):
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        captions = tuple(map(mirror_caption, captions))
-    return image, captions
 
 
 def image_paths(images: Sequence[CaptionedImage]) -> list[Path]:

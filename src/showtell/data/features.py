@@ -23,11 +23,14 @@ from typing import IO, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 from torch import Tensor
 
 from showtell.errors import CacheError, ImageError
-from showtell.images import ImageTransform, open_image
+from showtell.images import open_image
 from showtell.paths import write_whole
+
+Transform = Callable[[Image], NDArray[np.float32]]  # an RGB image -> (3,S,S), normalised
 
 _log = logging.getLogger(__name__)
 
@@ -153,7 +156,7 @@ def encode_into(
     paths: Sequence[Path],
     *,
     encode: Callable[[Tensor], Tensor],
-    transform: ImageTransform,
+    transform: Transform,
     batch: int = 32,
     workers: int = 2,
     ahead: int = 0,
@@ -211,7 +214,7 @@ def encode_all(
     paths: Sequence[Path],
     *,
     encode: Callable[[Tensor], Tensor],
-    transform: ImageTransform,
+    transform: Transform,
     batch: int = 32,
     workers: int = 2,
 ) -> Iterator[Tensor]:
@@ -238,7 +241,7 @@ class _Loaded:
 
 
 def _decoded(
-    pool: ThreadPoolExecutor, chunks: list[list[Path]], ahead: int, cache: FeatureCache, transform: ImageTransform
+    pool: ThreadPoolExecutor, chunks: list[list[Path]], ahead: int, cache: FeatureCache, transform: Transform
 ) -> Iterator[list[_Loaded | Failure]]:
     seen = set(cache._by_digest)
 

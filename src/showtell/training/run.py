@@ -20,6 +20,7 @@ import showtell
 from showtell.bundle import build_encoder, build_model, load_weights, save_bundle, unique_tensors
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage
+from showtell.data.augment import AugmentedView
 from showtell.data.features import FeatureCache
 from showtell.decoding import SearchOptions
 from showtell.errors import RecipeError
@@ -285,9 +286,8 @@ class Run:
             chosen = []
             with self.accelerator.main_process_first():
                 self.samples.from_cache(
-                    self._open_cache(), encode=self._encode, encoder=encoder,
-                    ahead=0 if self.accelerator.device.type == "cpu" else 2,
-                )  # fmt: skip
+                    self._open_caches(), encode=self._encode, ahead=0 if self.accelerator.device.type == "cpu" else 2
+                )
         self.objective = build_objective(
             phase, train=self.recipe.train, search=self.recipe.search, vocabulary=self.samples.vocabulary,
             images=self.samples.train_images, autocast=self.accelerator.autocast,
@@ -310,14 +310,20 @@ class Run:
             torch.cuda.set_rng_state(tensors["rng_cuda"])
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
 
-    def _open_cache(self) -> FeatureCache:
-        encoder = self.model.encoder
-        fingerprint = encoder.fingerprint()
-        if fingerprint == self.position.encoder:
-            folder = cache_folder(self.recipe.data.cache, fingerprint)
-        else:  # features of weights that this run made are of no use to others
-            folder = self.out / "features" / fingerprint[:16]
-        return FeatureCache(folder, fingerprint=fingerprint, regions=encoder.regions, feature_size=encoder.feature_size)
+    def _open_caches(self) -> dict[AugmentedView, FeatureCache]:
+        """A cache for each way in which the phase sees its images: the further ones lie in the first one's folder."""
+        encoder, caches = self.model.encoder, {}
+        own = encoder.fingerprint()
+        folder = self.out / "features" / own[:16]  # features of weights that this run made are of no use to others
+        if own == self.position.encoder:
+            folder = cache_folder(self.recipe.data.cache, own)
+        for number in range(self.phase.cached_views):
+            view = AugmentedView(encoder.transform, number, strong=self.phase.augment == "strong")
+            caches[view] = FeatureCache(
+                folder / view.name if number else folder, fingerprint=view.fingerprint(own), regions=encoder.regions,
+                feature_size=encoder.feature_size,
+            )  # fmt: skip
+        return caches
 
     def _encode(self, images: Tensor) -> Tensor:
         return self.model.encoder.encode(images.to(self.accelerator.device))

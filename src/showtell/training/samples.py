@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage, read_annotations
+from showtell.data.augment import AugmentedView
 from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, image_batches, image_paths, make_groups
 from showtell.data.features import Failure, FeatureCache, encode_all, encode_into, find_broken
 from showtell.data.vocabulary import Vocabulary
@@ -42,7 +44,7 @@ class Samples:
         )
         self.train: list[Group] = []
         self.val: tuple[CaptionedImage, ...] = ()
-        self.cache: FeatureCache | None = None
+        self.caches: tuple[FeatureCache, ...] = ()  # none while the images themselves are read
         self._broken: frozenset[Path] | None = None  # images that cannot be decoded, once somebody had to look
 
     @property
@@ -65,15 +67,21 @@ class Samples:
         said = [[image.image_id, *image.captions] for image in self._listed[0]]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
-    def from_cache(self, cache: FeatureCache, *, encode: Encode, encoder: Encoder, ahead: int) -> None:
-        """Features of `encoder`, which rests, each computed once; `ahead` as `encode_into` has it. Raises as `from_images`."""
-        failures = encode_into(
-            cache, self._paths(), encode=encode, transform=encoder.transform, workers=self._recipe.train.workers,
-            ahead=ahead, progress=lambda done, total: self._progress("encoding images", done, total),
-        )  # fmt: skip
-        self._tell(failures)
-        self.cache = cache
-        self._choose(lambda image: cache.row(image.path) is not None)
+    def from_cache(self, caches: Mapping[AugmentedView, FeatureCache], *, encode: Encode, ahead: int) -> None:
+        """Features of an encoder that rests, each computed once and kept in the cache of its view; the first view is validated
+        on. `ahead` as `encode_into` has it. Raises as `from_images`."""
+        for view, cache in caches.items():
+            paths = self._paths() if not view.number else image_paths(self._listed[0])
+            what = f"encoding images, view {view.number + 1} of {len(caches)}" if len(caches) > 1 else "encoding images"
+            progress = functools.partial(self._progress, what)
+            failures = encode_into(
+                cache, paths, encode=encode, transform=view, workers=self._recipe.train.workers, ahead=ahead,
+                progress=progress,
+            )  # fmt: skip
+            if not view.number:
+                self._tell(failures)
+        self.caches = tuple(caches.values())
+        self._choose(lambda image: self.caches[0].row(image.path) is not None)
 
     def from_images(self) -> None:
         """Images themselves, whose features change. `DataError` where none of a split can be decoded."""
@@ -84,7 +92,7 @@ class Samples:
             )  # fmt: skip
             self._tell(failures)
             self._broken = frozenset(failure.path for failure in failures)
-        self.cache, broken = None, self._broken
+        self.caches, broken = (), self._broken
         self._choose(lambda image: image.path not in broken)
 
     def order(self, epoch: int, *, batch_images: int) -> list[list[Group]]:
@@ -95,26 +103,24 @@ class Samples:
         self, order: Sequence[Sequence[Group]], *, encoder: Encoder, phase: PhaseConfig, epoch: int
     ) -> Iterator[Batch]:
         """Those batches, their inputs features or images."""
-        if self.cache is not None:
-            return feature_batches(order, self.cache)
+        seed, max_tokens = self._recipe.train.seed, self._recipe.data.max_tokens
+        as_it_is = phase.objective == "self-critical"  # rewards compare with captions of the picture as it is
+        if self.caches:
+            return feature_batches(
+                order, self.caches, vocabulary=self.vocabulary, swap_words=not as_it_is,
+                seed=seed, epoch=epoch, max_tokens=max_tokens,
+            )  # fmt: skip
         return image_batches(
-            order,
-            transform=encoder.transform,
-            vocabulary=self.vocabulary,
-            augment=phase.augment,
-            mirror=phase.objective != "self-critical",  # rewards compare with captions of the picture as it is
-            seed=self._recipe.train.seed,
-            epoch=epoch,
-            workers=self._recipe.train.workers,
-            max_tokens=self._recipe.data.max_tokens,
-        )
+            order, transform=encoder.transform, vocabulary=self.vocabulary, augment=phase.augment, mirror=not as_it_is,
+            seed=seed, epoch=epoch, workers=self._recipe.train.workers, max_tokens=max_tokens,
+        )  # fmt: skip
 
     def val_features(self, *, encode: Encode, encoder: Encoder) -> Iterator[Tensor]:
         """Features (B,R,F) of the val split, some images at a time."""
-        if self.cache is None:
+        if not self.caches:
             workers = self._recipe.train.workers
             return encode_all(image_paths(self.val), encode=encode, transform=encoder.transform, workers=workers)
-        cache = self.cache
+        cache = self.caches[0]
         return cache.chunks([row for image in self.val if (row := cache.row(image.path)) is not None])
 
     def _paths(self) -> list[Path]:
