@@ -73,6 +73,7 @@ def prepare(name: str, folder: Path, images: int) -> Callable[[], Any]:
     from showtell.bundle import build_encoder, build_model
     from showtell.config import load_recipe
     from showtell.data.annotations import read_annotations
+    from showtell.data.augment import AugmentedView
     from showtell.data.dataset import epoch_order, feature_batches, make_groups
     from showtell.data.features import FeatureCache, encode_into
     from showtell.data.vocabulary import Vocabulary
@@ -115,7 +116,13 @@ def prepare(name: str, folder: Path, images: int) -> Callable[[], Any]:
         optimizer = torch.optim.AdamW(model.decoder.parameters(), fused=True)
         order = epoch_order(groups, batch_images=32, seed=0, epoch=0)
         for batch in feature_batches(
-            order, [cache], vocabulary=vocabulary, swap_words=True, seed=0, epoch=0, max_tokens=30
+            order,
+            {AugmentedView(encoder.transform, 0): cache},
+            vocabulary=vocabulary,
+            swap_words=True,
+            seed=0,
+            epoch=0,
+            max_tokens=30,
         ):
             caption_loss(model(batch.inputs, batch.tokens[..., :-1]), batch.tokens[..., 1:]).backward()
             optimizer.step()

@@ -102,10 +102,10 @@ class PhaseConfig(_Section):
         description="epochs after which one more block of the CNN begins to learn, the last one first; 0: all at once",
     )
     batch_images: int = Field(0, ge=0, description="0: the one of [train]")
-    augment: Literal["none", "light", "strong"] = Field(
+    augment: Literal["none", "light", "strong", "aerial"] = Field(
         "light",
-        description="where the images are read (CNN + LSTM); light: crops and mirror images; strong: closer crops, and light "
-        "and contrast that vary",
+        description="where the images are read (CNN + LSTM), and of cached_views; light: crops and mirror images; strong: closer "
+        "crops, and light and contrast that vary; aerial: light, and turned by quarters, for pictures without an up",
     )
     cached_views: int = Field(
         1,

@@ -54,7 +54,7 @@ def test_tokens_are_framed_cut_and_padded(data: tuple[tuple[CaptionedImage, ...]
     assert pad([[(1, 2)], [(1, 2, 3), (4,)]]).tolist() == [[[1, 2, 0], [0, 0, 0]], [[1, 2, 3], [4, 0, 0]]]
 
 
-@pytest.mark.parametrize("augment", ["none", "light", "strong"])
+@pytest.mark.parametrize("augment", ["none", "light", "strong", "aerial"])
 def test_threads_change_nothing(augment: Augmentation, data: tuple[tuple[CaptionedImage, ...], Vocabulary]) -> None:
     order = epoch_order(groups_of(data), batch_images=5, seed=0, epoch=0)
 
@@ -78,7 +78,7 @@ def test_words_are_mirrored_with_the_picture() -> None:
     captions = ("red on the left, blue on the right",)
     seen = set()
     for seed in range(20):
-        image, said = augment_sample(picture, captions, random.Random(seed))
+        image, said = augment_sample(picture, captions, random.Random(seed), "light")
         red_is_left = image.getpixel((0, 5)) == (255, 0, 0)
         assert said == (captions if red_is_left else ("red on the right, blue on the left",))
         assert image.width >= 32
@@ -90,7 +90,7 @@ def test_strong_augmentation_changes_light_and_crops_closer_and_leaves_colours_a
     picture = Image.new("RGB", (100, 100), (200, 40, 40))
     sides, lights = [], []
     for seed in range(40):
-        image, _ = augment_sample(picture, ("a red square",), random.Random(seed), strong=True)
+        image, _ = augment_sample(picture, ("a red square",), random.Random(seed), "strong")
         red, green, blue = image.getpixel((image.width // 2, image.height // 2))
         assert red > green == blue
         sides.append(image.width)
@@ -112,14 +112,14 @@ def test_a_view_is_always_the_same_for_the_same_picture_and_every_second_one_a_m
     seen = [view(noise) for view in views]
     assert all(np.array_equal(view(noise.copy()), again) for view, again in zip(views, seen, strict=True))
     assert all(not np.array_equal(a, b) for a, b in itertools.combinations(seen, 2))
-    assert not np.array_equal(AugmentedView(TRANSFORM, 2, strong=True)(noise), seen[2])
+    assert not np.array_equal(AugmentedView(TRANSFORM, 2, "strong")(noise), seen[2])
     red_is_left = [view(two_halves())[0, 12, 0] > 0.9 for view in views]
     assert red_is_left == [True, False, True, False]
     assert len({view.fingerprint("f") for view in views}) == 4 and views[0].fingerprint("f") == "f"
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[FeatureCache], list[CaptionedImage]]:
+def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[AugmentedView, FeatureCache], list[CaptionedImage]]:
     """Three caches of three images, whose only feature is the red of the leftmost column; and the images."""
     folder = tmp_path_factory.mktemp("seen")
     said = {"sides": "red on the left and blue on the right", "sign": "a sign says stop", "plain": "two colours"}
@@ -127,21 +127,23 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[FeatureCache], 
     for side, (name, caption) in zip((40, 42, 44), said.items(), strict=True):  # one content would be encoded once
         two_halves(side=side).save(folder / f"{name}.png")
         images.append(CaptionedImage(name, folder / f"{name}.png", (caption,), "train"))
-    caches = []
-    for number in range(3):
-        cache = FeatureCache(folder / f"cache-{number}", fingerprint=f"{number}", regions=1, feature_size=1)
+    caches = {}
+    for view in (AugmentedView(TRANSFORM, number) for number in range(3)):
+        cache = FeatureCache(
+            folder / f"cache-{view.number}", fingerprint=view.fingerprint("f"), regions=1, feature_size=1
+        )
         failures = encode_into(
             cache, [image.path for image in images], encode=lambda x: x[:, 0, 12, :1, None],
-            transform=AugmentedView(TRANSFORM, number),
+            transform=view,
         )  # fmt: skip
         assert not failures
-        caches.append(cache)
+        caches[view] = cache
     return caches, images
 
 
 @pytest.mark.parametrize("swap_words", [True, False])
 def test_cached_views_bring_their_words(
-    swap_words: bool, seen: tuple[list[FeatureCache], list[CaptionedImage]]
+    swap_words: bool, seen: tuple[dict[AugmentedView, FeatureCache], list[CaptionedImage]]
 ) -> None:
     caches, images = seen
     vocabulary = Vocabulary.train([caption for image in images for caption in image.captions], min_count=1)
@@ -163,3 +165,26 @@ def test_cached_views_bring_their_words(
     assert said["sides"] == {(True, as_it_is)} | ({(False, mirrored)} if swap_words else set())
     assert said["sign"] == {(True, "a sign says stop")}
     assert said["plain"] == {(True, "two colours"), (False, "two colours")}
+
+
+def test_aerial_pictures_are_seen_turned_and_mirrored_in_all_eight_ways() -> None:
+    quarters = Image.new("RGB", (40, 40))
+    for place, colour in {(0, 0): "red", (20, 0): "lime", (0, 20): "blue", (20, 20): "white"}.items():
+        quarters.paste(Image.new("RGB", (20, 20), colour), place)
+    views = [AugmentedView(TRANSFORM, number, "aerial") for number in range(8)]
+    corners = {tuple(tuple(view(quarters)[:, y, x] > 0) for y in (2, 21) for x in (2, 21)) for view in views}
+    assert len(corners) == 8
+
+
+@pytest.mark.parametrize(
+    "caption", ["two vertical lanes", "a house on the left", "Trees in the north-east corner", "the number 7"]
+)
+def test_what_names_a_direction_is_not_turned(caption: str) -> None:
+    picture = two_halves()
+    for seed in range(20):
+        image, said = augment_sample(picture, (caption,), random.Random(seed), "aerial", mirror=False)
+        assert said == (caption,)
+        assert [image.getpixel((x, 5)) for x in (0, image.width - 1)] == [(255, 0, 0), (0, 0, 255)]
+    assert AugmentedView(TRANSFORM, 2, "aerial").captions((caption,)) is None
+    assert AugmentedView(TRANSFORM, 2, "light").captions((caption,)) == (caption,)
+    assert AugmentedView(TRANSFORM, 2, "aerial").captions(("planes at a terminal",)) == ("planes at a terminal",)

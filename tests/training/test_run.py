@@ -395,7 +395,7 @@ def test_features_of_a_trained_cnn_stay_with_the_run(recipe_file: Path, data: Pa
 
     def report(epoch: EpochReport) -> None:
         optimizers.append(len(run.accelerator._optimizers))
-        folders.append(run.samples.caches[0].folder.parent if run.samples.caches else tmp_path)
+        folders.append(next((cache.folder.parent for cache in run.samples.caches.values()), tmp_path))
         run.position.best_cider = -1.0  # so that the next epoch, and its CNN, is the best so far
 
     run = Run(

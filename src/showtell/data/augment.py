@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,22 +15,31 @@ from PIL import Image, ImageEnhance
 from showtell.data.mirror import mirror_caption, mirrorable
 from showtell.images import ImageTransform
 
-Augmentation = Literal["none", "light", "strong"]
+Augmentation = Literal["none", "light", "strong", "aerial"]
+
+# What a turned picture would make untrue. A picture whose captions hold one of them is not turned.
+_DIRECTION = re.compile(
+    r"\b(?:left|right|top|bottom|up|down|upper|lower|uppermost|lowermost|above|below|beneath|upright|upside|vertical(?:ly)?|horizontal(?:ly)?"
+    r"|(?:north|south)?-?(?:north|south|east|west)(?:ern|ward|wards)?|letters?|numbers?|words?|text|written)\b",
+    re.IGNORECASE,
+)
+
+
+def turnable(caption: str) -> bool:
+    """Whether the caption stays true of the picture turned by a quarter."""
+    return _DIRECTION.search(caption) is None
 
 
 def augment_sample(
-    image: Image.Image,
-    captions: tuple[str, ...],
-    draw: random.Random,
-    *,
-    mirror: bool = True,
-    strong: bool = False,
+    image: Image.Image, captions: tuple[str, ...], draw: random.Random, level: Augmentation, *, mirror: bool = True
 ) -> tuple[Image.Image, tuple[str, ...]]:
-    """`vary`, and with `mirror` half of the time mirrored, "left" and "right" swapped.
+    """`vary`; aerial pictures turned by up to three quarters; with `mirror` half of the time mirrored, "left" and "right" swapped.
 
-    An image is mirrored only where each of its captions can be.
+    An image is turned or mirrored only where each of its captions can be.
     """
-    image = vary(image, draw, strong=strong)
+    image = vary(image, draw, strong=level == "strong")
+    if level == "aerial" and all(map(turnable, captions)):
+        image = turn(image, draw.randrange(4))
     if mirror and draw.random() < 0.5 and all(map(mirrorable, captions)):
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         captions = tuple(map(mirror_caption, captions))
@@ -52,35 +62,56 @@ def vary(image: Image.Image, draw: random.Random, *, strong: bool = False) -> Im
     return image
 
 
-def is_mirrored(number: int) -> bool:
-    """Whether the `AugmentedView` of that number is a mirror image: every second one."""
-    return number % 2 == 1
+def turn(image: Image.Image, quarters: int) -> Image.Image:
+    """The picture turned counterclockwise by so many quarters, 0 to 3."""
+    ways = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
+    return image.transpose(ways[quarters - 1]) if quarters else image
 
 
 @dataclass(frozen=True, slots=True)
 class AugmentedView:
     """One way to see any image, always the same for the same picture: features of it can be cached.
 
-    Number 0 is the image as `transform` sees it; the others are `vary`'s, each its own.
+    Number 0 is the image as `transform` sees it; the others are `vary`'s, each its own. Every second one is mirrored; of aerial
+    pictures, eight one after the other are turned and mirrored in all ways.
     """
 
     transform: ImageTransform
     number: int
-    strong: bool = False
+    level: Augmentation = "light"
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether it shows a mirror image."""
+        return self.number % 2 == 1
+
+    @property
+    def quarters(self) -> int:
+        """By how many quarters it turns the picture."""
+        return self.number // 2 % 4 if self.level == "aerial" else 0
+
+    @property
+    def name(self) -> str:
+        """As in "strong-3"."""
+        return f"{self.level}-{self.number}"
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB image -> float32 (3,size,size), normalised."""
         if self.number:
             content = hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest()
-            image = vary(image, random.Random(f"view {self.number} {content}"), strong=self.strong)
-        if is_mirrored(self.number):
+            image = vary(image, random.Random(f"view {self.number} {content}"), strong=self.level == "strong")
+        image = turn(image, self.quarters)
+        if self.mirrored:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return self.transform(image)
 
-    @property
-    def name(self) -> str:
-        """As in "strong-3"."""
-        return f"{'strong' if self.strong else 'light'}-{self.number}"
+    def captions(self, captions: tuple[str, ...]) -> tuple[str, ...] | None:
+        """What is true of the image as it is seen here, given what is true of it; None where that cannot be said."""
+        if self.quarters and not all(map(turnable, captions)):
+            return None
+        if not self.mirrored:
+            return captions
+        return tuple(map(mirror_caption, captions)) if all(map(mirrorable, captions)) else None
 
     def fingerprint(self, encoder: str) -> str:
         """Whose features these are: the encoder's own fingerprint for number 0."""

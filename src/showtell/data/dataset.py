@@ -6,7 +6,7 @@ B images · K captions of an image · T steps · R regions · F feature size · 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from showtell.data.annotations import CaptionedImage
-from showtell.data.augment import Augmentation, augment_sample, is_mirrored
+from showtell.data.augment import Augmentation, AugmentedView, augment_sample
 from showtell.data.features import FeatureCache
-from showtell.data.mirror import mirror_caption, mirrorable
 from showtell.data.vocabulary import Vocabulary
 from showtell.images import ImageTransform, open_image
 
@@ -83,7 +82,7 @@ def pad(rows: Sequence[Sequence[Sequence[int]]], pad_id: int = 0) -> Tensor:
 
 def feature_batches(
     order: Sequence[Sequence[Group]],
-    caches: Sequence[FeatureCache],
+    caches: Mapping[AugmentedView, FeatureCache],
     *,
     vocabulary: Vocabulary,
     swap_words: bool,
@@ -93,21 +92,22 @@ def feature_batches(
 ) -> Iterator[Batch]:
     """Batches whose inputs come from caches: the CNN is left alone.
 
-    `caches[k]` holds the images as `AugmentedView` number k sees them; each image is drawn from one of them, decided by
-    (seed, epoch). A mirrored one brings mirrored captions, and is drawn only where each caption can be; without `swap_words`
-    only where none changes.
+    Each image is drawn from one of its views, decided by (seed, epoch), and brings the captions that are true of it; it is
+    drawn from the first view where none can be. Without `swap_words` also where they would be others than the image's own.
     """
+    views, first = list(caches), next(iter(caches))
 
     def sample(group: Group) -> tuple[Tensor, tuple[tuple[int, ...], ...]]:
-        draw = random.Random(f"view {seed} {epoch} {group.image.image_id} {group.captions[0]}")
-        view = draw.randrange(len(caches)) if len(caches) > 1 else 0
-        mirrored, tokens = group.captions, group.tokens
-        if is_mirrored(view):
-            mirrored = tuple(map(mirror_caption, group.captions))
-            if not all(map(mirrorable, group.captions)) or (mirrored != group.captions and not swap_words):
-                view, mirrored = 0, group.captions
-        if mirrored != group.captions:
-            tokens = tuple(tuple(vocabulary.encode(caption)[: max_tokens + 1]) for caption in mirrored)
+        view, captions = first, group.captions
+        if len(views) > 1:
+            draw = random.Random(f"view {seed} {epoch} {group.image.image_id} {group.captions[0]}")
+            drawn = draw.choice(views)
+            true = drawn.captions(group.captions)
+            if true is not None and (swap_words or true == group.captions):
+                view, captions = drawn, true
+        tokens = group.tokens
+        if captions != group.captions:
+            tokens = tuple(tuple(vocabulary.encode(caption)[: max_tokens + 1]) for caption in captions)
         row = caches[view].row(group.image.path)
         assert row is not None, "the caches are filled before training"
         return caches[view].rows([row])[0], tokens
@@ -137,7 +137,7 @@ def image_batches(
         if augment == "none":
             return transform(image), group.tokens
         draw = random.Random(f"augment {seed} {epoch} {group.image.image_id} {group.captions[0]}")
-        image, captions = augment_sample(image, group.captions, draw, mirror=mirror, strong=augment == "strong")
+        image, captions = augment_sample(image, group.captions, draw, augment, mirror=mirror)
         return transform(image), tuple(map(encode, captions))
 
     with ThreadPoolExecutor(workers) as pool:

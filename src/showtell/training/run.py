@@ -318,7 +318,7 @@ class Run:
         if own == self.position.encoder:
             folder = cache_folder(self.recipe.data.cache, own)
         for number in range(self.phase.cached_views):
-            view = AugmentedView(encoder.transform, number, strong=self.phase.augment == "strong")
+            view = AugmentedView(encoder.transform, number, self.phase.augment)
             caches[view] = FeatureCache(
                 folder / view.name if number else folder, fingerprint=view.fingerprint(own), regions=encoder.regions,
                 feature_size=encoder.feature_size,

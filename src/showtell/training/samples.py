@@ -44,7 +44,7 @@ class Samples:
         )
         self.train: list[Group] = []
         self.val: tuple[CaptionedImage, ...] = ()
-        self.caches: tuple[FeatureCache, ...] = ()  # none while the images themselves are read
+        self.caches: Mapping[AugmentedView, FeatureCache] = {}  # none while the images themselves are read
         self._broken: frozenset[Path] | None = None  # images that cannot be decoded, once somebody had to look
 
     @property
@@ -80,8 +80,8 @@ class Samples:
             )  # fmt: skip
             if not view.number:
                 self._tell(failures)
-        self.caches = tuple(caches.values())
-        self._choose(lambda image: self.caches[0].row(image.path) is not None)
+        self.caches, plain = caches, next(iter(caches.values()))
+        self._choose(lambda image: plain.row(image.path) is not None)
 
     def from_images(self) -> None:
         """Images themselves, whose features change. `DataError` where none of a split can be decoded."""
@@ -92,7 +92,7 @@ class Samples:
             )  # fmt: skip
             self._tell(failures)
             self._broken = frozenset(failure.path for failure in failures)
-        self.caches, broken = (), self._broken
+        self.caches, broken = {}, self._broken
         self._choose(lambda image: image.path not in broken)
 
     def order(self, epoch: int, *, batch_images: int) -> list[list[Group]]:
@@ -120,7 +120,7 @@ class Samples:
         if not self.caches:
             workers = self._recipe.train.workers
             return encode_all(image_paths(self.val), encode=encode, transform=encoder.transform, workers=workers)
-        cache = self.caches[0]
+        cache = next(iter(self.caches.values()))
         return cache.chunks([row for image in self.val if (row := cache.row(image.path)) is not None])
 
     def _paths(self) -> list[Path]:
