@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -91,6 +92,14 @@ def test_unknown_recipes_and_keys_name_the_nearest(tmp_path: Path) -> None:
 def test_train_refuses_missing_inputs(tmp_path: Path) -> None:
     refused(run("train", "scenes", "--data", tmp_path / "nowhere"), "nowhere", "--data")
     refused(run("train", "scenes", "--data", tmp_path, "--encoder-weights", tmp_path / "w"), "--encoder-weights")
+
+
+def test_a_place_that_may_not_be_used_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def load(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "runs"))
+
+    monkeypatch.setattr("showtell.config.load_recipe", load)
+    refused(run("train", "scenes"), f"{tmp_path / 'runs'}: permission denied", "name another place")
 
 
 def test_data_check_prints_one_object(captioned: Path) -> None:

@@ -105,3 +105,16 @@ def test_missing_and_broken_recipes(tmp_path: Path) -> None:
 def test_a_recipe_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Recipe().data.min_count = 1  # type: ignore[misc]
+
+
+def test_a_recipe_tells_what_was_chosen() -> None:
+    lines = load_recipe(
+        "flickr8k-attention", ["train.max_phases=2", "data.min_count=5", "train.phases.0.lr=0.01"]
+    ).lines()
+    assert [line.split("]")[0] + "]" for line in lines] == [
+        "[data]", "[encoder]", "[decoder]", "[train]", "[search]", "[phase 1]", "[phase 2]",
+    ]  # fmt: skip
+    assert lines[0] == "[data]     as by default"
+    assert lines[1] == '[encoder]  name="inception_v3.tf_in1k" crop="squash"'
+    assert lines[5] == "[phase 1]  epochs=20 lr=0.01"
+    assert 'encoder_from="Mixed_6e"' in lines[6]

@@ -224,6 +224,22 @@ class Recipe(_Section):
         """The phases that will be run, `train.max_phases` applied."""
         return self.train.phases[: self.train.max_phases or None]
 
+    def lines(self) -> list[str]:
+        """What was chosen, a line a section and a line a phase that will be run: names, lengths, rates, and what has not its
+        default."""
+        tables: dict[str, _Section] = {
+            "[data]": self.data, "[encoder]": self.encoder, "[decoder]": self.decoder, "[train]": self.train, "[search]": self.search,
+        }  # fmt: skip
+        tables |= {f"[phase {number}]": phase for number, phase in enumerate(self.phases(), start=1)}
+        return [f"{name:10} {_chosen(table)}" for name, table in tables.items()]
+
+
+def _chosen(table: _Section) -> str:
+    values, fields = table.model_dump(mode="json", exclude={"phases"}), type(table).model_fields
+    always = {"name", "epochs", "lr"}
+    said = {key: value for key, value in values.items() if key in always or getattr(table, key) != fields[key].default}
+    return " ".join(f"{key}={json.dumps(value)}" for key, value in said.items()) or "as by default"
+
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a TOML file, or a built-in one by its name, with `section.key=value` overrides applied.

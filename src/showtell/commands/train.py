@@ -54,7 +54,9 @@ def train(
 
 
 def _run(recipe: Recipe, *, data: Path | None, encoder_weights: Path | None, out: Path, resume: bool) -> TrainResult:
-    note(f"recipe {recipe.model_dump_json()}")
+    note(f"recipe {recipe.name}; every key is in {out / 'recipe.json'}")
+    for line in recipe.lines():
+        note(f"    {line}")
     from showtell.training.run import train as train_recipe
     from showtell.training.runlog import EpochReport
 
