@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from showtell.bundle import set_decoding
 from showtell.config import SearchConfig
+from showtell.data.features import FeatureCache, encode_into
 from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import SearchOptions
+from showtell.errors import DataError
+from showtell.evaluation import Progress, images_of, make_protocol
 from showtell.generate import best_captions
+from showtell.inference import Captioner
 from showtell.metrics import Protocol, evaluate
+from showtell.paths import cache_folder
 from showtell.search import StepDecoder
 
 PENALTIES = (0.0, 0.5, 0.7, 1.0, 1.3)
@@ -85,3 +93,58 @@ def _scores(
 ) -> dict[str, float]:
     candidates = best_captions(decoder, features, vocabulary, SearchOptions(**config.model_dump()))
     return evaluate(candidates, references, protocol=replace(protocol, decoding=config.describe())).scores
+
+
+def choose_bundle_decoding(
+    bundle: Path,
+    data: Path,
+    *,
+    split: str = "val",
+    search: SearchConfig | None = None,
+    report: Callable[[Tried], None] = lambda tried: None,
+    progress: Progress = lambda what, done, total: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> tuple[Choice, Protocol]:
+    """The decoding that scores best for a bundle on a split, and how it was found; `report` hears of each that is tried.
+
+    The first one is `search`, by default the bundle's own.
+    Features come from the encoder's cache where there is one, which is filled where it has to be. Raises what `evaluate_bundle` does.
+    """
+    captioner = Captioner.load(bundle)
+    encoder = captioner.bundle.encoder
+    annotations, images = images_of(captioner, data, split, note)
+    fingerprint = encoder.fingerprint()
+    folder = cache_folder(captioner.recipe["data"]["cache"], fingerprint)
+    with tempfile.TemporaryDirectory() as temporary:  # where no training left a cache, none is left here
+        cache = FeatureCache(
+            folder if (folder / "cache.json").is_file() else Path(temporary), fingerprint=fingerprint,
+            regions=encoder.regions, feature_size=encoder.feature_size,
+        )  # fmt: skip
+        failures = encode_into(
+            cache, [image.path for image in images], encode=captioner.features, transform=captioner.transform,
+            progress=lambda done, total: progress("encoding images", done, total),
+        )  # fmt: skip
+        for failure in failures:
+            note(f"left out: {failure.reason}")
+        rows = [(row, image) for image in images if (row := cache.row(image.path)) is not None]
+        if not rows:
+            raise DataError(f"none of the {len(images)} images of the {split} split can be decoded")
+        references = [list(image.captions) for _, image in rows]
+        protocol = make_protocol(annotations, split, references, decoding="")
+        choice = choose_decoding(
+            captioner.decoder,
+            lambda: (chunk.to(captioner.device) for chunk in cache.chunks([row for row, _ in rows])),
+            references, captioner.bundle.vocabulary,
+            protocol=protocol, search=search or SearchConfig(**captioner.bundle.search), report=report,
+        )  # fmt: skip
+    return choice, replace(protocol, decoding=choice.search.one_view().describe())
+
+
+def keep_best_decoding(bundle: Path, data: Path, *, split: str = "val", **heard: Any) -> tuple[Choice, Protocol]:
+    """`choose_bundle_decoding`, with the same `heard` callbacks, and what it chose as the bundle's own defaults."""
+    choice, protocol = choose_bundle_decoding(bundle, data, split=split, **heard)
+    tried = [{"decoding": tried.search.describe(), "scores": tried.scores} for tried in choice.tried]
+    set_decoding(
+        bundle, choice.search, chosen={"protocol": asdict(protocol), "scores": choice.best.scores, "tried": tried}
+    )
+    return choice, protocol

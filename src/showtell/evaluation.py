@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -33,8 +32,6 @@ from showtell.metrics.evaluate import NAMES
 
 if TYPE_CHECKING:
     from showtell.captioning import BaseCaptioner
-    from showtell.choosing import Choice, Tried
-    from showtell.config import SearchConfig
     from showtell.decoding import Wishes
 
 Progress = Callable[[str, int, int], None]
@@ -242,69 +239,6 @@ def evaluate_captioner(
         }  # fmt: skip
     described = _described(annotations, kept, spoken)
     return Evaluation(report, floors, constant, tuple(failures), tuple(kept), tuple(spoken), *described)
-
-
-def choose_bundle_decoding(
-    bundle: Path,
-    data: Path,
-    *,
-    split: str = "val",
-    search: SearchConfig | None = None,
-    report: Callable[[Tried], None] = lambda tried: None,
-    progress: Progress = lambda what, done, total: None,
-    note: Callable[[str], None] = lambda text: None,
-) -> tuple[Choice, Protocol]:
-    """The decoding that scores best for a bundle on a split, and how it was found; `report` hears of each that is tried.
-
-    The first one is `search`, by default the bundle's own.
-    Features come from the encoder's cache where there is one, which is filled where it has to be. Raises what `evaluate_bundle` does.
-    """
-    from showtell.choosing import choose_decoding
-    from showtell.config import SearchConfig
-    from showtell.data.features import FeatureCache, encode_into
-    from showtell.inference import Captioner
-    from showtell.paths import cache_folder
-
-    captioner = Captioner.load(bundle)
-    encoder = captioner.bundle.encoder
-    annotations, images = images_of(captioner, data, split, note)
-    fingerprint = encoder.fingerprint()
-    folder = cache_folder(captioner.recipe["data"]["cache"], fingerprint)
-    with tempfile.TemporaryDirectory() as temporary:  # where no training left a cache, none is left here
-        cache = FeatureCache(
-            folder if (folder / "cache.json").is_file() else Path(temporary), fingerprint=fingerprint,
-            regions=encoder.regions, feature_size=encoder.feature_size,
-        )  # fmt: skip
-        failures = encode_into(
-            cache, [image.path for image in images], encode=captioner.features, transform=captioner.transform,
-            progress=lambda done, total: progress("encoding images", done, total),
-        )  # fmt: skip
-        for failure in failures:
-            note(f"left out: {failure.reason}")
-        rows = [(row, image) for image in images if (row := cache.row(image.path)) is not None]
-        if not rows:
-            raise DataError(f"none of the {len(images)} images of the {split} split can be decoded")
-        references = [list(image.captions) for _, image in rows]
-        protocol = make_protocol(annotations, split, references, decoding="")
-        choice = choose_decoding(
-            captioner.decoder,
-            lambda: (chunk.to(captioner.device) for chunk in cache.chunks([row for row, _ in rows])),
-            references, captioner.bundle.vocabulary,
-            protocol=protocol, search=search or SearchConfig(**captioner.bundle.search), report=report,
-        )  # fmt: skip
-    return choice, replace(protocol, decoding=choice.search.one_view().describe())
-
-
-def keep_best_decoding(bundle: Path, data: Path, *, split: str = "val", **heard: Any) -> tuple[Choice, Protocol]:
-    """`choose_bundle_decoding`, with the same `heard` callbacks, and what it chose as the bundle's own defaults."""
-    from showtell.bundle import set_decoding
-
-    choice, protocol = choose_bundle_decoding(bundle, data, split=split, **heard)
-    tried = [{"decoding": tried.search.describe(), "scores": tried.scores} for tried in choice.tried]
-    set_decoding(
-        bundle, choice.search, chosen={"protocol": asdict(protocol), "scores": choice.best.scores, "tried": tried}
-    )
-    return choice, protocol
 
 
 def constant_caption(annotations: Annotations) -> str:

@@ -29,7 +29,7 @@ def decoding(
         raise BundleError(
             f"'{bundle}' is on the hub, and what was fetched stays as it was; add --dry-run, or copy {folder}"
         )
-    from showtell.evaluation import choose_bundle_decoding, keep_best_decoding
+    from showtell.choosing import choose_bundle_decoding, keep_best_decoding
 
     find = choose_bundle_decoding if dry_run else keep_best_decoding
     with progress() as bar:

@@ -18,13 +18,13 @@ from torch import Tensor
 
 import showtell
 from showtell.bundle import build_encoder, build_model, load_weights, save_bundle, unique_tensors
+from showtell.choosing import keep_best_decoding
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage
 from showtell.data.augment import AugmentedView
 from showtell.data.features import FeatureCache
 from showtell.decoding import SearchOptions
 from showtell.errors import RecipeError
-from showtell.evaluation import keep_best_decoding
 from showtell.generate import best_captions
 from showtell.metrics import Protocol, Report, describe, evaluate
 from showtell.model.encoder import Encoder, fast_bfloat16
