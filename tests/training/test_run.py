@@ -356,6 +356,15 @@ def test_wrong_input_is_refused(whole: Path, recipe_file: Path, data: Path, tmp_
     assert not (tmp_path / "late").exists()
 
 
+def test_a_wrong_decoder_is_said_before_weights_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, recipe_file: Path, data: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("showtell.training.run.build_encoder", lambda *_, **__: pytest.fail("weights were fetched"))
+    wrong = load_recipe(recipe_file, ["decoder.name=lstm", "decoder.tied=true"])
+    refuse(RecipeError, "tied needs embedding == hidden", lambda: train(wrong, data=data, out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_goes_on_with_what_it_began_with(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:
     recipe, out = load_recipe(recipe_file), Path(shutil.copytree(whole, tmp_path / "run"))
     others = draw_scenes(tmp_path / "scenes", images=26, size=40)

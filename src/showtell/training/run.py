@@ -27,6 +27,7 @@ from showtell.decoding import SearchOptions
 from showtell.errors import RecipeError
 from showtell.generate import best_captions
 from showtell.metrics import Protocol, Report, describe, evaluate
+from showtell.model.decoders import check_decoder
 from showtell.model.encoder import Encoder, fast_bfloat16
 from showtell.model.packing import packed
 from showtell.paths import cache_folder
@@ -104,6 +105,7 @@ class Run:
         self.recipe, self.out, self._note, self._progress = recipe, out, note, progress
         self.checkpoint = out / "checkpoint.safetensors"
         resuming = check_folder(out, recipe, resume=resume)
+        check_decoder(recipe.decoder)
         torch.set_flush_denormal(True)  # denormals slow an optimizer step more than tenfold
         torch.manual_seed(recipe.train.seed)
         AcceleratorState._reset_state()  # of a run before this one in the same process, whose precision may be another

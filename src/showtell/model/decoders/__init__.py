@@ -17,6 +17,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, Self
 
+import torch
 from torch import Tensor, nn
 
 from showtell.config import DecoderConfig
@@ -102,6 +103,13 @@ def build_decoder(
             if isinstance(module, Dropout):
                 module.variational = True
     return decoder
+
+
+def check_decoder(config: DecoderConfig) -> None:
+    """Raises what `build_decoder` would, before an encoder's weights are fetched; builds nothing that takes memory."""
+    options = config.model_dump()
+    with torch.device("meta"):
+        build_decoder(options.pop("name"), feature_size=1, vocabulary_size=8, **options)
 
 
 def _has(name: str, option: str) -> bool:
