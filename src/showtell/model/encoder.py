@@ -5,9 +5,11 @@ B images · R regions (h·w of the grid, 1 when pooled, h·w + 1 for both) · F 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import math
 import operator
 import re
@@ -235,7 +237,8 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
             f"encoder.name is '{name}', which timm does not know; near it: {', '.join(near) or 'nothing'}"
         )
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")  # type: ignore[no-any-return]
+        with _quiet("huggingface_hub"):
+            return timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")  # type: ignore[no-any-return]
     except Exception as error:  # the hub's client raises many kinds
         if not pretrained:
             raise RecipeError(f"encoder.name '{name}' cannot be built: {error}") from error
@@ -243,6 +246,18 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
             f"the weights of '{name}' cannot be had from the hub ({type(error).__name__}); "
             "connect once, or give a file with --encoder-weights"
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Without a connection the hub's client tells of each of its many tries; the error at the end says it once."""
+    client = logging.getLogger(logger)
+    before = client.level
+    client.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        client.setLevel(before)
 
 
 def _load(model: nn.Module, path: Path) -> None:

@@ -111,6 +111,8 @@ class Run:
         AcceleratorState._reset_state()  # of a run before this one in the same process, whose precision may be another
         self.accelerator = Accelerator(mixed_precision=_precision(recipe.train.precision))
         self.samples = Samples(recipe, data or Path(recipe.data.path), note=note, progress=progress)
+        if recipe.encoder.pretrained and encoder_weights is None:
+            note(f"encoder weights: {', '.join(recipe.encoder.names())}, from the hub or its cache on this machine")
         encoder = build_encoder(recipe, weights=encoder_weights)
         _check_blocks(encoder, recipe)
         self._weights_name = encoder_weights.name if encoder_weights is not None else ""
