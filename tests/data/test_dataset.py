@@ -60,7 +60,7 @@ def test_threads_change_nothing(augment: Augmentation, data: tuple[tuple[Caption
 
     def batches(workers: int, epoch: int = 0) -> list[torch.Tensor]:
         found = image_batches(
-            order, transform=TRANSFORM, vocabulary=data[1], augment=augment, mirror=True, seed=0, epoch=epoch, workers=workers, max_tokens=30
+            order, transform=TRANSFORM, vocabulary=data[1], augment=augment, swap_words=True, seed=0, epoch=epoch, workers=workers, max_tokens=30
         )  # fmt: skip
         return [tensor for batch in found for tensor in (batch.inputs, batch.tokens)]
 
@@ -84,6 +84,16 @@ def test_words_are_mirrored_with_the_picture() -> None:
         assert image.width >= 32
         seen.add(red_is_left)
     assert seen == {True, False}
+
+
+def test_without_swapped_words_only_what_names_no_side_is_mirrored() -> None:
+    for captions, sides in ((("red on the left, blue on the right",), {True}), (("two colours",), {True, False})):
+        seen = set()
+        for seed in range(20):
+            image, said = augment_sample(two_halves(), captions, random.Random(seed), "light", swap_words=False)
+            assert said == captions
+            seen.add(image.getpixel((0, 5)) == (255, 0, 0))
+        assert seen == sides
 
 
 def test_strong_augmentation_changes_light_and_crops_closer_and_leaves_colours_alone() -> None:
@@ -167,24 +177,29 @@ def test_cached_views_bring_their_words(
     assert said["plain"] == {(True, "two colours"), (False, "two colours")}
 
 
-def test_aerial_pictures_are_seen_turned_and_mirrored_in_all_eight_ways() -> None:
-    quarters = Image.new("RGB", (40, 40))
+def four_quarters() -> Image.Image:
+    picture = Image.new("RGB", (40, 40))
     for place, colour in {(0, 0): "red", (20, 0): "lime", (0, 20): "blue", (20, 20): "white"}.items():
-        quarters.paste(Image.new("RGB", (20, 20), colour), place)
+        picture.paste(Image.new("RGB", (20, 20), colour), place)
+    return picture
+
+
+def test_aerial_pictures_are_seen_turned_and_mirrored_in_all_eight_ways() -> None:
+    quarters = four_quarters()
     views = [AugmentedView(TRANSFORM, number, "aerial") for number in range(8)]
     corners = {tuple(tuple(view(quarters)[:, y, x] > 0) for y in (2, 21) for x in (2, 21)) for view in views}
     assert len(corners) == 8
 
 
 @pytest.mark.parametrize(
-    "caption", ["two vertical lanes", "a house on the left", "Trees in the north-east corner", "the number 7"]
+    "caption",
+    ["two vertical lanes", "a house on the left", "Trees in the north-east corner", "the number 7", "trees above"],
 )
 def test_what_names_a_direction_is_not_turned(caption: str) -> None:
-    picture = two_halves()
     for seed in range(20):
-        image, said = augment_sample(picture, (caption,), random.Random(seed), "aerial", mirror=False)
+        image, said = augment_sample(four_quarters(), (caption,), random.Random(seed), "aerial", swap_words=False)
         assert said == (caption,)
-        assert [image.getpixel((x, 5)) for x in (0, image.width - 1)] == [(255, 0, 0), (0, 0, 255)]
+        assert {image.getpixel((x, 2)) for x in (2, image.width - 3)} == {(255, 0, 0), (0, 255, 0)}  # up is still up
     assert AugmentedView(TRANSFORM, 2, "aerial").captions((caption,)) is None
     assert AugmentedView(TRANSFORM, 2, "light").captions((caption,)) == (caption,)
     assert AugmentedView(TRANSFORM, 2, "aerial").captions(("planes at a terminal",)) == ("planes at a terminal",)

@@ -31,18 +31,19 @@ def turnable(caption: str) -> bool:
 
 
 def augment_sample(
-    image: Image.Image, captions: tuple[str, ...], draw: random.Random, level: Augmentation, *, mirror: bool = True
+    image: Image.Image, captions: tuple[str, ...], draw: random.Random, level: Augmentation, *, swap_words: bool = True
 ) -> tuple[Image.Image, tuple[str, ...]]:
-    """`vary`; aerial pictures turned by up to three quarters; with `mirror` half of the time mirrored, "left" and "right" swapped.
+    """`vary`; aerial pictures turned by up to three quarters; half of the time mirrored, "left" and "right" swapped.
 
-    An image is turned or mirrored only where each of its captions can be.
+    An image is turned or mirrored only where each of its captions can be; without `swap_words` mirrored only where none changes.
     """
     image = vary(image, draw, strong=level == "strong")
     if level == "aerial" and all(map(turnable, captions)):
         image = turn(image, draw.randrange(4))
-    if mirror and draw.random() < 0.5 and all(map(mirrorable, captions)):
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        captions = tuple(map(mirror_caption, captions))
+    if draw.random() < 0.5 and all(map(mirrorable, captions)):
+        mirrored = tuple(map(mirror_caption, captions))
+        if swap_words or mirrored == captions:
+            return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), mirrored
     return image, captions
 
 

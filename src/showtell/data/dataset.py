@@ -123,7 +123,7 @@ def image_batches(
     transform: ImageTransform,
     vocabulary: Vocabulary,
     augment: Augmentation,
-    mirror: bool,
+    swap_words: bool,
     seed: int,
     epoch: int,
     workers: int,
@@ -137,7 +137,7 @@ def image_batches(
         if augment == "none":
             return transform(image), group.tokens
         draw = random.Random(f"augment {seed} {epoch} {group.image.image_id} {group.captions[0]}")
-        image, captions = augment_sample(image, group.captions, draw, augment, mirror=mirror)
+        image, captions = augment_sample(image, group.captions, draw, augment, swap_words=swap_words)
         return transform(image), tuple(map(encode, captions))
 
     with ThreadPoolExecutor(workers) as pool:

@@ -14,11 +14,11 @@ _PAIRS = (
 _SWAP = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
 _WORD = re.compile(r"[^\W\d_]+")
 # Where "right" or "left" may mean something else (right behind, all right, has left, left over), or where the picture
-# holds what cannot be mirrored (letters, numbers), the sample is not mirrored at all: rare, and never wrong.
+# holds what cannot be mirrored (letters, numbers, east and west), the sample is not mirrored at all: rare, and never wrong.
 _UNSAFE = re.compile(
     r"\b(?:right (?:now|away|behind|before|after|next|beside|above|below|under|through|in front|at|up|into|there|here)"
     r"|all right|just right|(?:is|are|was|were|has|have|had|been|being) left\b(?!\s*(?:of|side))|left (?:over|behind|alone|out|open)"
-    r"|leaves|leaving|letters?|numbers?|words?|sign|signs|text|says|saying|reads|reading|written|logo|banner)\b",
+    r"|leaves|leaving|letters?|numbers?|words?|(?:north|south)?-?(?:east|west)(?:ern|wards?)?|sign|signs|text|says|saying|reads|reading|written|logo|banner)\b",
     re.IGNORECASE,
 )
 

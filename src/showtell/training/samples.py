@@ -111,7 +111,7 @@ class Samples:
                 seed=seed, epoch=epoch, max_tokens=max_tokens,
             )  # fmt: skip
         return image_batches(
-            order, transform=encoder.transform, vocabulary=self.vocabulary, augment=phase.augment, mirror=not as_it_is,
+            order, transform=encoder.transform, vocabulary=self.vocabulary, augment=phase.augment, swap_words=not as_it_is,
             seed=seed, epoch=epoch, workers=self._recipe.train.workers, max_tokens=max_tokens,
         )  # fmt: skip
 
