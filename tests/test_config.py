@@ -120,3 +120,12 @@ def test_a_recipe_tells_what_was_chosen() -> None:
     assert lines[1] == '[encoder]  name="inception_v3.tf_in1k" crop="squash"'
     assert lines[5].startswith("[phase 1]  epochs=14 lr=0.01 ")
     assert 'encoder_from="Mixed_6e"' in lines[6]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [('augment="none"', "light, strong or aerial"), ('encoder_from="Mixed_6e"', "leave one of the two out")],
+)
+def test_views_that_would_do_nothing_are_refused(keys: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe("flickr8k-lstm", [f"train.phases=[{{epochs=1, cached_views=3, {keys}}}]"])

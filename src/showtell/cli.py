@@ -21,7 +21,11 @@ from showtell.commands import caption, data, decoding, demo, evaluate, export, p
 from showtell.errors import ShowtellError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # writing to an open file does not say which
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_ADVICE = {
+    errno.EACCES: "change its permissions, or name another place",
+    errno.EPERM: "change its permissions, or name another place",
+    errno.EROFS: "name another place",
+}
 
 
 class _PoliteGroup(TyperGroup):
@@ -42,8 +46,8 @@ class _PoliteGroup(TyperGroup):
             if error.filename is None and error.errno not in _FULL:
                 raise
             said = (error.strerror or type(error).__name__).lower()
-            if error.errno in _FORBIDDEN:
-                said += "; change its permissions, or name another place"
+            if error.errno in _ADVICE:
+                said += f"; {_ADVICE[error.errno]}"
             _fail(f"{error.filename}: {said}" if error.filename else f"{said}; make room, and start again", 2)
         return result
 

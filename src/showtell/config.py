@@ -144,7 +144,11 @@ class PhaseConfig(_Section):
     def _check(self) -> PhaseConfig:
         if self.cached_views > 1 and self.augment == "none":
             raise ValueError(
-                "cached_views needs augment to be light or strong; with none, every view would be the same"
+                "cached_views needs augment to be light, strong or aerial; with none, every view would be the same"
+            )
+        if self.cached_views > 1 and self.encoder_from:
+            raise ValueError(
+                "cached_views goes with phases without encoder_from, whose features are cached; leave one of the two out"
             )
         if self.baseline == "others" and self.samples < 2 and self.objective == "self-critical":
             raise ValueError("baseline 'others' needs at least 2 samples; set baseline to 'greedy'")

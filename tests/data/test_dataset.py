@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,16 @@ def test_without_swapped_words_only_what_names_no_side_is_mirrored() -> None:
         assert seen == sides
 
 
+def test_what_another_caption_says_counts_too() -> None:
+    """A group may hold some of an image's captions; the picture belongs to all of them."""
+    for seed in range(20):
+        image, said = augment_sample(
+            four_quarters(), ("two colours",), random.Random(seed), "aerial", swap_words=False, known=("two colours", "red at the left")
+        )  # fmt: skip
+        assert said == ("two colours",)
+        assert image.getpixel((2, 2)) == (255, 0, 0)
+
+
 def test_strong_augmentation_changes_light_and_crops_closer_and_leaves_colours_alone() -> None:
     picture = Image.new("RGB", (100, 100), (200, 40, 40))
     sides, lights = [], []
@@ -152,6 +163,26 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[AugmentedView, 
 
 
 @pytest.mark.parametrize("swap_words", [True, False])
+def test_a_view_is_true_of_all_captions_of_an_image(
+    swap_words: bool, seen: tuple[dict[AugmentedView, FeatureCache], list[CaptionedImage]]
+) -> None:
+    caches, (image, *_) = seen
+    both = replace(image, captions=("two colours", *image.captions))
+    vocabulary = Vocabulary.train(list(both.captions), min_count=1)
+    order = [make_groups([both], vocabulary, captions_per_image=1, max_tokens=30)]
+    said = set()
+    for epoch in range(30):
+        (batch,) = feature_batches(
+            order, caches, vocabulary=vocabulary, swap_words=swap_words, seed=0, epoch=epoch, max_tokens=30
+        )
+        said |= {
+            (x.item() > 0.9, vocabulary.decode(t[0].tolist())) for x, t in zip(batch.inputs, batch.tokens, strict=True)
+        }
+    assert ((False, "two colours") in said) is swap_words
+    assert (True, "two colours") in said
+
+
+@pytest.mark.parametrize("swap_words", [True, False])
 def test_cached_views_bring_their_words(
     swap_words: bool, seen: tuple[dict[AugmentedView, FeatureCache], list[CaptionedImage]]
 ) -> None:
@@ -193,7 +224,17 @@ def test_aerial_pictures_are_seen_turned_and_mirrored_in_all_eight_ways() -> Non
 
 @pytest.mark.parametrize(
     "caption",
-    ["two vertical lanes", "a house on the left", "Trees in the north-east corner", "the number 7", "trees above"],
+    [
+        "two vertical lanes",
+        "a house on the left",
+        "Trees in the north-east corner",
+        "the number 7",
+        "trees above",
+        "the leftmost plane",
+        "a downward slope",
+        "oben ein Baum",
+        "a sign that reads stop",
+    ],
 )
 def test_what_names_a_direction_is_not_turned(caption: str) -> None:
     for seed in range(20):
@@ -202,4 +243,6 @@ def test_what_names_a_direction_is_not_turned(caption: str) -> None:
         assert {image.getpixel((x, 2)) for x in (2, image.width - 3)} == {(255, 0, 0), (0, 255, 0)}  # up is still up
     assert AugmentedView(TRANSFORM, 2, "aerial").captions((caption,)) is None
     assert AugmentedView(TRANSFORM, 2, "light").captions((caption,)) == (caption,)
+    assert AugmentedView(TRANSFORM, 1, "aerial").captions(("red at the left",)) == ("red at the right",)
+    assert AugmentedView(TRANSFORM, 3, "aerial").captions(("red at the left",)) is None
     assert AugmentedView(TRANSFORM, 2, "aerial").captions(("planes at a terminal",)) == ("planes at a terminal",)

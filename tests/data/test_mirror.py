@@ -21,7 +21,10 @@ def test_words_change_places_and_back(before: str, after: str) -> None:
     assert mirror_caption(after) == before
 
 
-@pytest.mark.parametrize("caption", ["he stands right behind her", "a sign that says stop", "two balls are left", "trees in the north-east corner"])
+@pytest.mark.parametrize(
+    "caption",
+    ["he stands right behind her", "a sign that says stop", "two balls are left", "trees in the north-east corner"],
+)
 def test_what_could_become_wrong_is_not_mirrored(caption: str) -> None:
     assert not mirrorable(caption)
 

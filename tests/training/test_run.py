@@ -295,8 +295,9 @@ def test_broken_images_are_left_out(phase: int, recipe_file: Path, data: Path, t
     of = {split: read_annotations(copy).split(split) for split in ("train", "val")}
     of["train"][0].path.write_bytes(b"not a picture")
     of["val"][0].path.write_bytes(of["val"][0].path.read_bytes()[:60])
-    phases = "" if phase == 1 else 'train.phases=[{epochs=1, lr=1e-3, encoder_from="layers"}]'
-    recipe = load_recipe(recipe_file, ["train.max_phases=1", *filter(None, [phases])])
+    keys = "cached_views=2" if phase == 1 else 'encoder_from="layers"'
+    phases = f"train.phases=[{{epochs=1, lr=1e-3, {keys}}}]"
+    recipe = load_recipe(recipe_file, [phases])
     notes: list[str] = []
     result = train(recipe, data=copy, out=tmp_path / "run", note=notes.append)
     left_out = [note for note in notes if note.startswith("left out")]
@@ -397,14 +398,19 @@ def test_features_of_a_trained_cnn_stay_with_the_run(recipe_file: Path, data: Pa
     cache = tmp_path / "cache"
     recipe = load_recipe(
         recipe_file,
-        ['train.phases=[{epochs=1}, {epochs=1, encoder_from="layers", lr=1e-2}, {epochs=1}]', f"data.cache={cache}"],
+        [
+            'train.phases=[{epochs=1}, {epochs=1, encoder_from="layers", lr=1e-2}, {epochs=1, cached_views=2}, {epochs=1, encoder_from="layers", lr=1e-2}, {epochs=1}]',
+            f"data.cache={cache}",
+        ],
     )
     folders: list[Path] = []
     optimizers: list[int] = []
+    kept: list[int] = []
 
     def report(epoch: EpochReport) -> None:
         optimizers.append(len(run.accelerator._optimizers))
         folders.append(next((cache.folder.parent for cache in run.samples.caches.values()), tmp_path))
+        kept.append(len(list((tmp_path / "run" / "features").glob("*"))))
         run.position.best_cider = -1.0  # so that the next epoch, and its CNN, is the best so far
 
     run = Run(
@@ -412,8 +418,10 @@ def test_features_of_a_trained_cnn_stay_with_the_run(recipe_file: Path, data: Pa
         resume=False, note=lambda _: None, progress=lambda *_: None,
     )  # fmt: skip
     run.run(report)
-    assert optimizers == [1, 1, 1]
-    assert folders == [cache, tmp_path, tmp_path / "run" / "features"]
+    assert optimizers == [1] * 5
+    own = tmp_path / "run" / "features"
+    assert folders == [cache, tmp_path, own, tmp_path, own]
+    assert kept == [0, 0, 1, 1, 1]  # those of the CNN before are gone
     assert len(list(cache.iterdir())) == 1
     assert not (tmp_path / "run" / "features").exists()
 

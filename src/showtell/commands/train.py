@@ -54,7 +54,7 @@ def train(
 
 
 def _run(recipe: Recipe, *, data: Path | None, encoder_weights: Path | None, out: Path, resume: bool) -> TrainResult:
-    note(f"recipe {recipe.name}; every key is in {out / 'recipe.json'}")
+    note(f"recipe {recipe.name}; every key will be in {out / 'recipe.json'}")
     for line in recipe.lines():
         note(f"    {line}")
     from showtell.training.run import train as train_recipe

@@ -15,35 +15,46 @@ from PIL import Image, ImageEnhance
 from showtell.data.mirror import mirror_caption, mirrorable
 from showtell.images import ImageTransform
 
+_VERSION = 1  # of what `vary` and `turn` do: views that were cached before a change are not those after it
+
 Augmentation = Literal["none", "light", "strong", "aerial"]
 
-# What a turned picture would make untrue. A picture whose captions hold one of them is not turned.
+# What a turned picture would make untrue, beside left and right. A picture whose captions hold one of them is not turned.
 _DIRECTION = re.compile(
-    r"\b(?:left|right|top|bottom|up|down|upper|lower|uppermost|lowermost|above|below|beneath|upright|upside|vertical(?:ly)?|horizontal(?:ly)?"
-    r"|(?:north|south)?-?(?:north|south|east|west)(?:ern|ward|wards)?|letters?|numbers?|words?|text|written)\b",
+    r"\b(?:left|right|(?:top|bottom|upper|lower)(?:most)?|(?:up|down)(?:wards?)?|above|below|beneath|upright|upside"
+    r"|vertical(?:ly)?|horizontal(?:ly)?|(?:north|south)?-?(?:north|south|east|west)(?:ern|wards?)?"
+    r"|oben|unten|senkrecht|waagerecht|haut|bas|arriba|abajo"
+    r"|letters?|numbers?|words?|text|written|signs?|says|saying|reads|reading|logo|banner)\b",
     re.IGNORECASE,
 )
 
 
 def turnable(caption: str) -> bool:
     """Whether the caption stays true of the picture turned by a quarter."""
-    return _DIRECTION.search(caption) is None
+    return _DIRECTION.search(caption) is None and mirror_caption(caption) == caption
 
 
 def augment_sample(
-    image: Image.Image, captions: tuple[str, ...], draw: random.Random, level: Augmentation, *, swap_words: bool = True
+    image: Image.Image,
+    captions: tuple[str, ...],
+    draw: random.Random,
+    level: Augmentation,
+    *,
+    swap_words: bool = True,
+    known: tuple[str, ...] = (),
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """`vary`; aerial pictures turned by up to three quarters; half of the time mirrored, "left" and "right" swapped.
 
     An image is turned or mirrored only where each of its captions can be; without `swap_words` mirrored only where none changes.
+    `known` are all of them, where `captions` are some.
     """
+    known = known or captions
     image = vary(image, draw, strong=level == "strong")
-    if level == "aerial" and all(map(turnable, captions)):
+    if level == "aerial" and all(map(turnable, known)):
         image = turn(image, draw.randrange(4))
-    if draw.random() < 0.5 and all(map(mirrorable, captions)):
-        mirrored = tuple(map(mirror_caption, captions))
-        if swap_words or mirrored == captions:
-            return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), mirrored
+    as_it_is = tuple(map(mirror_caption, known)) == known
+    if draw.random() < 0.5 and all(map(mirrorable, known)) and (swap_words or as_it_is):
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), tuple(map(mirror_caption, captions))
     return image, captions
 
 
@@ -116,4 +127,4 @@ class AugmentedView:
 
     def fingerprint(self, encoder: str) -> str:
         """Whose features these are: the encoder's own fingerprint for number 0."""
-        return hashlib.sha256(f"{encoder} {self.name}".encode()).hexdigest() if self.number else encoder
+        return hashlib.sha256(f"{encoder} {self.name} {_VERSION}".encode()).hexdigest() if self.number else encoder

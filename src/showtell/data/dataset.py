@@ -92,8 +92,8 @@ def feature_batches(
 ) -> Iterator[Batch]:
     """Batches whose inputs come from caches: the CNN is left alone.
 
-    Each image is drawn from one of its views, decided by (seed, epoch), and brings the captions that are true of it; it is
-    drawn from the first view where none can be. Without `swap_words` also where they would be others than the image's own.
+    Each group is drawn from one of its image's views, decided by (seed, epoch), and brings the captions as they are true there;
+    it is drawn from the first view where not all of the image's captions can be, and without `swap_words` where one would change.
     """
     views, first = list(caches), next(iter(caches))
 
@@ -102,9 +102,9 @@ def feature_batches(
         if len(views) > 1:
             draw = random.Random(f"view {seed} {epoch} {group.image.image_id} {group.captions[0]}")
             drawn = draw.choice(views)
-            true = drawn.captions(group.captions)
-            if true is not None and (swap_words or true == group.captions):
-                view, captions = drawn, true
+            true = drawn.captions(group.image.captions)
+            if true is not None and (swap_words or true == group.image.captions):
+                view, captions = drawn, drawn.captions(group.captions) or ()
         tokens = group.tokens
         if captions != group.captions:
             tokens = tuple(tuple(vocabulary.encode(caption)[: max_tokens + 1]) for caption in captions)
@@ -137,7 +137,9 @@ def image_batches(
         if augment == "none":
             return transform(image), group.tokens
         draw = random.Random(f"augment {seed} {epoch} {group.image.image_id} {group.captions[0]}")
-        image, captions = augment_sample(image, group.captions, draw, augment, swap_words=swap_words)
+        image, captions = augment_sample(
+            image, group.captions, draw, augment, swap_words=swap_words, known=group.image.captions
+        )
         return transform(image), tuple(map(encode, captions))
 
     with ThreadPoolExecutor(workers) as pool:

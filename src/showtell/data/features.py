@@ -62,13 +62,14 @@ class FeatureCache:
         self._by_key: dict[Key, int] = {}
         self._by_digest: dict[str, int] = {}
         self._mapped: NDArray[np.float16] | None = None
+        self._length = 0
         folder.mkdir(parents=True, exist_ok=True)
         header = {"version": _VERSION, "fingerprint": fingerprint, "regions": regions, "feature_size": feature_size}
         _check_header(folder / "cache.json", header)
         self._read_index()
 
     def __len__(self) -> int:
-        return max(self._by_digest.values(), default=-1) + 1
+        return self._length
 
     def row(self, path: Path) -> int | None:
         """The row of an image's features; None if it was never encoded, or changed since."""
@@ -111,6 +112,7 @@ class FeatureCache:
                 continue
             if row < whole:
                 self._by_key[key] = self._by_digest[digest] = row
+                self._length = max(self._length, row + 1)
 
 
 class CacheWriter:
@@ -140,6 +142,7 @@ class CacheWriter:
             line = {"digest": digest, "row": row, "path": key.path, "size": key.size, "mtime_ns": key.mtime_ns}
             self._index.write(json.dumps(line).encode() + b"\n")
             self._cache._by_key[key] = self._cache._by_digest[digest] = row
+            self._cache._length = max(self._cache._length, row + 1)
         self._index.flush()
 
 

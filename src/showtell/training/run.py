@@ -8,12 +8,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 import showtell
@@ -109,7 +111,8 @@ class Run:
         torch.set_flush_denormal(True)  # denormals slow an optimizer step more than tenfold
         torch.manual_seed(recipe.train.seed)
         AcceleratorState._reset_state()  # of a run before this one in the same process, whose precision may be another
-        self.accelerator = Accelerator(mixed_precision=_precision(recipe.train.precision))
+        patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # one encodes the images, the others wait
+        self.accelerator = Accelerator(mixed_precision=_precision(recipe.train.precision), kwargs_handlers=[patience])
         self.samples = Samples(recipe, data or Path(recipe.data.path), note=note, progress=progress)
         if recipe.encoder.pretrained and encoder_weights is None:
             note(f"encoder weights: {', '.join(recipe.encoder.names())}, from the hub or its cache on this machine")
@@ -321,6 +324,10 @@ class Run:
         folder = self.out / "features" / own[:16]  # features of weights that this run made are of no use to others
         if own == self.position.encoder:
             folder = cache_folder(self.recipe.data.cache, own)
+        elif self.accelerator.is_main_process and folder.parent.is_dir():
+            for other in folder.parent.iterdir():  # of a CNN before this one, which is not needed again
+                if other != folder:
+                    shutil.rmtree(other, ignore_errors=True)
         for number in range(self.phase.cached_views):
             view = AugmentedView(encoder.transform, number, self.phase.augment)
             caches[view] = FeatureCache(

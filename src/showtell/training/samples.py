@@ -70,18 +70,26 @@ class Samples:
     def from_cache(self, caches: Mapping[AugmentedView, FeatureCache], *, encode: Encode, ahead: int) -> None:
         """Features of an encoder that rests, each computed once and kept in the cache of its view; the first view is validated
         on. `ahead` as `encode_into` has it. Raises as `from_images`."""
+        plain = next(iter(caches.values()))
         for view, cache in caches.items():
-            paths = self._paths() if not view.number else image_paths(self._listed[0])
+            paths = self._paths()
+            if view.number:  # the first view is there, and has shown what cannot be decoded
+                paths = [image.path for image in self._listed[0] if plain.row(image.path) is not None]
             what = f"encoding images, view {view.number + 1} of {len(caches)}" if len(caches) > 1 else "encoding images"
             progress = functools.partial(self._progress, what)
             failures = encode_into(
                 cache, paths, encode=encode, transform=view, workers=self._recipe.train.workers, ahead=ahead,
                 progress=progress,
             )  # fmt: skip
-            if not view.number:
-                self._tell(failures)
-        self.caches, plain = caches, next(iter(caches.values()))
-        self._choose(lambda image: plain.row(image.path) is not None)
+            self._tell(failures)
+        self.caches = caches
+        self._choose(
+            lambda image: (
+                all(cache.row(image.path) is not None for cache in caches.values())
+                if image.split == "train"
+                else plain.row(image.path) is not None
+            )
+        )
 
     def from_images(self) -> None:
         """Images themselves, whose features change. `DataError` where none of a split can be decoded."""
