@@ -270,13 +270,13 @@ def test_further_views_are_cached_once_drawn_from_and_resumed_exactly(
     seen: list[tuple[str, int, int]] = []
     result = train(recipe, data=data, out=tmp_path / "whole", progress=lambda *args: seen.append(args))
     (own,) = cache.iterdir()
-    assert sorted(path.name for path in own.iterdir() if path.is_dir()) == ["light-1", "light-2"]
+    assert sorted(path.name for path in own.iterdir() if path.is_dir()) == ["light-1-v1", "light-2-v1"]
     images = {split: len(read_annotations(data).split(split)) for split in ("train", "val")}
     rows = {path: len(path.read_text().splitlines()) for path in own.rglob("index.jsonl")}
     assert rows == {
         own / "index.jsonl": sum(images.values()),
-        own / "light-1" / "index.jsonl": images["train"],
-        own / "light-2" / "index.jsonl": images["train"],
+        own / "light-1-v1" / "index.jsonl": images["train"],
+        own / "light-2-v1" / "index.jsonl": images["train"],
     }
     assert {what for what, _, _ in seen if "view" in what} == {f"encoding images, view {k} of 3" for k in (1, 2, 3)}
     val = evaluate_bundle(result.bundle, data, split="val")

@@ -104,8 +104,8 @@ class AugmentedView:
 
     @property
     def name(self) -> str:
-        """As in "strong-3"."""
-        return f"{self.level}-{self.number}"
+        """As in "strong-3-v1": its cache's folder."""
+        return f"{self.level}-{self.number}-v{_VERSION}"
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB image -> float32 (3,size,size), normalised."""
@@ -127,4 +127,4 @@ class AugmentedView:
 
     def fingerprint(self, encoder: str) -> str:
         """Whose features these are: the encoder's own fingerprint for number 0."""
-        return hashlib.sha256(f"{encoder} {self.name} {_VERSION}".encode()).hexdigest() if self.number else encoder
+        return hashlib.sha256(f"{encoder} {self.name}".encode()).hexdigest() if self.number else encoder
