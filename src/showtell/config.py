@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from showtell.errors import RecipeError
 
+Augmentation = Literal["none", "light", "strong", "aerial"]
+
 _BUILT_IN = Path(__file__).parent / "recipes"
 
 
@@ -102,7 +104,7 @@ class PhaseConfig(_Section):
         description="epochs after which one more block of the CNN begins to learn, the last one first; 0: all at once",
     )
     batch_images: int = Field(0, ge=0, description="0: the one of [train]")
-    augment: Literal["none", "light", "strong", "aerial"] = Field(
+    augment: Augmentation = Field(
         "light",
         description="where the images are read (CNN + LSTM), and of cached_views; light: crops and mirror images; strong: closer "
         "crops, and light and contrast that vary; aerial: light, and turned by quarters, for pictures without an up",

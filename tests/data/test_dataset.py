@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from showtell.config import Augmentation
 from showtell.data.annotations import CaptionedImage, read_annotations
-from showtell.data.augment import Augmentation, AugmentedView, augment_sample
+from showtell.data.augment import AugmentedView, augment_sample
 from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, image_batches, make_groups, pad
 from showtell.data.features import FeatureCache, encode_into
 from showtell.data.vocabulary import Vocabulary
@@ -241,8 +242,11 @@ def test_what_names_a_direction_is_not_turned(caption: str) -> None:
         image, said = augment_sample(four_quarters(), (caption,), random.Random(seed), "aerial", swap_words=False)
         assert said == (caption,)
         assert {image.getpixel((x, 2)) for x in (2, image.width - 3)} == {(255, 0, 0), (0, 255, 0)}  # up is still up
-    assert AugmentedView(TRANSFORM, 2, "aerial").captions((caption,)) is None
+    assert not AugmentedView(TRANSFORM, 2, "aerial").suits((caption,))
+    assert AugmentedView(TRANSFORM, 2, "light").suits((caption,))
     assert AugmentedView(TRANSFORM, 2, "light").captions((caption,)) == (caption,)
     assert AugmentedView(TRANSFORM, 1, "aerial").captions(("red at the left",)) == ("red at the right",)
-    assert AugmentedView(TRANSFORM, 3, "aerial").captions(("red at the left",)) is None
-    assert AugmentedView(TRANSFORM, 2, "aerial").captions(("planes at a terminal",)) == ("planes at a terminal",)
+    assert not AugmentedView(TRANSFORM, 3, "aerial").suits(("red at the left",))
+    assert AugmentedView(TRANSFORM, 1, "aerial").suits(("red at the left",))
+    assert not AugmentedView(TRANSFORM, 1, "aerial").suits(("red at the left",), swap_words=False)
+    assert AugmentedView(TRANSFORM, 2, "aerial").suits(("planes at a terminal",))

@@ -6,32 +6,33 @@ import hashlib
 import random
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from showtell.config import Augmentation
 from showtell.data.mirror import mirror_caption, mirrorable
 from showtell.images import ImageTransform
 
 _VERSION = 1  # of what `vary` and `turn` do: views that were cached before a change are not those after it
 
-Augmentation = Literal["none", "light", "strong", "aerial"]
-
-# What a turned picture would make untrue, beside left and right. A picture whose captions hold one of them is not turned.
+# What a turned picture would make untrue, beside what a mirrored one does.
 _DIRECTION = re.compile(
-    r"\b(?:left|right|(?:top|bottom|upper|lower)(?:most)?|(?:up|down)(?:wards?)?|above|below|beneath|upright|upside"
-    r"|vertical(?:ly)?|horizontal(?:ly)?|(?:north|south)?-?(?:north|south|east|west)(?:ern|wards?)?"
-    r"|oben|unten|senkrecht|waagerecht|haut|bas|arriba|abajo"
-    r"|letters?|numbers?|words?|text|written|signs?|says|saying|reads|reading|logo|banner)\b",
+    r"\b(?:(?:top|bottom|upper|lower)(?:most)?|(?:up|down)(?:wards?)?|above|below|beneath|upright|upside"
+    r"|vertical(?:ly)?|horizontal(?:ly)?|(?:north|south)(?:ern|wards?)?|oben|unten|senkrecht|waagerecht|haut|bas|arriba|abajo)\b",
     re.IGNORECASE,
 )
 
 
 def turnable(caption: str) -> bool:
     """Whether the caption stays true of the picture turned by a quarter."""
-    return _DIRECTION.search(caption) is None and mirror_caption(caption) == caption
+    return _DIRECTION.search(caption) is None and may_mirror((caption,), swap_words=False)
+
+
+def may_mirror(captions: tuple[str, ...], *, swap_words: bool) -> bool:
+    """Whether the captions can be made true of the mirrored picture; without `swap_words` whether they are so already."""
+    return all(map(mirrorable, captions)) and (swap_words or tuple(map(mirror_caption, captions)) == captions)
 
 
 def augment_sample(
@@ -52,8 +53,7 @@ def augment_sample(
     image = vary(image, draw, strong=level == "strong")
     if level == "aerial" and all(map(turnable, known)):
         image = turn(image, draw.randrange(4))
-    as_it_is = tuple(map(mirror_caption, known)) == known
-    if draw.random() < 0.5 and all(map(mirrorable, known)) and (swap_words or as_it_is):
+    if draw.random() < 0.5 and may_mirror(known, swap_words=swap_words):
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), tuple(map(mirror_caption, captions))
     return image, captions
 
@@ -117,13 +117,15 @@ class AugmentedView:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return self.transform(image)
 
-    def captions(self, captions: tuple[str, ...]) -> tuple[str, ...] | None:
-        """What is true of the image as it is seen here, given what is true of it; None where that cannot be said."""
+    def suits(self, captions: tuple[str, ...], *, swap_words: bool = True) -> bool:
+        """Whether `captions` of an image can be made true of it as it is seen here; without `swap_words` whether they are so already."""
         if self.quarters and not all(map(turnable, captions)):
-            return None
-        if not self.mirrored:
-            return captions
-        return tuple(map(mirror_caption, captions)) if all(map(mirrorable, captions)) else None
+            return False
+        return not self.mirrored or may_mirror(captions, swap_words=swap_words)
+
+    def captions(self, captions: tuple[str, ...]) -> tuple[str, ...]:
+        """Captions of an image that the view suits, as they are true here."""
+        return tuple(map(mirror_caption, captions)) if self.mirrored else captions
 
     def fingerprint(self, encoder: str) -> str:
         """Whose features these are: the encoder's own fingerprint for number 0."""

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from showtell.config import Augmentation
 from showtell.data.annotations import CaptionedImage
-from showtell.data.augment import Augmentation, AugmentedView, augment_sample
+from showtell.data.augment import AugmentedView, augment_sample
 from showtell.data.features import FeatureCache
 from showtell.data.vocabulary import Vocabulary
 from showtell.images import ImageTransform, open_image
@@ -102,9 +103,8 @@ def feature_batches(
         if len(views) > 1:
             draw = random.Random(f"view {seed} {epoch} {group.image.image_id} {group.captions[0]}")
             drawn = draw.choice(views)
-            true = drawn.captions(group.image.captions)
-            if true is not None and (swap_words or true == group.image.captions):
-                view, captions = drawn, drawn.captions(group.captions) or ()
+            if drawn.suits(group.image.captions, swap_words=swap_words):
+                view, captions = drawn, drawn.captions(group.captions)
         tokens = group.tokens
         if captions != group.captions:
             tokens = tuple(tuple(vocabulary.encode(caption)[: max_tokens + 1]) for caption in captions)

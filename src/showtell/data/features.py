@@ -62,7 +62,7 @@ class FeatureCache:
         self._by_key: dict[Key, int] = {}
         self._by_digest: dict[str, int] = {}
         self._mapped: NDArray[np.float16] | None = None
-        self._length = 0
+        self._length = 0  # kept, as every batch asks for it
         folder.mkdir(parents=True, exist_ok=True)
         header = {"version": _VERSION, "fingerprint": fingerprint, "regions": regions, "feature_size": feature_size}
         _check_header(folder / "cache.json", header)

@@ -83,12 +83,9 @@ class Samples:
             )  # fmt: skip
             self._tell(failures)
         self.caches = caches
+        needed = {"train": tuple(caches.values())}
         self._choose(
-            lambda image: (
-                all(cache.row(image.path) is not None for cache in caches.values())
-                if image.split == "train"
-                else plain.row(image.path) is not None
-            )
+            lambda image: all(cache.row(image.path) is not None for cache in needed.get(image.split or "", (plain,)))
         )
 
     def from_images(self) -> None:
