@@ -177,6 +177,25 @@ def test_resume_after_the_end_changes_nothing(whole: Path, recipe_file: Path, da
     assert (whole / "bundle" / "model.safetensors").read_bytes() == before
 
 
+def test_phases_that_have_not_begun_may_change(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """A run of one phase gets a second, as if it had had it from the start; what has begun stays."""
+    first, second = "{epochs=1, lr=5e-3}", "{epochs=2, lr=1e-3}"
+    both = load_recipe(recipe_file, [f"train.phases=[{first}, {second}]"])
+    train(both, data=data, out=tmp_path / "whole")
+    train(load_recipe(recipe_file, [f"train.phases=[{first}]"]), data=data, out=tmp_path / "run")
+    stopped(both, data, tmp_path / "run", after=2)
+    train(both, data=data, out=tmp_path / "run", resume=True)
+    same(tmp_path / "whole", tmp_path / "run")
+    assert (tmp_path / "run" / "recipe.json").read_bytes() == (tmp_path / "whole" / "recipe.json").read_bytes()
+    for phases in (f"[{first}]", f"[{first}, {{epochs=3, lr=1e-3}}]", f"[{second}, {second}]"):
+        other = load_recipe(recipe_file, [f"train.phases={phases}"])
+        refuse(
+            RecipeError,
+            r"train\.phases changed \(only phases after the first 2 may\)",
+            lambda other=other: train(other, data=data, out=tmp_path / "run", resume=True),
+        )
+
+
 def test_ctrl_c_ends_politely_and_exactly(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:
     def progress(what: str, done: int, total: int) -> None:
         if what == "epoch 3" and done == 3:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,11 @@ class Position:
     encoder_trained: bool = False
     averaged: int = 0
 
+    @property
+    def begun(self) -> int:
+        """How many phases have begun."""
+        return self.phase + bool(self.phase_epoch or self.step)
+
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], position: dict[str, Any]) -> None:
     """Writes tensors and position; at any moment `path` is either the old checkpoint or the new one, whole."""
@@ -42,12 +49,27 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], position: dict[str,
     write_whole(path, save(plain, metadata={"position": json.dumps(position)}))
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Position]:
     """What `write_checkpoint` wrote; `BundleError` if it cannot be read."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _position(file)  # noqa: SIM118 (not a dict)
+
+
+def read_position(path: Path) -> Position:
+    """How far the run of a checkpoint has come; `BundleError` if it cannot be read."""
+    with _opened(path) as file:
+        return _position(file)
+
+
+def _position(file: Any) -> Position:
+    return Position(**json.loads(file.metadata()["position"]))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            position = json.loads(file.metadata()["position"])
-            return {name: file.get_tensor(name) for name in file.keys()}, position  # noqa: SIM118 (not a dict)
+            yield file
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path} cannot be read ({error}); delete it to start over") from None
 

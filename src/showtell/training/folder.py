@@ -9,13 +9,16 @@ from pydantic import ValidationError
 from showtell.config import Recipe
 from showtell.errors import RecipeError
 from showtell.paths import write_whole
+from showtell.training.checkpoint import read_position
 
 _SECTIONS = ("data", "encoder", "decoder", "train", "search")
 _MAY_CHANGE = {"max_phases", "workers", "checkpoint_steps"}  # keys of [train] that a resumed run may have otherwise
 
 
 def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
-    """Whether there is something to resume; `RecipeError` where that and `resume` do not go together."""
+    """Whether there is something to resume; `RecipeError` where that and `resume` do not go together.
+
+    Phases that have not begun may be others than when the run was, more or fewer: they shaped nothing yet."""
     if out.exists() and not out.is_dir():
         raise RecipeError(f"--out {out} is a file; expected a folder, or a name that is free")
     if (out / "recipe.json").exists() and not resume:
@@ -29,6 +32,9 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
             f"{out} was begun by another version of showtell; go on with that one, or use another --out"
         ) from None
     now = recipe.model_dump(mode="json")
+    begun = read_position(out / "checkpoint.safetensors").begun
+    for values in (before, now):
+        values["train"]["phases"] = values["train"]["phases"][:begun]
     changed = [
         f"{section}.{key}"
         for section in _SECTIONS
@@ -36,7 +42,10 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
         if before[section][key] != now[section][key] and key not in _MAY_CHANGE
     ]
     if changed:
-        raise RecipeError(f"{out} was trained with another recipe: {', '.join(changed)} changed; use another --out")
+        but = f" (only phases after the first {begun} may)" if "train.phases" in changed else ""
+        raise RecipeError(
+            f"{out} was trained with another recipe: {', '.join(changed)} changed{but}; use another --out"
+        )
     return True
 
 

@@ -126,14 +126,13 @@ class Run:
         if resuming:
             tensors = self._go_on()
         self._start_phase(tensors)
-        if not resuming and self.accelerator.is_main_process:
+        if self.accelerator.is_main_process:
             save_recipe(out, recipe)
 
     def _go_on(self) -> dict[str, Tensor]:
         """Puts the run where its checkpoint was, and returns that one's tensors."""
-        tensors, saved = read_checkpoint(self.checkpoint)
         began = self.position
-        self.position = Position(**saved)
+        tensors, self.position = read_checkpoint(self.checkpoint)
         if self.position.data != began.data:
             raise RecipeError(
                 f"{self.out} was trained on other images or captions than those found now; give the same --data, or use another --out"
