@@ -92,6 +92,11 @@ class PhaseConfig(_Section):
     """A stretch of training. Without `encoder_from` the CNN is left alone and the feature cache is used."""
 
     epochs: int = Field(20, ge=1)
+    min_steps: int = Field(
+        0,
+        ge=0,
+        description="steps of the optimizer that the phase has at least: with few images it has more epochs, and more patience",
+    )
     lr: float = Field(1e-3, gt=0)
     encoder_from: str = Field("", description="train the CNN from this module on, e.g. Mixed_6e")
     encoder_lr: float = Field(1e-5, gt=0, description="of the CNN's last block")

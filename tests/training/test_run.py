@@ -196,6 +196,33 @@ def test_phases_that_have_not_begun_may_change(recipe_file: Path, data: Path, tm
         )
 
 
+def test_few_images_get_more_epochs(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """Batches of 4 images, two of them a step."""
+    notes: list[str] = []
+    batches = -(-len(read_annotations(data).split("train")) // 4)
+    steps = -(-batches // 2)
+    wanted = 3 * steps + 1
+    phases = f"train.phases=[{{epochs=2, lr=5e-3, min_steps={wanted}}}]"
+    recipe = load_recipe(recipe_file, [phases, "train.patience=9"])
+    train(recipe, data=data, out=tmp_path / "run", note=notes.append)
+    log = lines(tmp_path / "run")
+    assert len(log) == 4
+    assert log[-1]["lr"] < 0.2 * 5e-3 < log[1]["lr"]  # type: ignore[operator]  # the cosine goes over all of them
+    assert f"phase 1: up to 4 epochs, not 2, for at least {wanted} steps" in notes
+    phases = f"train.phases=[{{epochs=2, lr=5e-3, min_steps={2 * steps}}}]"
+    enough = load_recipe(recipe_file, [phases, "train.patience=9"])
+    train(enough, data=data, out=tmp_path / "enough", note=notes.append)
+    assert len(lines(tmp_path / "enough")) == 2
+    assert len([note for note in notes if note.startswith("phase ")]) == 1
+
+
+def test_patience_grows_with_the_epochs(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """A rate that changes nothing: the first epoch stays the best, and five epochs, not two, wait for three more."""
+    recipe = load_recipe(recipe_file, ["train.phases=[{epochs=2, lr=1e-12, min_steps=20}]", "train.patience=1"])
+    train(recipe, data=data, out=tmp_path / "run")
+    assert len(lines(tmp_path / "run")) == 1 + 3
+
+
 def test_ctrl_c_ends_politely_and_exactly(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:
     def progress(what: str, done: int, total: int) -> None:
         if what == "epoch 3" and done == 3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 import time
@@ -198,7 +199,7 @@ class Run:
             before=place.phase_epoch * total,
             first_step=place.step,
             epoch_steps=total,
-            phase_steps=self.phase.epochs * total,
+            phase_steps=self.epochs * total,
         )
         for done in steps:
             place.step += 1
@@ -266,7 +267,22 @@ class Run:
 
     def _phase_is_over(self) -> bool:
         place = self.position
-        return place.phase_epoch >= self.phase.epochs or place.stale >= self.recipe.train.patience
+        patience = math.ceil(self.recipe.train.patience * self.epochs / self.phase.epochs)
+        return place.phase_epoch >= self.epochs or place.stale >= patience
+
+    def _count_epochs(self) -> int:
+        """Epochs of the phase under way: the recipe's, or as many as have the steps that it wants at least."""
+        phase, train = self.phase, self.recipe.train
+        batch_images = phase.batch_images or train.batch_images
+        batches = len(self.samples.order(self.position.epoch, batch_images=batch_images))
+        processes: int = self.accelerator.num_processes
+        steps = math.ceil(batches // processes / train.accumulate)
+        epochs = max(phase.epochs, math.ceil(phase.min_steps / max(1, steps)))
+        if epochs > phase.epochs:
+            self._note(
+                f"phase {self.position.phase + 1}: up to {epochs} epochs, not {phase.epochs}, for at least {phase.min_steps} steps"
+            )
+        return epochs
 
     def _next_phase(self) -> None:
         """Goes to the next phase, which starts from the best epoch's weights."""
@@ -294,6 +310,7 @@ class Run:
                 self.samples.from_cache(
                     self._open_caches(), encode=self._encode, ahead=0 if self.accelerator.device.type == "cpu" else 2
                 )
+        self.epochs = self._count_epochs()
         self.objective = build_objective(
             phase, train=self.recipe.train, search=self.recipe.search, vocabulary=self.samples.vocabulary,
             images=self.samples.train_images, autocast=self.accelerator.autocast,
