@@ -118,7 +118,7 @@ def test_a_recipe_tells_what_was_chosen() -> None:
     ]  # fmt: skip
     assert lines[0] == "[data]     as by default"
     assert lines[1] == '[encoder]  name="inception_v3.tf_in1k" crop="squash"'
-    assert lines[5].startswith("[phase 1]  epochs=14 lr=0.01 ")
+    assert lines[5].startswith("[phase 1]  epochs=14 min_steps=600 lr=0.01 ")
     assert 'encoder_from="Mixed_6e"' in lines[6]
 
 
