@@ -200,3 +200,15 @@ def test_what_is_no_data_set_is_one_sentence(make: Callable[[Path], None], words
         read_annotations(root)
     assert "\n" not in str(caught.value)
     assert words in str(caught.value)
+
+
+def test_a_neighbours_images_are_nobodys_problem(tmp_path: Path) -> None:
+    """Captions alone in their folder, images in one beside it, in which one has no caption; and an unrelated folder."""
+    tokens(tmp_path / "captions" / "captions.token")
+    images(tmp_path / "images")
+    for folder in ("images", "holidays"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / f"{folder}.jpg")
+    found = read_annotations(tmp_path / "captions")
+    assert len(found.images) == len(CAPTIONS)
+    assert [problem.message for problem in found.problems] == ["images.jpg has no caption; it is left out"]

@@ -122,9 +122,10 @@ class Draft:
         for image in self.captions.keys() | self.splits.keys():
             if image not in self.paths and Path(image).name in found:
                 self.paths[image] = found[Path(image).name]
-        self._uncaptioned = [p for p in found.values() if p.name not in self.captions and p.stem not in self.captions]
-        for path in dict.fromkeys(self._uncaptioned):
-            if path not in self.paths.values():
+        uncaptioned = [p for p in found.values() if p.name not in self.captions and p.stem not in self.captions]
+        used, homes = set(self.paths.values()), {path.parent for path in self.paths.values()}
+        for path in dict.fromkeys(uncaptioned):
+            if path not in used and (path.parent in homes or path.is_relative_to(self.root)):  # not a neighbour's
                 self.problem(path, None, "no-caption", f"{path.name} has no caption; it is left out")
 
 
