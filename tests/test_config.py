@@ -68,6 +68,13 @@ def test_wrong_overrides_are_one_clear_sentence(override: str, words: list[str])
         assert word in str(caught.value)
 
 
+def test_what_is_wrong_in_a_list_is_said_once() -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("scenes", ["train.phases=[{epoch=2}]", "decoder.hiden=3"])
+    assert str(caught.value).count("; ") == 3  # two keys, a hint each
+    assert "tuple" not in str(caught.value)
+
+
 def test_overrides_reach_into_lists() -> None:
     recipe = load_recipe("flickr8k-lstm", ["train.phases.1.lr=0.5", "train.phases.0={epochs=3}"])
     assert recipe.train.phases[1].lr == 0.5 and recipe.train.phases[0].epochs == 3

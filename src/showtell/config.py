@@ -276,7 +276,13 @@ def parse_recipe(raw: dict[str, Any], *, where: str) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise RecipeError(f"{where}: " + "; ".join(_explain(dict(e)) for e in error.errors())) from None
+        raise RecipeError(f"{where}: " + "; ".join(map(_explain, _causes(error)))) from None
+
+
+def _causes(error: ValidationError) -> list[dict[str, Any]]:
+    """Its errors but for those of a list that only say that one of its items was wrong."""
+    found = [dict(each) for each in error.errors()]
+    return [e for e in found if not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in found)]
 
 
 def find_recipe(source: str | Path) -> Path:
