@@ -281,7 +281,7 @@ def parse_recipe(raw: dict[str, Any], *, where: str) -> Recipe:
 
 def _causes(error: ValidationError) -> list[dict[str, Any]]:
     """Its errors but for those of a list that only say that one of its items was wrong."""
-    found = [dict(each) for each in error.errors()]
+    found: list[dict[str, Any]] = [{**each} for each in error.errors()]
     return [e for e in found if not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in found)]
 
 
