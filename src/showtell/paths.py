@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 BUNDLE_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+CACHE_FILES = ("cache.json", "features.f16", "index.jsonl")
 EXPORT_FILES = ("encoder.onnx", "prepare.onnx", "step.onnx", "vocabulary.json")  # beside config.json
 
 
@@ -13,12 +14,16 @@ def cache_folder(wanted: str, fingerprint: str) -> Path:
     """The feature cache's folder for an encoder.
 
     A folder that is a cache itself is used as it is (and checked when opened); any other is a place for caches, one
-    folder an encoder. Without one, that place is below `SHOWTELL_CACHE`, by default the user's cache.
+    folder an encoder. Without one, that place is `cache_home()`: below `SHOWTELL_CACHE`, by default the user's cache.
     """
     if wanted and (Path(wanted) / "cache.json").is_file():
         return Path(wanted)
-    home = Path(os.environ.get("SHOWTELL_CACHE") or Path.home() / ".cache" / "showtell") / "features"
-    return (Path(wanted) if wanted else home) / fingerprint[:16]
+    return (Path(wanted) if wanted else cache_home()) / fingerprint[:16]
+
+
+def cache_home() -> Path:
+    """The user's place for feature caches."""
+    return Path(os.environ.get("SHOWTELL_CACHE") or Path.home() / ".cache" / "showtell") / "features"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -1,4 +1,4 @@
-"""`showtell data check` and `showtell data get`."""
+"""`showtell data check`, `showtell data get` and `showtell data cache`."""
 
 from __future__ import annotations
 
@@ -45,3 +45,32 @@ def get(
         folder = get_data(name, to=to or Path(name), source=source, progress=bar)
     note(f"check it with  showtell data check {folder}")
     typer.echo(str(folder))
+
+
+@app.command()
+def cache(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Caches by the beginning of their names [default: all]."),
+    ] = None,
+    at: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Another place: the one that data.cache names.")
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove them; not while something trains.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+) -> None:
+    """Say what the cached features of images take on disk, a folder an encoder, or remove them: a training that needs them
+    again encodes its images anew."""
+    from showtell.data.caches import caches, choose, size
+
+    chosen = choose(caches(at), names or [])
+    if clear:
+        for use in chosen:
+            use.remove()
+    if json:
+        print_json({"caches": [use.to_dict() for use in chosen], "removed": clear})
+        return
+    for use in chosen:
+        typer.echo(use.line())
+    total = size(sum(use.bytes for use in chosen))
+    typer.echo("nothing is cached" if not chosen else f"{total} removed" if clear else f"{total} in all")
