@@ -75,6 +75,13 @@ def test_what_is_wrong_in_a_list_is_said_once() -> None:
     assert "tuple" not in str(caught.value)
 
 
+def test_epochs_that_are_asked_for_are_those_that_are_run() -> None:
+    assert load_recipe("ucm-attention").train.phases[0].min_steps == 500
+    assert load_recipe("ucm-attention", ["train.phases.0.epochs=1"]).train.phases[0].min_steps == 0
+    both = ["train.phases.0.epochs=1", "train.phases.0.min_steps=7"]
+    assert load_recipe("ucm-attention", both).train.phases[0].min_steps == 7
+
+
 def test_overrides_reach_into_lists() -> None:
     recipe = load_recipe("flickr8k-lstm", ["train.phases.1.lr=0.5", "train.phases.0={epochs=3}"])
     assert recipe.train.phases[1].lr == 0.5 and recipe.train.phases[0].epochs == 3

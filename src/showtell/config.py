@@ -95,7 +95,8 @@ class PhaseConfig(_Section):
     min_steps: int = Field(
         0,
         ge=0,
-        description="steps of the optimizer that the phase has at least: with few images it has more epochs, and more patience",
+        description="where images are few, the phase has as many epochs as have so many steps, ten times its own at most, and patience "
+        "in proportion; epochs that are set on the command line put it to 0",
     )
     lr: float = Field(1e-3, gt=0)
     encoder_from: str = Field("", description="train the CNN from this module on, e.g. Mixed_6e")
@@ -319,7 +320,8 @@ def read_value(text: str) -> Any:
 
 def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
     """Sets the `section.key` of a recipe as nested dictionaries; a part of a list goes by its number, as in
-    `train.phases.0.lr`. Raises `RecipeError` where there is no such section or number."""
+    `train.phases.0.lr`. A phase whose epochs are set has just those: its `min_steps` goes. Raises `RecipeError` where there
+    is no such section or number."""
     *sections, last = key.split(".")
     table: Any = raw
     for section in sections:
@@ -335,6 +337,8 @@ def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
         table[_place(table, last, key)] = value
     else:
         table[last] = value
+        if last == "epochs":
+            table.pop("min_steps", None)
 
 
 def _place(listed: list[Any], text: str, key: str) -> int:

@@ -177,50 +177,65 @@ def test_resume_after_the_end_changes_nothing(whole: Path, recipe_file: Path, da
     assert (whole / "bundle" / "model.safetensors").read_bytes() == before
 
 
+def steps_an_epoch(data: Path) -> int:
+    """Of the small recipe: batches of 4 images, two of them a step."""
+    batches = -(-len(read_annotations(data).split("train")) // 4)
+    return -(-batches // 2)
+
+
 def test_phases_that_have_not_begun_may_change(recipe_file: Path, data: Path, tmp_path: Path) -> None:
-    """A run of one phase gets a second, as if it had had it from the start; what has begun stays."""
-    first, second = "{epochs=1, lr=5e-3}", "{epochs=2, lr=1e-3}"
-    both = load_recipe(recipe_file, [f"train.phases=[{first}, {second}]"])
+    """A run of one phase gets a second, as if it had had it from the start; what has begun stays, from its first step."""
+
+    def recipe(*phases: str) -> Recipe:
+        return load_recipe(recipe_file, [f"train.phases=[{', '.join(phases)}]"])
+
+    def refuse_other_phases(words: str, *phases: str) -> None:
+        refuse(RecipeError, words, lambda: train(recipe(*phases), data=data, out=out, resume=True))
+
+    out, first, second = tmp_path / "run", "{epochs=1, lr=5e-3}", "{epochs=2, lr=1e-3}"
+    both, batches = recipe(first, second), 2 * steps_an_epoch(data)
     train(both, data=data, out=tmp_path / "whole")
-    train(load_recipe(recipe_file, [f"train.phases=[{first}]"]), data=data, out=tmp_path / "run")
-    stopped(both, data, tmp_path / "run", after=2)
-    train(both, data=data, out=tmp_path / "run", resume=True)
-    same(tmp_path / "whole", tmp_path / "run")
-    assert (tmp_path / "run" / "recipe.json").read_bytes() == (tmp_path / "whole" / "recipe.json").read_bytes()
-    for phases in (f"[{first}]", f"[{first}, {{epochs=3, lr=1e-3}}]", f"[{second}, {second}]"):
-        other = load_recipe(recipe_file, [f"train.phases={phases}"])
-        refuse(
-            RecipeError,
-            r"train\.phases changed \(only phases after the first 2 may\)",
-            lambda other=other: train(other, data=data, out=tmp_path / "run", resume=True),
-        )
+    train(recipe(first), data=data, out=out)
+    refuse_other_phases(r"train\.phases\.0\.epochs was 1, is 2", second)
+    stopped(both, data, out, after=3)  # in the second phase, after a step
+    refuse_other_phases(r"train\.phases\.1\.epochs was 2, is 3", first, "{epochs=3, lr=1e-3}")
+    stopped(both, data, out, after=batches)  # after an epoch
+    refuse_other_phases(r"train\.phases\.1\.lr was 0\.001, is 0\.002", first, "{epochs=2, lr=2e-3}")
+    stopped(recipe(first, second, first), data, out, after=1)  # a third one may come
+    train(both, data=data, out=out, resume=True)
+    same(tmp_path / "whole", out)
+    assert (out / "recipe.json").read_bytes() == (tmp_path / "whole" / "recipe.json").read_bytes()
+    refuse_other_phases(r"train\.phases\.1 is gone", first)
 
 
 def test_few_images_get_more_epochs(recipe_file: Path, data: Path, tmp_path: Path) -> None:
-    """Batches of 4 images, two of them a step."""
     notes: list[str] = []
-    batches = -(-len(read_annotations(data).split("train")) // 4)
-    steps = -(-batches // 2)
-    wanted = 3 * steps + 1
-    phases = f"train.phases=[{{epochs=2, lr=5e-3, min_steps={wanted}}}]"
-    recipe = load_recipe(recipe_file, [phases, "train.patience=9"])
-    train(recipe, data=data, out=tmp_path / "run", note=notes.append)
-    log = lines(tmp_path / "run")
+
+    def epochs(min_steps: int) -> list[dict[str, object]]:
+        out = tmp_path / str(min_steps)
+        phases = f"train.phases=[{{epochs=2, lr=5e-3, min_steps={min_steps}}}]"
+        train(load_recipe(recipe_file, [phases, "train.patience=9"]), data=data, out=out, note=notes.append)
+        return lines(out)
+
+    steps = steps_an_epoch(data)
+    log = epochs(3 * steps + 1)
     assert len(log) == 4
     assert log[-1]["lr"] < 0.2 * 5e-3 < log[1]["lr"]  # type: ignore[operator]  # the cosine goes over all of them
-    assert f"phase 1: up to 4 epochs, not 2, for at least {wanted} steps" in notes
-    phases = f"train.phases=[{{epochs=2, lr=5e-3, min_steps={2 * steps}}}]"
-    enough = load_recipe(recipe_file, [phases, "train.patience=9"])
-    train(enough, data=data, out=tmp_path / "enough", note=notes.append)
-    assert len(lines(tmp_path / "enough")) == 2
+    assert any(note.startswith("phase 1: up to 4 epochs, not 2: ") for note in notes)
+    assert len(epochs(2 * steps)) == 2
     assert len([note for note in notes if note.startswith("phase ")]) == 1
 
 
-def test_patience_grows_with_the_epochs(recipe_file: Path, data: Path, tmp_path: Path) -> None:
-    """A rate that changes nothing: the first epoch stays the best, and five epochs, not two, wait for three more."""
-    recipe = load_recipe(recipe_file, ["train.phases=[{epochs=2, lr=1e-12, min_steps=20}]", "train.patience=1"])
-    train(recipe, data=data, out=tmp_path / "run")
-    assert len(lines(tmp_path / "run")) == 1 + 3
+def test_patience_grows_with_the_epochs_and_both_have_an_end(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """A rate that changes nothing: the first epoch stays the best, and ten times the epochs wait ten times as long."""
+    recipe = load_recipe(recipe_file, ["train.phases=[{epochs=1, lr=1e-12, min_steps=1000}]", "train.patience=1"])
+    notes: list[str] = []
+    train(recipe, data=data, out=tmp_path / "run", note=notes.append)
+    assert any(note.startswith("phase 1: up to 10 epochs, not 1: ") for note in notes)
+    assert len(lines(tmp_path / "run")) == 10
+    recipe = load_recipe(recipe_file, ["train.phases=[{epochs=2, lr=1e-12, min_steps=1000}]", "train.patience=1"])
+    train(recipe, data=data, out=tmp_path / "half")
+    assert len(lines(tmp_path / "half")) == 1 + 10
 
 
 def test_ctrl_c_ends_politely_and_exactly(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:

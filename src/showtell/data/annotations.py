@@ -123,9 +123,10 @@ class Draft:
             if image not in self.paths and Path(image).name in found:
                 self.paths[image] = found[Path(image).name]
         uncaptioned = [p for p in found.values() if p.name not in self.captions and p.stem not in self.captions]
-        used, homes = set(self.paths.values()), {path.parent for path in self.paths.values()}
+        used = set(self.paths.values())
+        homes = {folder.resolve() for folder in {path.parent for path in used}}  # another folder's are its own affair
         for path in dict.fromkeys(uncaptioned):
-            if path not in used and (path.parent in homes or path.is_relative_to(self.root)):  # not a neighbour's
+            if path not in used and (path.parent.resolve() in homes or path.is_relative_to(self.root)):
                 self.problem(path, None, "no-caption", f"{path.name} has no caption; it is left out")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -32,21 +34,27 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
             f"{out} was begun by another version of showtell; go on with that one, or use another --out"
         ) from None
     now = recipe.model_dump(mode="json")
-    begun = read_position(out / "checkpoint.safetensors").begun
-    for values in (before, now):
-        values["train"]["phases"] = values["train"]["phases"][:begun]
-    changed = [
-        f"{section}.{key}"
-        for section in _SECTIONS
-        for key in now[section]
-        if before[section][key] != now[section][key] and key not in _MAY_CHANGE
-    ]
+    changed = _changed(before, now, begun=read_position(out / "checkpoint.safetensors").begun)
     if changed:
-        but = f" (only phases after the first {begun} may)" if "train.phases" in changed else ""
         raise RecipeError(
-            f"{out} was trained with another recipe: {', '.join(changed)} changed{but}; use another --out"
+            f"{out} was trained with another recipe: {'; '.join(changed)}; set it back (only phases that have not begun may "
+            "change), or use another --out"
         )
     return True
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any], *, begun: int) -> list[str]:
+    """What may not differ and does, a phrase each; of the phases those that have begun."""
+    tables = {section: (before[section], now[section]) for section in _SECTIONS}
+    old, new = (train.pop("phases") for train in tables["train"])
+    tables |= {f"train.phases.{i}": (phase, new[i]) for i, phase in enumerate(old[:begun]) if i < len(new)}
+    missing = [f"train.phases.{i} is gone" for i in range(len(new), begun)]
+    return [
+        f"{section}.{key} was {json.dumps(was[key])}, is {json.dumps(value)}"
+        for section, (was, is_) in tables.items()
+        for key, value in is_.items()
+        if was[key] != value and key not in _MAY_CHANGE
+    ] + missing
 
 
 def save_recipe(out: Path, recipe: Recipe) -> None:

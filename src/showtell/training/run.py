@@ -43,6 +43,8 @@ from showtell.training.optim import AveragedWeights, build_optimizer
 from showtell.training.runlog import EpochReport, RunLog
 from showtell.training.samples import Samples
 
+_MORE_EPOCHS = 10  # times a phase's epochs that few images have at most
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -199,7 +201,7 @@ class Run:
             before=place.phase_epoch * total,
             first_step=place.step,
             epoch_steps=total,
-            phase_steps=self.epochs * total,
+            phase_steps=self.phase_epochs * total,
         )
         for done in steps:
             place.step += 1
@@ -267,20 +269,19 @@ class Run:
 
     def _phase_is_over(self) -> bool:
         place = self.position
-        patience = math.ceil(self.recipe.train.patience * self.epochs / self.phase.epochs)
-        return place.phase_epoch >= self.epochs or place.stale >= patience
+        patience = math.ceil(self.recipe.train.patience * self.phase_epochs / self.phase.epochs)
+        return place.phase_epoch >= self.phase_epochs or place.stale >= patience
 
     def _count_epochs(self) -> int:
-        """Epochs of the phase under way: the recipe's, or as many as have the steps that it wants at least."""
+        """Epochs of the phase under way: the recipe's, or, where images are few, as many as have the phase's `min_steps`."""
         phase, train = self.phase, self.recipe.train
-        batch_images = phase.batch_images or train.batch_images
-        batches = len(self.samples.order(self.position.epoch, batch_images=batch_images))
-        processes: int = self.accelerator.num_processes
-        steps = math.ceil(batches // processes / train.accumulate)
-        epochs = max(phase.epochs, math.ceil(phase.min_steps / max(1, steps)))
+        batches = math.ceil(len(self.samples.train) / (phase.batch_images or train.batch_images))
+        wanted = math.ceil(phase.min_steps / math.ceil(batches / train.accumulate))
+        epochs = max(phase.epochs, min(wanted, _MORE_EPOCHS * phase.epochs))
         if epochs > phase.epochs:
             self._note(
-                f"phase {self.position.phase + 1}: up to {epochs} epochs, not {phase.epochs}, for at least {phase.min_steps} steps"
+                f"phase {self.position.phase + 1}: up to {epochs} epochs, not {phase.epochs}: {len(self.samples.train_images)} images "
+                f"are few for {phase.min_steps} steps"
             )
         return epochs
 
@@ -310,7 +311,7 @@ class Run:
                 self.samples.from_cache(
                     self._open_caches(), encode=self._encode, ahead=0 if self.accelerator.device.type == "cpu" else 2
                 )
-        self.epochs = self._count_epochs()
+        self.phase_epochs = self._count_epochs()
         self.objective = build_objective(
             phase, train=self.recipe.train, search=self.recipe.search, vocabulary=self.samples.vocabulary,
             images=self.samples.train_images, autocast=self.accelerator.autocast,
