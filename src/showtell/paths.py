@@ -16,9 +16,14 @@ def cache_folder(wanted: str, fingerprint: str) -> Path:
     A folder that is a cache itself is used as it is (and checked when opened); any other is a place for caches, one
     folder an encoder. Without one, that place is `cache_home()`: below `SHOWTELL_CACHE`, by default the user's cache.
     """
-    if wanted and (Path(wanted) / "cache.json").is_file():
+    if wanted and is_cache(Path(wanted)):
         return Path(wanted)
     return (Path(wanted) if wanted else cache_home()) / fingerprint[:16]
+
+
+def is_cache(folder: Path) -> bool:
+    """Whether a folder is a feature cache."""
+    return (folder / CACHE_FILES[0]).is_file()
 
 
 def cache_home() -> Path:

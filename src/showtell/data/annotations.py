@@ -124,9 +124,14 @@ class Draft:
                 self.paths[image] = found[Path(image).name]
         uncaptioned = [p for p in found.values() if p.name not in self.captions and p.stem not in self.captions]
         used = set(self.paths.values())
-        homes = {folder.resolve() for folder in {path.parent for path in used}}  # another folder's are its own affair
+        homes = {folder.resolve() for folder in {path.parent for path in used}}
+        own = {
+            folder
+            for folder in {path.parent for path in uncaptioned}
+            if folder.resolve() in homes or folder.is_relative_to(self.root)
+        }
         for path in dict.fromkeys(uncaptioned):
-            if path not in used and (path.parent.resolve() in homes or path.is_relative_to(self.root)):
+            if path not in used and path.parent in own:  # another folder's are its own affair
                 self.problem(path, None, "no-caption", f"{path.name} has no caption; it is left out")
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from showtell.errors import CacheError
-from showtell.paths import CACHE_FILES, cache_home
+from showtell.paths import CACHE_FILES, cache_home, is_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def caches(place: Path | None = None) -> list[CacheUse]:
     if place is not None and not place.is_dir():
         raise CacheError(f"no folder {place}; expected the one that data.cache names")
     place = place or cache_home()
-    folders = [place] if _is_cache(place) else [f for f in _folders(place) if _is_cache(f)]
+    folders = [place] if is_cache(place) else [f for f in _folders(place) if is_cache(f)]
     return sorted((_use(folder) for folder in folders), key=lambda use: (-use.bytes, use.name))
 
 
@@ -80,16 +80,12 @@ def size(count: int) -> str:
     return f"{count / 1000:.0f} kB"
 
 
-def _is_cache(folder: Path) -> bool:
-    return (folder / "cache.json").is_file()
-
-
 def _folders(place: Path) -> Iterator[Path]:
     return (path for path in place.iterdir() if path.is_dir()) if place.is_dir() else iter(())
 
 
 def _views(folder: Path) -> list[Path]:
-    return [path for path in _folders(folder) if _is_cache(path)]
+    return [path for path in _folders(folder) if is_cache(path)]
 
 
 def _use(folder: Path) -> CacheUse:
