@@ -136,10 +136,14 @@ def test_a_recipe_tells_what_was_chosen() -> None:
     assert 'encoder_from="Mixed_6e"' in lines[6]
 
 
-@pytest.mark.parametrize(
-    ("keys", "words"),
-    [('augment="none"', "light, strong or aerial"), ('encoder_from="Mixed_6e"', "leave one of the two out")],
-)
-def test_views_that_would_do_nothing_are_refused(keys: str, words: str) -> None:
-    with pytest.raises(RecipeError, match=words):
-        load_recipe("flickr8k-lstm", [f"train.phases=[{{epochs=1, cached_views=3, {keys}}}]"])
+def test_views_that_turn_need_a_training_that_turned() -> None:
+    assert load_recipe("ucm-attention", ["search.views=8"]).search.views == 8
+    with pytest.raises(RecipeError, match=r"^flickr8k-attention with .*: search.views is 8; more than 4 .*aerial"):
+        load_recipe("flickr8k-attention", ["search.views=8"])
+    with pytest.raises(RecipeError, match="less than or equal to 8"):
+        load_recipe("ucm-attention", ["search.views=9"])
+
+
+def test_views_that_would_do_nothing_are_refused() -> None:
+    with pytest.raises(RecipeError, match="light, strong or aerial"):
+        load_recipe("flickr8k-lstm", ['train.phases=[{epochs=1, cached_views=3, augment="none"}]'])

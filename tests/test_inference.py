@@ -120,7 +120,7 @@ def test_wishes_that_cannot_be_met(captioner: Captioner, photos: list[Path], wis
     ("values", "sentence"),
     [
         ({"required": ("a",) * 5}, "5 words are required"),
-        ({"views": 5}, "5 views"),
+        ({"views": 9}, "9 views"),
         ({"consensus": 101}, "101 candidates"),
         ({"diversity": -1.0}, "diversity is -1"),
         ({"diverse": True, "excluded": ("a",)}, "do not go together"),
@@ -185,6 +185,53 @@ def test_four_views_are_four_pictures(captioner: Captioner, photos: list[Path]) 
     np.testing.assert_array_equal(pixels[3], pixels[2][..., ::-1])
     assert {p.shape for p in pixels} == {pixels[0].shape}
     assert not np.array_equal(pixels[0], pixels[2])
+
+
+def test_eight_views_are_all_ways_to_turn_and_mirror(captioner: Captioner, photos: list[Path]) -> None:
+    with Image.open(photos[0]) as image:
+        picture = ImageOps.fit(image.convert("RGB"), (captioner.transform.size,) * 2)
+    views = views_of(captioner.transform, 8, turned=True)
+    seen = {view(picture).tobytes() for view in views}
+    assert len(seen) == 8
+    turned = {
+        captioner.transform(way).tobytes()
+        for quarter in (picture, *(picture.transpose(t) for t in (2, 3, 4)))
+        for way in (quarter, ImageOps.mirror(quarter))
+    }
+    assert seen == turned
+    assert [view.swaps_sides for view in views] == [False, True, True, False, False, False, False, False]
+    assert views_of(captioner.transform, 2, turned=True) == views_of(captioner.transform, 2)
+
+
+def test_only_a_captioner_that_learned_turned_pictures_turns_them(
+    scenes: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    """The same in whatever direction a picture lies, and its maps turn with it."""
+    captions = [caption for image in read_annotations(scenes).split("train") for caption in image.captions]
+    vocabulary = Vocabulary.train(
+        [text for text in captions if "left" not in text and "right" not in text], min_count=1
+    )
+    for name, keys in (("upright", []), ("turned", ["train.phases.0.augment=aerial", "search.views=8"])):
+        recipe = load_recipe("scenes", [*keys, "search.max_length=6"])
+        torch.manual_seed(0)
+        model = build_model(recipe, build_encoder(recipe), len(vocabulary))
+        with torch.no_grad():
+            model.decoder.attention.score.weight.mul_(40)
+        save_bundle(tmp_path / name, model=model, vocabulary=vocabulary, recipe=recipe, training={})
+    with pytest.raises(DataError, match=r"8 views: .*upright looks .* at most 4 ways.*aerial"):
+        Captioner.load(tmp_path / "upright").caption(photos[:1], wishes=Wishes(views=8))
+    captioner = Captioner.load(tmp_path / "turned")
+    assert captioner.defaults.views == 8
+    with Image.open(photos[0]) as image:
+        picture = ImageOps.fit(image.convert("RGB"), (captioner.transform.size,) * 2)
+    ways = [picture, ImageOps.mirror(picture), picture.transpose(Image.Transpose.ROTATE_90)]
+    first, mirrored, turned = captioner.caption(ways)
+    assert first.text == mirrored.text == turned.text
+    maps = [caption.words[0].attention for caption in (first, mirrored, turned)]
+    assert maps[0] is not None and maps[1] is not None and maps[2] is not None
+    np.testing.assert_allclose(maps[1], maps[0][:, ::-1], atol=5e-3)
+    np.testing.assert_allclose(maps[2], np.rot90(maps[0]), atol=5e-3)
+    assert not np.allclose(maps[0], maps[2], atol=5e-3)
 
 
 @pytest.mark.parametrize("views", [1, 2])

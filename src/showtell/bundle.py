@@ -41,6 +41,11 @@ class Bundle:
     grid: tuple[int, int] | None
 
 
+def learned_turned(bundle: Bundle) -> bool:
+    """Whether its training turned pictures (`augment = "aerial"`): then it knows what is seen from above, in any direction."""
+    return any(phase.get("augment") == "aerial" for phase in bundle.config["recipe"]["train"]["phases"])
+
+
 def build_model(recipe: Recipe, encoder: Encoder, vocabulary_size: int) -> CaptionerModel:
     """The model that a recipe describes, its decoder freshly initialised."""
     options = recipe.decoder.model_dump()

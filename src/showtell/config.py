@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from showtell.decoding import MOST_UPRIGHT_VIEWS
 from showtell.errors import RecipeError
 
 Augmentation = Literal["none", "light", "strong", "aerial"]
@@ -120,7 +121,8 @@ class PhaseConfig(_Section):
         ge=1,
         le=32,
         description="where features are cached (the LSTM alone): ways in which each training image is seen, the image as it is and "
-        "more as augment says, every second one mirrored; one is drawn each epoch, each costs an encoding",
+        "more as augment says, every second one mirrored; one is drawn each epoch, each costs an encoding. With encoder_from, 2 or "
+        "more cache what comes out below the trained layers",
     )
     scheduled_sampling: float = Field(
         0.0,
@@ -153,10 +155,6 @@ class PhaseConfig(_Section):
         if self.cached_views > 1 and self.augment == "none":
             raise ValueError(
                 "cached_views needs augment to be light, strong or aerial; with none, every view would be the same"
-            )
-        if self.cached_views > 1 and self.encoder_from:
-            raise ValueError(
-                "cached_views goes with phases without encoder_from, whose features are cached; leave one of the two out"
             )
         if self.baseline == "others" and self.samples < 2 and self.objective == "self-critical":
             raise ValueError("baseline 'others' needs at least 2 samples; set baseline to 'greedy'")
@@ -210,7 +208,13 @@ class SearchConfig(_Section):
     consensus: int = Field(
         0, ge=0, le=100, description="candidates ranked by what they are worth to each other; 0: none"
     )
-    views: int = Field(1, ge=1, le=4, description="1; 2: also mirrored; 3, 4: also another crop, and that mirrored")
+    views: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="1; 2: also mirrored; 3, 4: also another crop, and that mirrored; 3 to 8 where a phase's augment is aerial: also "
+        "turned by quarters, and that mirrored",
+    )
 
     def one_view(self) -> SearchConfig:
         """The same decoding of features that are cached or encoded once: of one view, whatever the bundle looks at."""
@@ -275,9 +279,15 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def parse_recipe(raw: dict[str, Any], *, where: str) -> Recipe:
     """The recipe that nested dictionaries describe; `where` names their source in errors."""
     try:
-        return Recipe.model_validate(raw)
+        recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise RecipeError(f"{where}: " + "; ".join(map(_explain, _causes(error)))) from None
+    if recipe.search.views > MOST_UPRIGHT_VIEWS and all(phase.augment != "aerial" for phase in recipe.train.phases):
+        raise RecipeError(
+            f"{where}: search.views is {recipe.search.views}; more than {MOST_UPRIGHT_VIEWS} turn the picture, and need a phase whose "
+            'augment is "aerial"'
+        )
+    return recipe
 
 
 def _causes(error: ValidationError) -> list[dict[str, Any]]:

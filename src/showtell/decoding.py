@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from showtell.errors import DataError
 
 MOST_REQUIRED = 4  # every set of words that were said has a beam of its own
-MOST_VIEWS = 4
+MOST_UPRIGHT_VIEWS = 4
+MOST_VIEWS = 8  # of pictures from above, which have no up
 Phrase = tuple[int, ...]  # token ids that follow each other
 
 
@@ -58,8 +59,8 @@ class Wishes:
 
     Every caption has each of the words `required`, where "dog|dogs" is met by either, and none of `excluded`. `diverse`
     searches as many groups as there are captions, each shunning what the others say by `diversity` nats a word. `consensus`
-    candidates are ranked by what they are worth to each other, and the image is looked at in `views` ways (1 to 4);
-    None is the bundle's.
+    candidates are ranked by what they are worth to each other, and the image is looked at in `views` ways (1 to 4; to 8 for
+    a bundle trained on turned pictures); None is the bundle's.
     """
 
     required: tuple[str, ...] = ()

@@ -75,27 +75,36 @@ class ImageTransform:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One way to look at an image: a transform, and then perhaps a mirror."""
+    """One way to look at an image: a transform, then perhaps quarters of a turn (counterclockwise), then perhaps a mirror."""
 
     transform: ImageTransform
     mirrored: bool = False
+    quarters: int = 0
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB image -> float32 (3,size,size)."""
-        pixels = self.transform(image)
-        return np.ascontiguousarray(pixels[..., ::-1]) if self.mirrored else pixels
+        pixels = np.rot90(self.transform(image), self.quarters, axes=(1, 2))
+        return np.ascontiguousarray(pixels[..., ::-1] if self.mirrored else pixels)
+
+    @property
+    def swaps_sides(self) -> bool:
+        """Whether what is left in the picture is right here."""
+        return self.quarters == (0 if self.mirrored else 2)
 
 
-def views_of(transform: ImageTransform, count: int) -> tuple[View, ...]:
-    """The first `count` of four: as `transform` sees it, mirrored, through another crop, and that mirrored.
+def views_of(transform: ImageTransform, count: int, *, turned: bool = False) -> tuple[View, ...]:
+    """The first `count` ways: as `transform` sees it, mirrored, and then either two or, `turned`, six more.
 
-    The other crop is the middle where the whole frame is seen, seven eighths of its shorter side, and the whole frame
-    where the middle is.
+    The two are another crop, and that mirrored: the middle where the whole frame is seen, seven eighths of its shorter side, and the
+    whole frame where the middle is. The six are turned by two, one and three quarters, each mirrored as well.
     """
+    both = (False, True)
+    if turned:
+        return tuple(View(transform, mirrored, quarters) for quarters in (0, 2, 1, 3) for mirrored in both)[:count]
     other = replace(transform, crop_mode="squash")
     if transform.crop_mode == "squash":
         other = replace(transform, crop_mode="center", resize=transform.size * 8 // 7)
-    return tuple(View(way, mirrored) for way in (transform, other) for mirrored in (False, True))[:count]
+    return tuple(View(way, mirrored) for way in (transform, other) for mirrored in both)[:count]
 
 
 def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, name: str = "") -> Image.Image:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
-from showtell.bundle import Bundle, load_bundle
+from showtell.bundle import Bundle, learned_turned, load_bundle
 from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
 from showtell.data.mirror import mirror_ids
-from showtell.decoding import Phrase, Sampling, SearchOptions, Wishes
+from showtell.decoding import MOST_UPRIGHT_VIEWS, MOST_VIEWS, Phrase, Sampling, SearchOptions, Wishes
 from showtell.errors import BundleError, DataError
 from showtell.generate import draw_captions, find_captions
 from showtell.hub import resolve
@@ -95,8 +95,11 @@ class Captioner(BaseCaptioner):
         )
 
     def _views(self, options: SearchOptions) -> list[tuple[View, ...]]:
-        """How each bundle looks at an image."""
-        return [views_of(bundle.transform, options.views) for bundle in self.bundles]
+        """How each bundle looks at an image. `DataError` for more ways than one of them has."""
+        return [
+            views_of(bundle.transform, _possible(options.views, bundle), turned=learned_turned(bundle))
+            for bundle in self.bundles
+        ]
 
     def see(self, image: Image, options: SearchOptions) -> dict[View, Pixels]:
         """The image once for each way in which a bundle looks at it."""
@@ -145,14 +148,16 @@ class Captioner(BaseCaptioner):
 
     def _member(self, bundle: Bundle, decoder: StepDecoder, view: View) -> Member:
         aligned = view.transform == self.transform and bundle.grid == self.grid
-        if not view.mirrored:
+        if not view.mirrored and not view.quarters:
             return Member(decoder, aligned=aligned)
         regions = None
         if bundle.grid is not None:
             regions = torch.arange(bundle.encoder.regions, device=self.device)
             cells = bundle.grid[0] * bundle.grid[1]  # a mean region behind them stays where it is
-            regions[:cells] = regions[:cells].view(bundle.grid).flip(1).flatten()
-        return Member(decoder, words=self._mirrored_words, regions=regions, aligned=aligned)
+            seen = regions[:cells].view(bundle.grid)
+            regions[:cells] = torch.rot90(seen.flip(1) if view.mirrored else seen, -view.quarters).flatten()
+        words = self._mirrored_words if view.swaps_sides else None
+        return Member(decoder, words=words, regions=regions, aligned=aligned)
 
     def _caption(self, found: Hypothesis) -> Caption:
         texts = self.bundle.vocabulary.tokens(found.tokens)
@@ -166,6 +171,15 @@ class Captioner(BaseCaptioner):
             return [None] * len(found.tokens)
         on_grid = found.attention.float()[:, : grid[0] * grid[1]]  # the whole image, as one more region, has no place
         return list(on_grid.reshape(-1, *grid).numpy())
+
+
+def _possible(views: int, bundle: Bundle) -> int:
+    if views > MOST_UPRIGHT_VIEWS and not learned_turned(bundle):
+        raise DataError(
+            f"{views} views: {bundle.path} looks at an image in at most {MOST_UPRIGHT_VIEWS} ways; up to {MOST_VIEWS}, turned ones, are "
+            'for captioners that were trained with augment = "aerial"'
+        )
+    return views
 
 
 def _shared_encoders(bundles: Sequence[Bundle]) -> list[Encoder]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from showtell.data.features import FeatureCache, Key, encode_into
+from showtell.data.features import FeatureCache, Key, encode_into, encode_rows
 from showtell.errors import CacheError
 from showtell.images import ImageTransform
 
@@ -71,6 +71,34 @@ def test_a_changed_image_is_encoded_again(tmp_path: Path) -> None:
     Image.new("RGB", (30, 30), "white").save(paths[0])
     assert open_cache(tmp_path).row(paths[0]) is None
     assert fill(open_cache(tmp_path), paths) == 1
+
+
+def test_what_was_encoded_half_way_is_finished(tmp_path: Path) -> None:
+    """Each content once, whatever its names; images that changed since, and those that were never begun, are left."""
+    paths, half_way = paint(tmp_path, 5), open_cache(tmp_path)
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(paths[1].read_bytes())
+    fill(half_way, [*paths[:4], copy])
+    Image.new("RGB", (30, 30), "white").save(paths[0])
+    whole = FeatureCache(tmp_path / "whole", fingerprint="b" * 64, regions=2, feature_size=3)
+    rows: list[int] = []
+
+    def finish(found: Tensor) -> Tensor:
+        rows.append(len(found))
+        return torch.cat((found, found + 1), 1)
+
+    for _ in range(2):  # the second time nothing is left to do
+        encode_rows(whole, [*paths, copy], source=half_way, encode=finish, batch=2)
+    assert rows == [2, 1]
+    assert [whole.row(path) is None for path in paths] == [True, False, False, False, True]
+    assert whole.row(copy) == whole.row(paths[1])
+    again = FeatureCache(tmp_path / "whole", fingerprint="b" * 64, regions=2, feature_size=3)
+    for path in paths[1:4]:
+        place, begun = again.row(path), half_way.row(path)
+        assert place is not None
+        assert begun is not None
+        mean = half_way.rows([begun])[0]
+        torch.testing.assert_close(again.rows([place])[0], torch.cat((mean, mean + 1)), atol=2e-3, rtol=0)
 
 
 def test_an_interruption_costs_only_what_was_under_way(tmp_path: Path) -> None:

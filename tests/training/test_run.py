@@ -350,6 +350,62 @@ def test_further_views_are_cached_once_drawn_from_and_resumed_exactly(
     assert lines(tmp_path / "plain") != lines(tmp_path / "whole")
 
 
+def test_what_is_below_the_trained_layers_is_cached(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """CNN + LSTM from views that were encoded half-way, and the features of that CNN from them, not from the images again."""
+    cache, copy = tmp_path / "cache", tmp_path / "data"
+    shutil.copytree(data, copy)
+    phases = (
+        'train.phases=[{epochs=1}, {epochs=2, encoder_from="layers.conv2", lr=1e-2, encoder_lr=1e-2, cached_views=2},'
+        "{epochs=1, cached_views=3}]"
+    )
+    recipe = load_recipe(recipe_file, [f'data.cache="{cache}"', phases])
+    encoded: list[int] = []
+    seen: list[
+        tuple[int, int]
+    ] = []  # rows of what is cached for an image, and batches that the network itself has seen
+
+    def report(epoch: EpochReport) -> None:
+        run.position.best_cider = -1.0  # so that the next epoch, and its CNN, is the best so far
+        (caches := run.samples.caches) and seen.append((next(iter(caches.values())).regions, len(encoded)))
+
+    run = Run(
+        recipe, data=copy, encoder_weights=None, out=tmp_path / "run",
+        resume=False, note=lambda _: None, progress=lambda *_: None,
+    )  # fmt: skip
+    network = run.model.encoder.network
+    network.register_forward_hook(lambda module, given, result: encoded.append(len(given[0])))
+    before = {name: tensor.clone() for name, tensor in run.model.encoder.state_dict().items()}
+    run.run(report)
+    images = {split: len(read_annotations(copy).split(split)) for split in ("train", "val")}
+    counts = [count for _, count in seen]
+    assert [regions for regions, _ in seen] == [4, 64, 64, 4]  # features of 2×2 regions, 64 channels of a map
+    assert counts[:3] == [0, 0, 0]  # the whole network sees no image while its upper part is trained
+    assert sum(encoded) == images["train"]  # afterwards for the third view alone, which no phase had cached before
+    changed = {name for name, tensor in run.model.encoder.state_dict().items() if not tensor.equal(before[name])}
+    assert changed
+    assert {name.split(".")[2] for name in changed} == {"conv2", "norm2", "conv3", "norm3"}
+    assert len(list(cache.iterdir())) == 2  # of the encoder as it came, and of its lower part
+    (below,) = (
+        folder for folder in cache.iterdir() if json.loads((folder / "cache.json").read_text())["regions"] == 64
+    )
+    assert [path.name for path in below.iterdir() if path.is_dir()] == ["light-1-v1"]
+    result = load_bundle(tmp_path / "run" / "bundle").config["training"]
+    found = evaluate_bundle(tmp_path / "run" / "bundle", copy, split="val")
+    assert found.report.scores == pytest.approx(result["scores"], abs=1e-9)  # which encodes the images as a whole
+
+
+def test_a_phase_that_trains_from_cached_maps_is_resumed_exactly(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    phases = 'train.phases=[{epochs=2, encoder_from="layers.conv2", encoder_lr=1e-2, cached_views=2}, {epochs=1, cached_views=2}]'
+    recipe = load_recipe(recipe_file, [f'data.cache="{tmp_path / "cache"}"', phases])
+    train(recipe, data=data, out=tmp_path / "whole")
+    stopped(recipe, data, tmp_path / "stopped", after=3)
+    train(recipe, data=data, out=tmp_path / "stopped", resume=True)
+    same(tmp_path / "whole", tmp_path / "stopped")
+    live = load_recipe(recipe_file, ['train.phases=[{epochs=2, encoder_from="layers.conv2", encoder_lr=1e-2}]'])
+    train(live, data=data, out=tmp_path / "live")
+    assert lines(tmp_path / "live")[0] != lines(tmp_path / "whole")[0]
+
+
 @pytest.mark.parametrize("phase", [1, 2])
 def test_broken_images_are_left_out(phase: int, recipe_file: Path, data: Path, tmp_path: Path) -> None:
     copy = draw_scenes(tmp_path / "scenes", images=26, size=40)

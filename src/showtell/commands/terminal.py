@@ -25,7 +25,9 @@ CONSENSUS = Annotated[
 VIEWS = Annotated[
     int | None,
     typer.Option(
-        min=1, max=4, help="Look at each image so many ways (2: also mirrored; 4: also another crop) [default: the bundle's]."
+        min=1, max=8,
+        help="Look at each image so many ways: 2 also mirrored, 4 also another crop; a captioner trained on pictures from above, which "
+        "have no up, turns them instead, 8 ways [default: the bundle's].",
     ),
 ]  # fmt: skip
 ENSEMBLE = Annotated[

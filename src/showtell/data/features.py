@@ -193,6 +193,34 @@ def encode_into(
     return failures
 
 
+def encode_rows(
+    cache: FeatureCache,
+    paths: Sequence[Path],
+    *,
+    source: FeatureCache,
+    encode: Callable[[Tensor], Tensor],
+    batch: int = 32,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """As `encode_into`, for the images of which `source` holds what they were on the way: `encode` maps its rows to features (B,R,F).
+
+    The other images are left.
+    """
+    missing = [path for path in dict.fromkeys(paths) if cache.row(path) is None and source.row(path) is not None]
+    if not missing:
+        return
+    digests = {row: digest for digest, row in source._by_digest.items()}
+    with cache.writer() as writer:
+        found = [(Key.of(path), digests[row]) for path in missing if (row := source.row(path)) is not None]
+        fresh = {digest: key for key, digest in found if digest not in cache._by_digest}
+        new = [(key, digest) for digest, key in fresh.items()]
+        for i in range(0, len(new), batch):
+            part = new[i : i + batch]
+            writer.append(part, encode(source.rows([source._by_digest[digest] for _, digest in part])))
+            progress(min(i + batch, len(new)), len(new))
+        writer.alias(found)
+
+
 def find_broken(
     paths: Sequence[Path], *, workers: int = 2, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Failure]:

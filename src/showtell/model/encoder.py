@@ -29,6 +29,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from showtell.errors import RecipeError, WeightsError
 from showtell.images import ImageTransform
 from showtell.model.joining import Backbone, Grid, JoinRegions, Networks, coarsest, pair_sources
+from showtell.model.splitting import Stem, split
 
 Pooled = bool | Literal["both"]
 
@@ -40,7 +41,8 @@ class Encoder(nn.Module):
     is brought to the coarsest of their grids and stands side by side in F (`JoinRegions`). `pooled`: the mean region
     instead of the grid; "both": the grid, and then its mean as one more region.
 
-    It stays in `eval()` whatever `train()` says: its batch-norm statistics never drift, frozen or fine-tuned.
+    It stays in `eval()` whatever `train()` says: its batch-norm statistics never drift, frozen or fine-tuned. Once parted
+    (`part_before`), it also takes what the lower part gave, in the place of images.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.pooled: Pooled = pooled
         sources = pair_sources(name, layer)
+        self._stem: Stem | None = None
         self._outputs = ["features"] if len(sources) == 1 else [f"features{i}" for i in range(len(sources))]
         backbones = []
         for model, file in _weight_files([model for model, _ in sources], weights).items():
@@ -83,8 +86,16 @@ class Encoder(nn.Module):
         self.regions, self.feature_size = (int(size) for size in self._regions(probe).shape[1:])
 
     def forward(self, images: Tensor) -> Tensor:
-        """images (B,3,S,S), normalised by `transform` -> features (B,R,F), R = 1 when pooled."""
+        """images (B,3,S,S), normalised by `transform`, or what a stem's `unpack` gave -> features (B,R,F), R = 1 when pooled."""
         return self._regions(self._run(images.contiguous(memory_format=torch.channels_last))).float()
+
+    @torch.inference_mode()
+    def encode_below(self, images: Tensor) -> Tensor:
+        """images (B,3,S,S) -> what the stem gives (B,C,h·w), in the precision of `encode`; the encoder has to be parted."""
+        assert self._stem is not None, "part_before comes first"
+        device = images.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=fast_bfloat16(device)):
+            return self._stem.pack(images.contiguous(memory_format=torch.channels_last)).float()
 
     @torch.inference_mode()
     def encode(self, images: Tensor, *, exact: bool = False) -> Tensor:
@@ -131,6 +142,22 @@ class Encoder(nn.Module):
         numbered = len(parts) > depth and parts[depth].isdigit()
         return ".".join(parts[: depth + numbered])
 
+    def part_before(self, module: str) -> Stem:
+        """What lies below `module`, which stays as it is while `unfreeze_from(module)` trains the rest. `RecipeError` where there is
+        no such module, or no such part."""
+        blocks = self.unfreeze_from(module)
+        if isinstance(self.network, Networks):
+            raise RecipeError("cached_views with encoder_from needs a single encoder; leave one of the two out")
+        images = torch.zeros(2, 3, self.transform.size, self.transform.size, device=blocks[0][0].device)
+        facts = ["stem", self.transform.to_dict(), fast_bfloat16("cpu")]
+        self._stem = split(self.network, module, images, facts=facts)
+        if any(parameter.requires_grad for parameter in self._stem.below.parameters()):
+            raise RecipeError(
+                f"cached_views: some of what would be trained from {module} on comes before it in the network, so that it cannot be "
+                "cached; leave cached_views out of this phase"
+            )
+        return self._stem
+
     def fingerprint(self) -> str:
         """A hash of all that decides a feature: weights, layer, pooling, transform, precision."""
         joined = self._joined if len(self._joined) > 1 else []
@@ -144,7 +171,11 @@ class Encoder(nn.Module):
 
     def _run(self, images: Tensor) -> list[Tensor]:
         """What each source gives, in its own layout."""
-        found: Tensor | dict[str, Tensor] = self.network(images)
+        found: Tensor | dict[str, Tensor]
+        if self._stem is None or images.shape[1:] == (3, self.transform.size, self.transform.size):
+            found = self.network(images)
+        else:
+            found = self._stem.finish(images)
         return [found[output] for output in self._outputs] if isinstance(found, dict) else [found]
 
     def _regions(self, found: list[Tensor]) -> Tensor:

@@ -33,6 +33,7 @@ from showtell.metrics import Protocol, Report, describe, evaluate
 from showtell.model.decoders import check_decoder
 from showtell.model.encoder import Encoder, fast_bfloat16
 from showtell.model.packing import packed
+from showtell.model.splitting import Stem
 from showtell.paths import cache_folder
 from showtell.training.checkpoint import Position, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from showtell.training.folder import check_folder, save_recipe
@@ -120,7 +121,7 @@ class Run:
         if recipe.encoder.pretrained and encoder_weights is None:
             note(f"encoder weights: {', '.join(recipe.encoder.names())}, from the hub or its cache on this machine")
         encoder = build_encoder(recipe, weights=encoder_weights)
-        _check_blocks(encoder, recipe)
+        self._stems = _stem_fingerprints(encoder, recipe)
         self._weights_name = encoder_weights.name if encoder_weights is not None else ""
         self.model = build_model(recipe, encoder, len(self.samples.vocabulary)).to(self.accelerator.device)
         self.position = Position(data=self.samples.fingerprint(), encoder=encoder.fingerprint())
@@ -302,15 +303,13 @@ class Run:
         self.accelerator.free_memory()  # it keeps the optimizer of the phase before, and would scale its gradients too
         encoder = self.model.encoder
         encoder.requires_grad_(False)
-        if phase.encoder_from:
+        if phase.encoder_from and phase.cached_views == 1:
             self.samples.from_images()
-            place.encoder_trained, chosen = True, encoder.unfreeze_from(phase.encoder_from)
         else:
-            chosen = []
             with self.accelerator.main_process_first():
-                self.samples.from_cache(
-                    self._open_caches(), encode=self._encode, ahead=0 if self.accelerator.device.type == "cpu" else 2
-                )
+                self._fill_caches()
+        chosen = encoder.unfreeze_from(phase.encoder_from) if phase.encoder_from else []
+        place.encoder_trained |= bool(chosen)
         self.phase_epochs = self._count_epochs()
         self.objective = build_objective(
             phase, train=self.recipe.train, search=self.recipe.search, vocabulary=self.samples.vocabulary,
@@ -334,27 +333,58 @@ class Run:
             torch.cuda.set_rng_state(tensors["rng_cuda"])
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
 
-    def _open_caches(self) -> dict[AugmentedView, FeatureCache]:
+    def _fill_caches(self) -> None:
+        """Encodes what the phase reads from caches: features, or what comes out below the layers that it trains."""
+        encoder, phase = self.model.encoder, self.phase
+        ahead = 0 if self.accelerator.device.type == "cpu" else 2
+        if phase.encoder_from:
+            stem = encoder.part_before(phase.encoder_from)
+            caches = self._open_caches(phase, stem, stem.fingerprint)
+            self.samples.from_cache(caches, encode=self._encode_below, ahead=ahead, stem=stem)
+            return
+        caches = self._open_caches(phase, encoder, encoder.fingerprint())
+        before = next((p for p in reversed(self.recipe.train.phases[: self.position.phase]) if p.encoder_from), None)
+        if before is None or before.cached_views == 1:
+            self.samples.from_cache(caches, encode=self._encode, ahead=ahead)
+            return
+        stem = encoder.part_before(before.encoder_from)
+        encoder.requires_grad_(False)
+        half_way = self._open_caches(before, stem, stem.fingerprint) if stem.fingerprint in self._stems else {}
+        self.samples.from_cache(
+            caches,
+            encode=self._encode,
+            ahead=ahead,
+            half_way=half_way,
+            finish=lambda rows: self._encode(stem.unpack(rows)),
+        )
+
+    def _open_caches(
+        self, phase: PhaseConfig, source: Encoder | Stem, fingerprint: str
+    ) -> dict[AugmentedView, FeatureCache]:
         """A cache for each way in which the phase sees its images: the further ones lie in the first one's folder."""
-        encoder, caches = self.model.encoder, {}
-        own = encoder.fingerprint()
-        folder = self.out / "features" / own[:16]  # features of weights that this run made are of no use to others
-        if own == self.position.encoder:
-            folder = cache_folder(self.recipe.data.cache, own)
+        caches, transform = {}, self.model.encoder.transform
+        folder = (
+            self.out / "features" / fingerprint[:16]
+        )  # features of weights that this run made are of no use to others
+        if fingerprint in {self.position.encoder, *self._stems}:
+            folder = cache_folder(self.recipe.data.cache, fingerprint)
         elif self.accelerator.is_main_process and folder.parent.is_dir():
             for other in folder.parent.iterdir():  # of a CNN before this one, which is not needed again
                 if other != folder:
                     shutil.rmtree(other, ignore_errors=True)
-        for number in range(self.phase.cached_views):
-            view = AugmentedView(encoder.transform, number, self.phase.augment)
+        for number in range(phase.cached_views):
+            view = AugmentedView(transform, number, phase.augment)
             caches[view] = FeatureCache(
-                folder / view.name if number else folder, fingerprint=view.fingerprint(own), regions=encoder.regions,
-                feature_size=encoder.feature_size,
+                folder / view.name if number else folder, fingerprint=view.fingerprint(fingerprint), regions=source.regions,
+                feature_size=source.feature_size,
             )  # fmt: skip
         return caches
 
     def _encode(self, images: Tensor) -> Tensor:
         return self.model.encoder.encode(images.to(self.accelerator.device))
+
+    def _encode_below(self, images: Tensor) -> Tensor:
+        return self.model.encoder.encode_below(images.to(self.accelerator.device))
 
     def _save_bundle(self, scored: Report) -> None:
         training = {
@@ -403,14 +433,19 @@ def _precision(wanted: str) -> str:
     return "bf16" if native or fast_bfloat16("cpu") else "no"
 
 
-def _check_blocks(encoder: Encoder, recipe: Recipe) -> None:
-    """`RecipeError` for a wrong `encoder_from`, before anything is trained and not when its turn comes."""
+def _stem_fingerprints(encoder: Encoder, recipe: Recipe) -> frozenset[str]:
+    """Of the parts of the encoder, as it came, that phases cache. `RecipeError` for a wrong `encoder_from`, before anything is
+    trained and not when its turn comes."""
+    found = set()
     for number, phase in enumerate(recipe.phases()):
-        if phase.encoder_from:
-            try:
+        try:
+            if phase.encoder_from and phase.cached_views > 1:
+                found.add(encoder.part_before(phase.encoder_from).fingerprint)
+            elif phase.encoder_from:
                 encoder.unfreeze_from(phase.encoder_from)
-            except RecipeError as error:
-                raise RecipeError(f"train.phases.{number}.{error}") from None
+        except RecipeError as error:
+            raise RecipeError(f"train.phases.{number}.{error}") from None
+    return frozenset(found)
 
 
 def _three(images: Sequence[CaptionedImage], candidates: Sequence[str]) -> list[str]:

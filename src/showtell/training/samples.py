@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -14,10 +15,11 @@ from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.data.augment import AugmentedView
 from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, image_batches, image_paths, make_groups
-from showtell.data.features import Failure, FeatureCache, encode_all, encode_into, find_broken
+from showtell.data.features import Failure, FeatureCache, encode_all, encode_into, encode_rows, find_broken
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import DataError
 from showtell.model.encoder import Encoder
+from showtell.model.splitting import Stem
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -45,6 +47,7 @@ class Samples:
         self.train: list[Group] = []
         self.val: tuple[CaptionedImage, ...] = ()
         self.caches: Mapping[AugmentedView, FeatureCache] = {}  # none while the images themselves are read
+        self._stem: Stem | None = None  # where the caches hold what it gave, and not features
         self._broken: frozenset[Path] | None = None  # images that cannot be decoded, once somebody had to look
 
     @property
@@ -67,9 +70,19 @@ class Samples:
         said = [[image.image_id, *image.captions] for image in self._listed[0]]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
-    def from_cache(self, caches: Mapping[AugmentedView, FeatureCache], *, encode: Encode, ahead: int) -> None:
-        """Features of an encoder that rests, each computed once and kept in the cache of its view; the first view is validated
-        on. `ahead` as `encode_into` has it. Raises as `from_images`."""
+    def from_cache(
+        self,
+        caches: Mapping[AugmentedView, FeatureCache],
+        *,
+        encode: Encode,
+        ahead: int,
+        stem: Stem | None = None,
+        half_way: Mapping[AugmentedView, FeatureCache] | None = None,
+        finish: Encode | None = None,
+    ) -> None:
+        """Features of an encoder that rests, or what its `stem` gives, each computed once and kept in the cache of its view; the
+        first view is validated on. `ahead` as `encode_into` has it. What `half_way`, caches of a stem, hold of an image is
+        finished by `finish`, and not begun anew. Raises as `from_images`."""
         plain = next(iter(caches.values()))
         for view, cache in caches.items():
             paths = self._paths()
@@ -77,12 +90,14 @@ class Samples:
                 paths = [image.path for image in self._listed[0] if plain.row(image.path) is not None]
             what = f"encoding images, view {view.number + 1} of {len(caches)}" if len(caches) > 1 else "encoding images"
             progress = functools.partial(self._progress, what)
+            if half_way and finish and view in half_way:
+                encode_rows(cache, paths, source=half_way[view], encode=finish, progress=progress)
             failures = encode_into(
                 cache, paths, encode=encode, transform=view, workers=self._recipe.train.workers, ahead=ahead,
                 progress=progress,
             )  # fmt: skip
             self._tell(failures)
-        self.caches = caches
+        self.caches, self._stem = caches, stem
         needed = {"train": tuple(caches.values())}
         self._choose(
             lambda image: all(cache.row(image.path) is not None for cache in needed.get(image.split or "", (plain,)))
@@ -97,7 +112,7 @@ class Samples:
             )  # fmt: skip
             self._tell(failures)
             self._broken = frozenset(failure.path for failure in failures)
-        self.caches, broken = {}, self._broken
+        self.caches, self._stem, broken = {}, None, self._broken
         self._choose(lambda image: image.path not in broken)
 
     def order(self, epoch: int, *, batch_images: int) -> list[list[Group]]:
@@ -107,14 +122,18 @@ class Samples:
     def batches(
         self, order: Sequence[Sequence[Group]], *, encoder: Encoder, phase: PhaseConfig, epoch: int
     ) -> Iterator[Batch]:
-        """Those batches, their inputs features or images."""
+        """Those batches, their inputs features, images, or what is in between."""
         seed, max_tokens = self._recipe.train.seed, self._recipe.data.max_tokens
         as_it_is = phase.objective == "self-critical"  # rewards compare with captions of the picture as it is
         if self.caches:
-            return feature_batches(
+            batches = feature_batches(
                 order, self.caches, vocabulary=self.vocabulary, swap_words=not as_it_is,
                 seed=seed, epoch=epoch, max_tokens=max_tokens,
             )  # fmt: skip
+            if self._stem is None:
+                return batches
+            unpack = self._stem.unpack
+            return (replace(batch, inputs=unpack(batch.inputs)) for batch in batches)
         return image_batches(
             order, transform=encoder.transform, vocabulary=self.vocabulary, augment=phase.augment, swap_words=not as_it_is,
             seed=seed, epoch=epoch, workers=self._recipe.train.workers, max_tokens=max_tokens,
@@ -126,7 +145,11 @@ class Samples:
             workers = self._recipe.train.workers
             return encode_all(image_paths(self.val), encode=encode, transform=encoder.transform, workers=workers)
         cache = next(iter(self.caches.values()))
-        return cache.chunks([row for image in self.val if (row := cache.row(image.path)) is not None])
+        chunks = cache.chunks([row for image in self.val if (row := cache.row(image.path)) is not None])
+        if self._stem is None:
+            return chunks
+        unpack = self._stem.unpack
+        return (encode(unpack(rows)) for rows in chunks)
 
     def _paths(self) -> list[Path]:
         return image_paths([image for part in self._listed for image in part])

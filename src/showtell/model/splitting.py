@@ -1,0 +1,126 @@
+"""A network in two parts, so that what comes before its trained layers is computed once for each image.
+
+B images · S side of the input in pixels · C, h, w channels and sides of a map
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import GraphModule
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from showtell.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Stem:
+    """The part of a network below a module. Both parts share their weights with the network itself.
+
+    What the stem gives has the shape (B, *shape), often (B,C,h,w). It is carried with four dimensions at least, so that it is
+    never taken for features (B,R,F).
+    """
+
+    name: str  # of the first module that is not part of it
+    below: GraphModule  # images (B,3,S,S) -> (B, *shape)
+    above: GraphModule  # (B, *shape) -> what the network gives
+    shape: tuple[int, ...]
+    fingerprint: str  # of all that decides what the stem gives
+
+    @property
+    def regions(self) -> int:
+        """Rows of a matrix that holds what the stem gives for an image: C."""
+        return self.shape[0] if len(self.shape) > 1 else 1
+
+    @property
+    def feature_size(self) -> int:
+        """Columns of that matrix: h·w."""
+        return math.prod(self.shape) // self.regions
+
+    def pack(self, images: Tensor) -> Tensor:
+        """images (B,3,S,S) -> (B,C,h·w), as a feature cache has it."""
+        return self.below(images).reshape(len(images), self.regions, self.feature_size)  # type: ignore[no-any-return]
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """(B,C,h·w) -> (B,C,h,w), as `finish` takes it."""
+        return rows.reshape(len(rows), *(1,) * (3 - len(self.shape)), *self.shape)
+
+    def finish(self, maps: Tensor) -> Tensor | dict[str, Tensor]:
+        """What `unpack` gave -> what the whole network gives for those images."""
+        return self.above(maps.reshape(len(maps), *self.shape))  # type: ignore[no-any-return]
+
+
+def split(network: nn.Module, module: str, images: Tensor, *, facts: object) -> Stem:
+    """`network`, parted before `module`. `RecipeError` where it cannot be traced, or where more than one tensor passes between
+    the parts. `images` (B,3,S,S) show the shapes; `facts` of the images go into the fingerprint."""
+    graph = _graph(network)
+    nodes = list(graph.nodes)
+    first = next(i for i, node in enumerate(nodes) if node.op != "placeholder" and _within(node, module))
+    later = nodes[first:]
+    before = set(nodes[:first])
+    passing = list(
+        dict.fromkeys(n for node in later for n in node.all_input_nodes if n in before and n.op != "get_attr")
+    )
+    if len(passing) != 1:
+        raise RecipeError(_cannot(f"{len(passing)} tensors pass into {module}, not one"))
+    below, above = _below(nodes[:first], passing[0]), _above(nodes, later, passing[0])
+    parts = [GraphModule(network, part, class_name=type(network).__name__).eval() for part in (below, above)]
+    with torch.no_grad():
+        given = parts[0](images)
+    if not isinstance(given, Tensor) or given.ndim not in (2, 3, 4) or len(given) != len(images):
+        raise RecipeError(_cannot(f"what passes into {module} is no tensor with a row an image"))
+    return Stem(module, parts[0], parts[1], tuple(given.shape[1:]), _fingerprint(parts[0], facts))
+
+
+def _fingerprint(below: GraphModule, facts: object) -> str:
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    digest.update(str(below.code).encode())
+    for name, tensor in sorted(below.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _cannot(why: str) -> str:
+    return f"cached_views: what is below encoder_from cannot be cached ({why}); leave cached_views out of this phase"
+
+
+def _graph(network: nn.Module) -> fx.Graph:
+    if isinstance(network, GraphModule):
+        return network.graph
+    try:
+        last = get_graph_node_names(network)[1][-1]
+        graph: fx.Graph = create_feature_extractor(network, {last: "features"}).eval_graph
+    except Exception as error:  # what cannot be traced raises many kinds
+        raise RecipeError(_cannot(f"this network cannot be traced: {str(error).splitlines()[0]}")) from error
+    return graph
+
+
+def _within(node: fx.Node, module: str) -> bool:
+    return node.op in ("call_module", "get_attr") and f"{node.target}.".startswith(f"{module}.")
+
+
+def _below(nodes: list[fx.Node], last: fx.Node) -> fx.Graph:
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(copies[last])
+    # Batch norm may write to its statistics, so fx takes it for something that has to run even where nothing reads it.
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    return graph
+
+
+def _above(nodes: list[fx.Node], later: list[fx.Node], passing: fx.Node) -> fx.Graph:
+    graph = fx.Graph()
+    copies, wanted = {passing: graph.placeholder("maps")}, set(later)
+    for node in nodes:
+        if node in wanted or node.op == "get_attr":
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    return graph
