@@ -24,18 +24,15 @@ from showtell.bundle import build_encoder, build_model, load_weights, save_bundl
 from showtell.choosing import keep_best_decoding
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage
-from showtell.data.augment import AugmentedView
-from showtell.data.features import FeatureCache
 from showtell.decoding import SearchOptions
 from showtell.errors import RecipeError
 from showtell.generate import best_captions
 from showtell.metrics import Protocol, Report, describe, evaluate
 from showtell.model.decoders import check_decoder
-from showtell.model.encoder import Encoder, fast_bfloat16
+from showtell.model.encoder import fast_bfloat16
 from showtell.model.packing import packed
-from showtell.model.splitting import Stem
-from showtell.paths import cache_folder
 from showtell.training.checkpoint import Position, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
+from showtell.training.encodings import Encodings
 from showtell.training.folder import check_folder, save_recipe
 from showtell.training.interrupt import Interrupt
 from showtell.training.loop import train_steps
@@ -121,10 +118,10 @@ class Run:
         if recipe.encoder.pretrained and encoder_weights is None:
             note(f"encoder weights: {', '.join(recipe.encoder.names())}, from the hub or its cache on this machine")
         encoder = build_encoder(recipe, weights=encoder_weights)
-        self._stems = _stem_fingerprints(encoder, recipe)
+        self.encodings = Encodings(recipe, encoder, own=out / "features", device=self.accelerator.device)
         self._weights_name = encoder_weights.name if encoder_weights is not None else ""
         self.model = build_model(recipe, encoder, len(self.samples.vocabulary)).to(self.accelerator.device)
-        self.position = Position(data=self.samples.fingerprint(), encoder=encoder.fingerprint())
+        self.position = Position(data=self.samples.fingerprint(), encoder=self.encodings.began_with)
         out.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
         if resuming:
@@ -252,7 +249,7 @@ class Run:
         return report
 
     def _validate(self) -> tuple[list[str], Report]:
-        features = self.samples.val_features(encode=self._encode, encoder=self.model.encoder)
+        features = self.samples.val_features(encode=self.encodings.encode, encoder=self.model.encoder)
         candidates = best_captions(
             packed(self.model.decoder.eval()),
             (chunk.to(self.accelerator.device) for chunk in features),
@@ -303,11 +300,8 @@ class Run:
         self.accelerator.free_memory()  # it keeps the optimizer of the phase before, and would scale its gradients too
         encoder = self.model.encoder
         encoder.requires_grad_(False)
-        if phase.encoder_from and phase.cached_views == 1:
-            self.samples.from_images()
-        else:
-            with self.accelerator.main_process_first():
-                self._fill_caches()
+        with self.accelerator.main_process_first():
+            self.encodings.fill(self.samples, place.phase, tidy=self.accelerator.is_main_process)
         chosen = encoder.unfreeze_from(phase.encoder_from) if phase.encoder_from else []
         place.encoder_trained |= bool(chosen)
         self.phase_epochs = self._count_epochs()
@@ -332,59 +326,6 @@ class Run:
         if "rng_cuda" in tensors and self.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng_cuda"])
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-
-    def _fill_caches(self) -> None:
-        """Encodes what the phase reads from caches: features, or what comes out below the layers that it trains."""
-        encoder, phase = self.model.encoder, self.phase
-        ahead = 0 if self.accelerator.device.type == "cpu" else 2
-        if phase.encoder_from:
-            stem = encoder.part_before(phase.encoder_from)
-            caches = self._open_caches(phase, stem, stem.fingerprint)
-            self.samples.from_cache(caches, encode=self._encode_below, ahead=ahead, stem=stem)
-            return
-        caches = self._open_caches(phase, encoder, encoder.fingerprint())
-        before = next((p for p in reversed(self.recipe.train.phases[: self.position.phase]) if p.encoder_from), None)
-        if before is None or before.cached_views == 1:
-            self.samples.from_cache(caches, encode=self._encode, ahead=ahead)
-            return
-        stem = encoder.part_before(before.encoder_from)
-        encoder.requires_grad_(False)
-        half_way = self._open_caches(before, stem, stem.fingerprint) if stem.fingerprint in self._stems else {}
-        self.samples.from_cache(
-            caches,
-            encode=self._encode,
-            ahead=ahead,
-            half_way=half_way,
-            finish=lambda rows: self._encode(stem.unpack(rows)),
-        )
-
-    def _open_caches(
-        self, phase: PhaseConfig, source: Encoder | Stem, fingerprint: str
-    ) -> dict[AugmentedView, FeatureCache]:
-        """A cache for each way in which the phase sees its images: the further ones lie in the first one's folder."""
-        caches, transform = {}, self.model.encoder.transform
-        folder = (
-            self.out / "features" / fingerprint[:16]
-        )  # features of weights that this run made are of no use to others
-        if fingerprint in {self.position.encoder, *self._stems}:
-            folder = cache_folder(self.recipe.data.cache, fingerprint)
-        elif self.accelerator.is_main_process and folder.parent.is_dir():
-            for other in folder.parent.iterdir():  # of a CNN before this one, which is not needed again
-                if other != folder:
-                    shutil.rmtree(other, ignore_errors=True)
-        for number in range(phase.cached_views):
-            view = AugmentedView(transform, number, phase.augment)
-            caches[view] = FeatureCache(
-                folder / view.name if number else folder, fingerprint=view.fingerprint(fingerprint), regions=source.regions,
-                feature_size=source.feature_size,
-            )  # fmt: skip
-        return caches
-
-    def _encode(self, images: Tensor) -> Tensor:
-        return self.model.encoder.encode(images.to(self.accelerator.device))
-
-    def _encode_below(self, images: Tensor) -> Tensor:
-        return self.model.encoder.encode_below(images.to(self.accelerator.device))
 
     def _save_bundle(self, scored: Report) -> None:
         training = {
@@ -431,21 +372,6 @@ def _precision(wanted: str) -> str:
         return wanted
     native = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return "bf16" if native or fast_bfloat16("cpu") else "no"
-
-
-def _stem_fingerprints(encoder: Encoder, recipe: Recipe) -> frozenset[str]:
-    """Of the parts of the encoder, as it came, that phases cache. `RecipeError` for a wrong `encoder_from`, before anything is
-    trained and not when its turn comes."""
-    found = set()
-    for number, phase in enumerate(recipe.phases()):
-        try:
-            if phase.encoder_from and phase.cached_views > 1:
-                found.add(encoder.part_before(phase.encoder_from).fingerprint)
-            elif phase.encoder_from:
-                encoder.unfreeze_from(phase.encoder_from)
-        except RecipeError as error:
-            raise RecipeError(f"train.phases.{number}.{error}") from None
-    return frozenset(found)
 
 
 def _three(images: Sequence[CaptionedImage], candidates: Sequence[str]) -> list[str]:
