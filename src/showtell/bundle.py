@@ -39,11 +39,7 @@ class Bundle:
     search: dict[str, Any]  # decoding defaults
     config: dict[str, Any]  # config.json
     grid: tuple[int, int] | None
-
-
-def learned_turned(bundle: Bundle) -> bool:
-    """Whether its training turned pictures (`augment = "aerial"`): then it knows what is seen from above, in any direction."""
-    return any(phase.get("augment") == "aerial" for phase in bundle.config["recipe"]["train"]["phases"])
+    turned: bool  # whether training turned pictures, so that it knows what is seen from above, in any direction
 
 
 def build_model(recipe: Recipe, encoder: Encoder, vocabulary_size: int) -> CaptionerModel:
@@ -118,6 +114,7 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
         search=recipe.search.model_dump(),
         config=config,
         grid=model.encoder.grid,
+        turned=recipe.turns(),
     )
 
 

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from showtell.decoding import MOST_UPRIGHT_VIEWS
 from showtell.errors import RecipeError
 
 Augmentation = Literal["none", "light", "strong", "aerial"]
+
+MOST_UPRIGHT_VIEWS = 4  # where pictures have an up
 
 _BUILT_IN = Path(__file__).parent / "recipes"
 
@@ -236,6 +237,10 @@ class Recipe(_Section):
     train: TrainConfig = TrainConfig()
     search: SearchConfig = SearchConfig()
 
+    def turns(self) -> bool:
+        """Whether training turns pictures: then the captioner knows what is seen from above, in any direction."""
+        return any(phase.augment == "aerial" for phase in self.phases())
+
     def phases(self) -> tuple[PhaseConfig, ...]:
         """The phases that will be run, `train.max_phases` applied."""
         return self.train.phases[: self.train.max_phases or None]
@@ -282,7 +287,7 @@ def parse_recipe(raw: dict[str, Any], *, where: str) -> Recipe:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise RecipeError(f"{where}: " + "; ".join(map(_explain, _causes(error)))) from None
-    if recipe.search.views > MOST_UPRIGHT_VIEWS and all(phase.augment != "aerial" for phase in recipe.train.phases):
+    if recipe.search.views > MOST_UPRIGHT_VIEWS and not recipe.turns():
         raise RecipeError(
             f"{where}: search.views is {recipe.search.views}; more than {MOST_UPRIGHT_VIEWS} turn the picture, and need a phase whose "
             'augment is "aerial"'

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from showtell.errors import DataError
 
+MOST_VIEWS = 8
 MOST_REQUIRED = 4  # every set of words that were said has a beam of its own
-MOST_UPRIGHT_VIEWS = 4
-MOST_VIEWS = 8  # of pictures from above, which have no up
 Phrase = tuple[int, ...]  # token ids that follow each other
 
 

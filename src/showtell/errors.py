@@ -49,3 +49,8 @@ class MissingExtraError(ShowtellError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs the extra '{extra}': run  pip install 'showtell[{extra}]'")
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, its first line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -83,7 +83,11 @@ class View:
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB image -> float32 (3,size,size)."""
-        pixels = np.rot90(self.transform(image), self.quarters, axes=(1, 2))
+        return self.turn(self.transform(image))
+
+    def turn(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What `transform` gave (3,S,S), turned and mirrored."""
+        pixels = np.rot90(pixels, self.quarters, axes=(1, 2))
         return np.ascontiguousarray(pixels[..., ::-1] if self.mirrored else pixels)
 
     @property

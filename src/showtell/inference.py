@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
-from showtell.bundle import Bundle, learned_turned, load_bundle
+from showtell.bundle import Bundle, load_bundle
 from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
+from showtell.config import MOST_UPRIGHT_VIEWS
 from showtell.data.mirror import mirror_ids
-from showtell.decoding import MOST_UPRIGHT_VIEWS, MOST_VIEWS, Phrase, Sampling, SearchOptions, Wishes
+from showtell.decoding import MOST_VIEWS, Phrase, Sampling, SearchOptions, Wishes
 from showtell.errors import BundleError, DataError
 from showtell.generate import draw_captions, find_captions
 from showtell.hub import resolve
@@ -82,6 +83,7 @@ class Captioner(BaseCaptioner):
         required = tuple(tuple(phrase(word) for word in words.split("|")) for words in wishes.required)
         forbidden = tuple(phrase(words) for words in wishes.excluded)
         _check_phrases(required, forbidden, wishes, options.max_length)
+        self._check_views(wishes.views or 1)
         groups = options.n if wishes.diverse else 1
         return replace(
             options,
@@ -95,15 +97,25 @@ class Captioner(BaseCaptioner):
         )
 
     def _views(self, options: SearchOptions) -> list[tuple[View, ...]]:
-        """How each bundle looks at an image. `DataError` for more ways than one of them has."""
+        """How each bundle looks at an image: in as many ways as it has, at most."""
         return [
-            views_of(bundle.transform, _possible(options.views, bundle), turned=learned_turned(bundle))
+            views_of(bundle.transform, min(options.views, _most_views(bundle)), turned=bundle.turned)
             for bundle in self.bundles
         ]
 
+    def _check_views(self, wished: int) -> None:
+        for bundle in self.bundles:
+            if wished > (most := _most_views(bundle)):
+                raise DataError(
+                    f"{wished} views: {bundle.path} looks at an image in at most {most} ways; up to {MOST_VIEWS}, turned ones, are for "
+                    'captioners that were trained with augment = "aerial"'
+                )
+
     def see(self, image: Image, options: SearchOptions) -> dict[View, Pixels]:
         """The image once for each way in which a bundle looks at it."""
-        return {view: view(image) for views in self._views(options) for view in views}
+        wanted = dict.fromkeys(view for views in self._views(options) for view in views)
+        upright = {transform: transform(image) for transform in dict.fromkeys(view.transform for view in wanted)}
+        return {view: view.turn(upright[view.transform]) for view in wanted}
 
     def _batch(self, seen: list[dict[View, Pixels]]) -> dict[View, Pixels]:
         return {view: np.stack([pixels[view] for pixels in seen]) for view in seen[0]}
@@ -173,13 +185,8 @@ class Captioner(BaseCaptioner):
         return list(on_grid.reshape(-1, *grid).numpy())
 
 
-def _possible(views: int, bundle: Bundle) -> int:
-    if views > MOST_UPRIGHT_VIEWS and not learned_turned(bundle):
-        raise DataError(
-            f"{views} views: {bundle.path} looks at an image in at most {MOST_UPRIGHT_VIEWS} ways; up to {MOST_VIEWS}, turned ones, are "
-            'for captioners that were trained with augment = "aerial"'
-        )
-    return views
+def _most_views(bundle: Bundle) -> int:
+    return MOST_VIEWS if bundle.turned else MOST_UPRIGHT_VIEWS
 
 
 def _shared_encoders(bundles: Sequence[Bundle]) -> list[Encoder]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from showtell.array_search import Arrays, Floats, Hypothesis, Ints, beam_search, sample
 from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
 from showtell.decoding import Sampling, SearchOptions
-from showtell.errors import BundleError, MissingExtraError
+from showtell.errors import BundleError, MissingExtraError, first_line
 from showtell.images import ImageTransform
 from showtell.paths import EXPORT_FILES
 
@@ -131,4 +131,4 @@ def _session(path: Path, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises many kinds of its own
-        raise BundleError(f"{path} cannot be read ({str(error).splitlines()[0]}); export the bundle again") from None
+        raise BundleError(f"{path} cannot be read ({first_line(error)}); export the bundle again") from None

@@ -21,7 +21,6 @@ SHARED = Path(os.environ.get("SHOWTELL_SHARED", "../shared"))
     [
         ("small", "", "layers.conv2", (64, 8, 8)),
         ("small", "layers.relu2", "layers.norm1", (64, 8, 8)),
-        ("small", "", "layers", (3, 32, 32)),  # nothing is below
         ("test_resnet.r160_in1k", "layer4", "layer3", (48, 4, 4)),
         ("test_resnet.r160_in1k", ["layer3", "layer4"], "layer3", (48, 4, 4)),
         ("test_convnext.r160_in1k", "", "stages.2", (4, 4, 32)),  # its norm has turned the map
@@ -77,6 +76,26 @@ def test_fingerprints_know_the_images_size_and_the_place() -> None:
     assert stem(32, "layers.conv2") == found[0]
 
 
+def test_fingerprints_know_the_layers_settings() -> None:
+    """Weights and code alike, the network another: its maps must not be taken for the first one's."""
+
+    class Plain(nn.Module):
+        def __init__(self, activation: nn.Module, eps: float = 1e-5) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.norm, self.act = nn.Conv2d(3, 4, 3, stride=2), nn.GroupNorm(2, 4, eps=eps), activation
+            self.last = nn.Conv2d(4, 4, 1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            """images (B,3,S,S) -> (B,4,s,s)"""
+            return self.last(self.act(self.norm(self.first(images))))  # type: ignore[no-any-return]
+
+    networks = [Plain(nn.ReLU()), Plain(nn.GELU()), Plain(nn.ReLU(), eps=0.1), Plain(nn.ReLU())]
+    found = [split(network, "last", torch.zeros(2, 3, 8, 8), facts=[]).fingerprint for network in networks]
+    assert found[0] == found[3]
+    assert len(set(found)) == 3
+
+
 class Forked(nn.Module):
     """Two tensors pass from one half to the other."""
 
@@ -87,6 +106,30 @@ class Forked(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images (B,3,S,S) -> (B,3,S,S)"""
         return self.last(self.one(images)) + self.two(images)  # type: ignore[no-any-return]
+
+
+class Silent(nn.Module):
+    """Its error says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Conv2d(3, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images (B,3,S,S) -> never"""
+        raise AssertionError
+
+
+class Straight(nn.Module):
+    """What passes to the last layer has the shape of the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.unused = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images (B,3,S,S) -> (B,3,S,S)"""
+        return self.last(self.first(images))  # type: ignore[no-any-return]
 
 
 class Untraceable(nn.Module):
@@ -101,10 +144,20 @@ class Untraceable(nn.Module):
         return self.last(images) if images.sum() > 0 else images  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("network", "match"), [(Forked(), "2 tensors pass into last"), (Untraceable(), "traced")])
-def test_what_cannot_be_parted_is_said(network: nn.Module, match: str) -> None:
+@pytest.mark.parametrize(
+    ("network", "module", "match"),
+    [
+        (Forked(), "last", "2 values pass from below last"),
+        (Untraceable(), "last", "traced: symbolically"),
+        (Silent(), "last", "traced: AssertionError"),
+        (Straight(), "last", "like the images themselves"),
+        (Straight(), "first", "nothing is below first"),
+        (Straight(), "unused", "unused is nothing that the network computes with"),
+    ],
+)
+def test_what_cannot_be_parted_is_said(network: nn.Module, module: str, match: str) -> None:
     with pytest.raises(RecipeError, match=match) as caught:
-        split(network, "last", torch.zeros(2, 3, 4, 4), facts=[])
+        split(network, module, torch.zeros(2, 3, 4, 4), facts=[])
     assert "\n" not in str(caught.value)
 
 
@@ -112,6 +165,29 @@ def test_several_encoders_are_not_parted() -> None:
     encoder = Encoder(name=["small", "test_resnet.r160_in1k"], layer=["layers", "layer4"], image_size=32)
     with pytest.raises(RecipeError, match="single encoder"):
         encoder.part_before("small")
+
+
+def test_what_has_no_weights_is_not_trained_from() -> None:
+    with pytest.raises(RecipeError, match=r"encoder_from is 'layers.relu3', and nothing from there on has weights"):
+        Encoder(name="small", image_size=32).part_before("layers.relu3")
+
+
+def test_what_is_trained_has_to_lie_above() -> None:
+    """Modules that follow in name and come before in the network would be trained, and their maps be old."""
+
+    class Crossed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.upper, self.lower = nn.Conv2d(8, 4, 1), nn.Conv2d(3, 8, 3, stride=2)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            """images (B,3,S,S) -> (B,4,s,s)"""
+            return self.upper(self.lower(images))  # type: ignore[no-any-return]
+
+    encoder = Encoder(name="small", image_size=32)
+    encoder.network = Crossed()
+    with pytest.raises(RecipeError, match="comes before it in the network"):
+        encoder.part_before("upper")
 
 
 def test_inception_is_parted_exactly() -> None:

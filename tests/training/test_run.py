@@ -22,6 +22,7 @@ from showtell.data.annotations import read_annotations
 from showtell.data.scenes import draw_scenes
 from showtell.errors import BundleError, DataError, RecipeError
 from showtell.evaluation import evaluate_bundle
+from showtell.paths import CACHE_FILES
 from showtell.training.run import Run, TrainResult, train
 from showtell.training.runlog import EpochReport
 
@@ -350,6 +351,13 @@ def test_further_views_are_cached_once_drawn_from_and_resumed_exactly(
     assert lines(tmp_path / "plain") != lines(tmp_path / "whole")
 
 
+def test_how_captions_are_looked_for_may_change_on_the_way(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """Views shape no training: validation has one."""
+    phases = 'train.phases=[{epochs=1, augment="aerial"}]'
+    train(load_recipe(recipe_file, [phases]), data=data, out=tmp_path / "run")
+    train(load_recipe(recipe_file, [phases, "search.views=8"]), data=data, out=tmp_path / "run", resume=True)
+
+
 def test_what_is_below_the_trained_layers_is_cached(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     """CNN + LSTM from views that were encoded half-way, and the features of that CNN from them, not from the images again."""
     cache, copy = tmp_path / "cache", tmp_path / "data"
@@ -394,6 +402,24 @@ def test_what_is_below_the_trained_layers_is_cached(recipe_file: Path, data: Pat
     assert found.report.scores == pytest.approx(result["scores"], abs=1e-9)  # which encodes the images as a whole
 
 
+def test_maps_stay_with_the_run_where_the_named_cache_is_one_encoders(
+    recipe_file: Path, data: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    phases = "train.phases=[{epochs=1}]"
+    train(load_recipe(recipe_file, [f"data.cache={cache}", phases]), data=data, out=tmp_path / "first")
+    (own,) = cache.iterdir()
+    phases = 'train.phases=[{epochs=1, encoder_from="layers.conv2", cached_views=2}, {epochs=1}]'
+    recipe = load_recipe(recipe_file, [f"data.cache={own}", phases])
+    folders = []
+    train(
+        recipe, data=data, out=tmp_path / "run",
+        report=lambda _: folders.append(sorted(p.name for p in (tmp_path / "run" / "features").iterdir())),
+    )  # fmt: skip
+    assert len(folders[0]) == 1
+    assert sorted(path.name for path in own.iterdir()) == sorted(CACHE_FILES)
+
+
 def test_a_phase_that_trains_from_cached_maps_is_resumed_exactly(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     phases = 'train.phases=[{epochs=2, encoder_from="layers.conv2", encoder_lr=1e-2, cached_views=2}, {epochs=1, cached_views=2}]'
     recipe = load_recipe(recipe_file, [f'data.cache="{tmp_path / "cache"}"', phases])
@@ -431,7 +457,7 @@ def _names(of: dict[str, tuple[object, ...]]) -> list[str]:
 def test_several_processes_train_together(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     phases = (
         'train.phases=[{epochs=1}, {epochs=1, encoder_from="layers"}, {epochs=1, objective="self-critical", samples=2},'
-        '{epochs=1, objective="self-critical", samples=2, encoder_from="layers"}]'
+        '{epochs=1, objective="self-critical", samples=2, encoder_from="layers.conv2", cached_views=2}]'
     )
     done = subprocess.run(
         [

@@ -27,7 +27,7 @@ _POOL = 16  # batches that are sorted by length together: little padding, and st
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`inputs` are features (B,R,F) or images (B,3,S,S); `tokens` (B,K,T) start with `<start>`, padded with 0."""
+    """`inputs` are features (B,R,F), images (B,3,S,S) or maps of a stem (B,C,h,w); `tokens` (B,K,T) start with `<start>`, padded with 0."""
 
     inputs: Tensor
     tokens: Tensor

@@ -202,10 +202,8 @@ def encode_rows(
     batch: int = 32,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """As `encode_into`, for the images of which `source` holds what they were on the way: `encode` maps its rows to features (B,R,F).
-
-    The other images are left.
-    """
+    """As `encode_into`, from rows of `source` instead of images: `encode` maps those (B,R',F') to features (B,R,F). Images that
+    `source` does not know are left out."""
     missing = [path for path in dict.fromkeys(paths) if cache.row(path) is None and source.row(path) is not None]
     if not missing:
         return

@@ -17,7 +17,7 @@ class CaptionerModel(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def forward(self, inputs: Tensor, tokens: Tensor) -> Output:
-        """inputs: images (B,3,S,S) or their features (B,R,F); tokens (B,K,T) -> logits (B,K,T,V), attention."""
+        """inputs: images (B,3,S,S), maps of the encoder's stem (B,C,h,w), or features (B,R,F); tokens (B,K,T) -> logits (B,K,T,V), attention."""
         features = self.encoder(inputs) if inputs.ndim == 4 else inputs
         output: Output = self.decoder(features, tokens)
         return output

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from showtell.errors import RecipeError, WeightsError
+from showtell.errors import RecipeError, WeightsError, first_line
 from showtell.images import ImageTransform
 from showtell.model.joining import Backbone, Grid, JoinRegions, Networks, coarsest, pair_sources
 from showtell.model.splitting import Stem, split
@@ -143,11 +143,15 @@ class Encoder(nn.Module):
         return ".".join(parts[: depth + numbered])
 
     def part_before(self, module: str) -> Stem:
-        """What lies below `module`, which stays as it is while `unfreeze_from(module)` trains the rest. `RecipeError` where there is
-        no such module, or no such part."""
+        """Unfreezes as `unfreeze_from(module)` does, and returns what lies below, which stays as it is meanwhile; from now on `forward`
+        also takes what that gave. `RecipeError` where there is no such module, or no such part."""
         blocks = self.unfreeze_from(module)
         if isinstance(self.network, Networks):
             raise RecipeError("cached_views with encoder_from needs a single encoder; leave one of the two out")
+        if not blocks:
+            raise RecipeError(
+                f"encoder_from is '{module}', and nothing from there on has weights to train; name a block before it"
+            )
         images = torch.zeros(2, 3, self.transform.size, self.transform.size, device=blocks[0][0].device)
         facts = ["stem", self.transform.to_dict(), fast_bfloat16("cpu")]
         self._stem = split(self.network, module, images, facts=facts)
@@ -325,7 +329,7 @@ def _cut(model: nn.Module, name: str, layers: dict[str, str]) -> nn.Module:
         graph = create_feature_extractor(model, {layer: key for key, layer in layers.items()}).eval_graph
     except Exception as error:  # what cannot be traced raises many kinds
         raise RecipeError(
-            f"{name} cannot be cut at encoder.layer {', '.join(layers.values())} ({str(error).splitlines()[0]}); "
+            f"{name} cannot be cut at encoder.layer {', '.join(layers.values())} ({first_line(error)}); "
             "leave encoder.layer empty"
         ) from error
     # Batch norm may write to its statistics, so fx takes it for something that has to run even where nothing reads it.

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.fx import GraphModule
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from showtell.errors import RecipeError
+from showtell.errors import RecipeError, first_line
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,6 @@ class Stem:
     never taken for features (B,R,F).
     """
 
-    name: str  # of the first module that is not part of it
     below: GraphModule  # images (B,3,S,S) -> (B, *shape)
     above: GraphModule  # (B, *shape) -> what the network gives
     shape: tuple[int, ...]
@@ -60,26 +59,34 @@ def split(network: nn.Module, module: str, images: Tensor, *, facts: object) -> 
     the parts. `images` (B,3,S,S) show the shapes; `facts` of the images go into the fingerprint."""
     graph = _graph(network)
     nodes = list(graph.nodes)
-    first = next(i for i, node in enumerate(nodes) if node.op != "placeholder" and _within(node, module))
+    first = next((i for i, node in enumerate(nodes) if _within(node, module)), None)
+    if first is None:
+        raise RecipeError(
+            _cannot(f"{module} is nothing that the network computes with by itself; name the block around it")
+        )
     later = nodes[first:]
     before = set(nodes[:first])
     passing = list(
         dict.fromkeys(n for node in later for n in node.all_input_nodes if n in before and n.op != "get_attr")
     )
     if len(passing) != 1:
-        raise RecipeError(_cannot(f"{len(passing)} tensors pass into {module}, not one"))
+        raise RecipeError(_cannot(f"{len(passing)} values pass from below {module}, not one"))
+    if passing[0].op == "placeholder":
+        raise RecipeError(_cannot(f"nothing is below {module}"))
     below, above = _below(nodes[:first], passing[0]), _above(nodes, later, passing[0])
     parts = [GraphModule(network, part, class_name=type(network).__name__).eval() for part in (below, above)]
     with torch.no_grad():
         given = parts[0](images)
     if not isinstance(given, Tensor) or given.ndim not in (2, 3, 4) or len(given) != len(images):
         raise RecipeError(_cannot(f"what passes into {module} is no tensor with a row an image"))
-    return Stem(module, parts[0], parts[1], tuple(given.shape[1:]), _fingerprint(parts[0], facts))
+    if given.shape == images.shape:
+        raise RecipeError(_cannot(f"what passes into {module} looks like the images themselves"))
+    return Stem(parts[0], parts[1], tuple(given.shape[1:]), _fingerprint(parts[0], facts))
 
 
 def _fingerprint(below: GraphModule, facts: object) -> str:
     digest = hashlib.sha256(json.dumps(facts).encode())
-    digest.update(str(below.code).encode())
+    digest.update(str(below).encode())  # the modules' settings, and in what order they run
     for name, tensor in sorted(below.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -97,7 +104,7 @@ def _graph(network: nn.Module) -> fx.Graph:
         last = get_graph_node_names(network)[1][-1]
         graph: fx.Graph = create_feature_extractor(network, {last: "features"}).eval_graph
     except Exception as error:  # what cannot be traced raises many kinds
-        raise RecipeError(_cannot(f"this network cannot be traced: {str(error).splitlines()[0]}")) from error
+        raise RecipeError(_cannot(f"this network cannot be traced: {first_line(error)}")) from error
     return graph
 
 

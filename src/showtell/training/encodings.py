@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from showtell.errors import RecipeError
 from showtell.model.encoder import Encoder
 from showtell.model.splitting import Stem
 from showtell.paths import cache_folder, is_cache
-from showtell.training.samples import Encode, Samples
+from showtell.training.samples import HalfWay, Samples
 
 Caches = dict[AugmentedView, FeatureCache]
 
@@ -35,43 +36,52 @@ class Encodings:
         return self.encoder.encode(images.to(self.device))
 
     def fill(self, samples: Samples, number: int, *, tidy: bool) -> None:
-        """Makes `samples` read what phase `number` does not train from caches, or the images where that is nothing; encodes what is
-        missing. `tidy`: features of a CNN before this one are removed."""
+        """Lets `samples` read caches of what phase `number` leaves as it is: of features, or of what comes out below the layers that it
+        trains. Encodes what is missing there. `tidy`: what the run's own folder holds of weights before these is removed."""
         phase, encoder = self.recipe.train.phases[number], self.encoder
         ahead = 0 if self.device.type == "cpu" else 2
-        if not phase.encoder_from:
-            caches = self._open(phase, encoder, encoder.fingerprint(), tidy=tidy)
-            half_way, finish = self._half_way(number)
-            samples.from_cache(caches, encode=self.encode, ahead=ahead, half_way=half_way, finish=finish)
-        elif phase.cached_views > 1:
+        if phase.encoder_from:
             stem = encoder.part_before(phase.encoder_from)
             caches = self._open(phase, stem, stem.fingerprint, tidy=tidy)
             samples.from_cache(caches, encode=self._encode_below, ahead=ahead, stem=stem)
-        else:
-            samples.from_images()
+            return
+        now = encoder.fingerprint()
+        half_way = (
+            None if now == self.began_with else self._half_way(number)
+        )  # others share its cache: no detours there
+        caches = self._open(phase, encoder, now, tidy=tidy)
+        samples.from_cache(caches, encode=self.encode, ahead=ahead, half_way=half_way)
 
     def _encode_below(self, images: Tensor) -> Tensor:
         return self.encoder.encode_below(images.to(self.device))
 
-    def _half_way(self, number: int) -> tuple[Caches, Encode]:
-        """What the last phase that trained the CNN had cached below the trained layers, if that is in the user's cache; and what
-        makes features of it."""
-        before = next((p for p in reversed(self.recipe.train.phases[:number]) if p.encoder_from), None)
-        if before is None or before.cached_views == 1:
-            return {}, self.encode
-        stem = self.encoder.part_before(before.encoder_from)
-        self.encoder.requires_grad_(False)
-        if stem.fingerprint not in self._stems:
-            return {}, self.encode
-        caches = self._open(before, stem, stem.fingerprint, tidy=False)
-        return caches, lambda rows: self.encode(stem.unpack(rows))
+    def _half_way(self, number: int) -> HalfWay | None:
+        """What an earlier phase cached below layers that it trained, and that no phase has changed since: of the nearest of those
+        that lie in the user's cache."""
+        for phase in reversed(self.recipe.train.phases[:number]):
+            if not phase.encoder_from or phase.cached_views == 1:
+                continue
+            stem = self.encoder.part_before(phase.encoder_from)
+            self.encoder.requires_grad_(False)
+            if self._is_shared(stem.fingerprint):
+                caches = self._open(phase, stem, stem.fingerprint, tidy=False)
+                return HalfWay(caches, functools.partial(self._finish, stem))
+        return None
+
+    def _finish(self, stem: Stem, rows: Tensor) -> Tensor:
+        return self.encode(stem.unpack(rows))
+
+    def _is_shared(self, fingerprint: str) -> bool:
+        """Whether that lies in the user's cache. A `data.cache` that is one encoder's cache, and no place for several, holds no
+        stem's."""
+        one = self.recipe.data.cache and is_cache(Path(self.recipe.data.cache))
+        return fingerprint == self.began_with or (fingerprint in self._stems and not one)
 
     def _open(self, phase: PhaseConfig, source: Encoder | Stem, fingerprint: str, *, tidy: bool) -> Caches:
         """A cache for each way in which the phase sees its images: the further ones lie in the first one's folder."""
-        caches, wanted, folder = {}, self.recipe.data.cache, self.own / fingerprint[:16]
-        stems_go_there = not (wanted and is_cache(Path(wanted)))  # a folder that is one encoder's cache holds no stem's
-        if fingerprint == self.began_with or (fingerprint in self._stems and stems_go_there):
-            folder = cache_folder(wanted, fingerprint)
+        caches, folder = {}, self.own / fingerprint[:16]
+        if self._is_shared(fingerprint):
+            folder = cache_folder(self.recipe.data.cache, fingerprint)
         elif tidy and self.own.is_dir():
             for other in self.own.iterdir():
                 if other != folder:

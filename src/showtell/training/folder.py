@@ -14,7 +14,12 @@ from showtell.paths import write_whole
 from showtell.training.checkpoint import read_position
 
 _SECTIONS = ("data", "encoder", "decoder", "train", "search")
-_MAY_CHANGE = {"max_phases", "workers", "checkpoint_steps"}  # keys of [train] that a resumed run may have otherwise
+_MAY_CHANGE = {
+    "max_phases",
+    "workers",
+    "checkpoint_steps",
+    "views",
+}  # what shapes no training, so that a resumed run may have it otherwise
 
 
 def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:

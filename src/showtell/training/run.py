@@ -300,8 +300,11 @@ class Run:
         self.accelerator.free_memory()  # it keeps the optimizer of the phase before, and would scale its gradients too
         encoder = self.model.encoder
         encoder.requires_grad_(False)
-        with self.accelerator.main_process_first():
-            self.encodings.fill(self.samples, place.phase, tidy=self.accelerator.is_main_process)
+        if phase.encoder_from and phase.cached_views == 1:
+            self.samples.from_images()
+        else:
+            with self.accelerator.main_process_first():
+                self.encodings.fill(self.samples, place.phase, tidy=self.accelerator.is_main_process)
         chosen = encoder.unfreeze_from(phase.encoder_from) if phase.encoder_from else []
         place.encoder_trained |= bool(chosen)
         self.phase_epochs = self._count_epochs()

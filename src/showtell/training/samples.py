@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -22,6 +22,18 @@ from showtell.model.encoder import Encoder
 from showtell.model.splitting import Stem
 
 Encode = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class HalfWay:
+    """What a stem gave for images, a cache for each view; `finish` makes features (B,R,F) of its rows."""
+
+    caches: Mapping[AugmentedView, FeatureCache]
+    finish: Encode
+
+    def cache(self, view: AugmentedView) -> FeatureCache | None:
+        """That of a view, if there is one; the first one shows the image as it is, whatever the level of augmentation."""
+        return self.caches.get(view) if view.number else next(iter(self.caches.values()))
 
 
 class Samples:
@@ -77,12 +89,11 @@ class Samples:
         encode: Encode,
         ahead: int,
         stem: Stem | None = None,
-        half_way: Mapping[AugmentedView, FeatureCache] | None = None,
-        finish: Encode | None = None,
+        half_way: HalfWay | None = None,
     ) -> None:
-        """Features of an encoder that rests, or what its `stem` gives, each computed once and kept in the cache of its view; the
-        first view is validated on. `ahead` as `encode_into` has it. What `half_way`, caches of a stem, hold of an image is
-        finished by `finish`, and not begun anew. Raises as `from_images`."""
+        """Reads features of an encoder that rests, or what its `stem` gives, from the caches, one for each view; encodes what is
+        missing there, from `half_way` where that has it. The first view is validated on. `ahead` is `encode_into`'s; raises as
+        `from_images`."""
         plain = next(iter(caches.values()))
         for view, cache in caches.items():
             paths = self._paths()
@@ -90,8 +101,8 @@ class Samples:
                 paths = [image.path for image in self._listed[0] if plain.row(image.path) is not None]
             what = f"encoding images, view {view.number + 1} of {len(caches)}" if len(caches) > 1 else "encoding images"
             progress = functools.partial(self._progress, what)
-            if half_way and finish and view in half_way:
-                encode_rows(cache, paths, source=half_way[view], encode=finish, progress=progress)
+            if half_way and (source := half_way.cache(view)):
+                encode_rows(cache, paths, source=source, encode=half_way.finish, progress=progress)
             failures = encode_into(
                 cache, paths, encode=encode, transform=view, workers=self._recipe.train.workers, ahead=ahead,
                 progress=progress,
@@ -145,11 +156,11 @@ class Samples:
             workers = self._recipe.train.workers
             return encode_all(image_paths(self.val), encode=encode, transform=encoder.transform, workers=workers)
         cache = next(iter(self.caches.values()))
-        chunks = cache.chunks([row for image in self.val if (row := cache.row(image.path)) is not None])
+        rows = [row for image in self.val if (row := cache.row(image.path)) is not None]
         if self._stem is None:
-            return chunks
+            return cache.chunks(rows)
         unpack = self._stem.unpack
-        return (encode(unpack(rows)) for rows in chunks)
+        return (encode(unpack(maps)) for maps in cache.chunks(rows, size=32))  # they are larger than features
 
     def _paths(self) -> list[Path]:
         return image_paths([image for part in self._listed for image in part])

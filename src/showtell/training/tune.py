@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from showtell.config import Recipe, parse_recipe, read_value, set_key
-from showtell.errors import MissingExtraError, RecipeError
+from showtell.errors import MissingExtraError, RecipeError, first_line
 from showtell.paths import write_whole
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _run(
             resume=(out / "recipe.json").exists(), report=lambda epoch: note(epoch.line()), progress=progress,
         )  # fmt: skip
     except torch.OutOfMemoryError as error:
-        raise RecipeError(f"the accelerator's memory is too small ({str(error).splitlines()[0]})") from None
+        raise RecipeError(f"the accelerator's memory is too small ({first_line(error)})") from None
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
