@@ -125,12 +125,6 @@ class PhaseConfig(_Section):
         "more as augment says, every second one mirrored; one is drawn each epoch, each costs an encoding. With encoder_from, 2 or "
         "more cache what comes out below the trained layers",
     )
-    region_dropout: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="share of an image's regions that a step does not see, others each time; grids alone",
-    )
     scheduled_sampling: float = Field(
         0.0,
         ge=0,

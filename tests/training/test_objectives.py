@@ -17,15 +17,7 @@ from showtell.data.vocabulary import Vocabulary
 from showtell.errors import RecipeError
 from showtell.metrics import cider_d
 from showtell.model.captioner import CaptionerModel
-from showtell.training.objectives import (
-    CrossEntropy,
-    SelfCritical,
-    build_objective,
-    drop_regions,
-    drop_words,
-    feed_own_words,
-    teach,
-)
+from showtell.training.objectives import CrossEntropy, SelfCritical, build_objective, drop_words, feed_own_words, teach
 
 START, END = 1, 2
 
@@ -62,57 +54,6 @@ def self_critical(images: list[CaptionedImage], vocabulary: Vocabulary, **option
     phase = PhaseConfig(objective="self-critical", **options)  # type: ignore[arg-type]
     search = SearchConfig(max_length=12)
     return SelfCritical(images, vocabulary, phase=phase, search=search, autocast=contextlib.nullcontext)
-
-
-def cross_entropy(vocabulary: Vocabulary, **options: float) -> CrossEntropy:
-    phase = PhaseConfig(**options)  # type: ignore[arg-type]
-    return CrossEntropy(TrainConfig(), phase, vocabulary, autocast=contextlib.nullcontext)
-
-
-def test_regions_that_are_dropped(batch: Batch) -> None:
-    """Each image keeps as many of its own regions, whole, others each time, and one at least."""
-    features = batch.inputs
-    kept, again = drop_regions(features, 0.25), drop_regions(features, 0.25)
-    regions = features.shape[1]
-    assert kept.shape == (4, round(0.75 * regions), features.shape[2])
-    for image, seen in zip(features, kept, strict=True):
-        found = {tuple(region.tolist()) for region in seen}
-        assert len(found) == len(seen)
-        assert found < {tuple(region.tolist()) for region in image}
-    assert not torch.equal(kept, again)
-    assert drop_regions(features, 0.99).shape[1] == 1
-    assert torch.equal(drop_regions(features[:, :1], 0.5), features[:, :1])
-
-
-@pytest.mark.parametrize("objective", ["cross-entropy", "self-critical"])
-def test_both_objectives_drop_regions_of_features_and_of_images(
-    objective: str, images: list[CaptionedImage], vocabulary: Vocabulary, model: CaptionerModel, batch: Batch
-) -> None:
-    """The decoder, in whatever it is asked, sees as many regions of an image, and the same ones for drawing and learning."""
-    options: dict[str, float] = {"region_dropout": 0.5}
-    lessons = (
-        cross_entropy(vocabulary, **options)
-        if objective == "cross-entropy"
-        else self_critical(images, vocabulary, **options)
-    )
-    seen: list[torch.Tensor] = []
-    prepare = model.decoder.prepare
-
-    def watch(features: torch.Tensor) -> object:
-        seen.append(features)
-        return prepare(features)
-
-    model.decoder.prepare = watch  # type: ignore[method-assign]
-    model.encoder.requires_grad_(True)
-    pixels = Batch(torch.randn(4, 3, 32, 32), batch.tokens, batch.image_ids)
-    for each in (batch, pixels):
-        seen.clear()
-        lessons(model.train(), each, progress=0.0).loss.backward()
-        assert {tuple(features.shape) for features in seen} == {
-            (4, model.encoder.regions // 2, model.encoder.feature_size)
-        }
-        assert all(torch.equal(features, seen[0]) for features in seen)
-    assert any(p.grad is not None for p in model.encoder.parameters())
 
 
 def test_what_is_fed_and_what_is_asked_for() -> None:
@@ -217,8 +158,8 @@ def test_own_words_come_from_the_model(model: CaptionerModel, batch: Batch) -> N
 
 def test_neutral_options_change_nothing(model: CaptionerModel, batch: Batch, vocabulary: Vocabulary) -> None:
     model.train()
-    plain = cross_entropy(vocabulary)
-    options = cross_entropy(vocabulary, scheduled_sampling=0.5)
+    plain = CrossEntropy(TrainConfig(), PhaseConfig(), vocabulary)
+    options = CrossEntropy(TrainConfig(word_dropout=0.0), PhaseConfig(scheduled_sampling=0.5), vocabulary)
     torch.manual_seed(1)
     first = plain(model, batch, progress=0.0)
     torch.manual_seed(1)

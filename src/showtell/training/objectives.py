@@ -47,40 +47,23 @@ class Objective(Protocol):
 class CrossEntropy:
     """Teacher forcing: each word of a training caption from the words before it."""
 
-    def __init__(self, train: TrainConfig, phase: PhaseConfig, vocabulary: Vocabulary, *, autocast: Autocast) -> None:
-        self.train, self.phase, self.vocabulary, self.autocast = train, phase, vocabulary, autocast
+    def __init__(self, train: TrainConfig, phase: PhaseConfig, vocabulary: Vocabulary) -> None:
+        self.train, self.phase, self.vocabulary = train, phase, vocabulary
 
     def __call__(self, model: CaptionerModel, batch: Batch, *, progress: float) -> Lesson:
-        """See `caption_loss`; regions, and words fed, are dropped or replaced where the recipe says so, words asked for never."""
-        inputs = batch.inputs
-        if self.phase.region_dropout:
-            with self.autocast():
-                inputs = drop_regions(see(model, inputs), self.phase.region_dropout)
+        """See `caption_loss`; words fed are dropped or replaced where the recipe says so, words asked for never."""
         fed, targets = batch.tokens[..., :-1], batch.tokens[..., 1:]
         own = self.phase.scheduled_sampling * progress
         if own:
-            fed = feed_own_words(model, inputs, fed, own, unspoken(self.vocabulary))
+            fed = feed_own_words(model, batch.inputs, fed, own, unspoken(self.vocabulary))
             model.train()
         if self.train.word_dropout:
             fed = drop_words(fed, self.train.word_dropout, self.vocabulary.unk_id)
         loss = caption_loss(
-            model(inputs, fed), targets,
+            model(batch.inputs, fed), targets,
             label_smoothing=self.train.label_smoothing, doubly_stochastic=self.train.doubly_stochastic,
         )  # fmt: skip
         return Lesson(loss, loss.item(), int((targets != PAD).sum()))
-
-
-def see(model: CaptionerModel, inputs: Tensor) -> Tensor:
-    """Images, or maps of the encoder's stem -> features (B,R,F); features as they are."""
-    captioner: CaptionerModel = getattr(model, "module", model)
-    return captioner.encoder(inputs) if inputs.ndim == 4 else inputs
-
-
-def drop_regions(features: Tensor, share: float) -> Tensor:
-    """features (B,R,F) -> (B,R',F): of each image R' of its regions, drawn anew, R' = R less `share`, but one at least."""
-    regions = features.shape[1]
-    kept = torch.rand(features.shape[:2], device=features.device).topk(max(1, round(regions * (1 - share))), 1).indices
-    return features.take_along_dim(kept[..., None], 1)
 
 
 def drop_words(fed: Tensor, share: float, unknown: int) -> Tensor:
@@ -143,9 +126,7 @@ class SelfCritical:
         model.eval()
         captioner: CaptionerModel = getattr(model, "module", model)
         with self.autocast():
-            features = see(model, batch.inputs)
-            if self.phase.region_dropout:  # the same for what is drawn and what is learnt
-                features = drop_regions(features, self.phase.region_dropout)
+            features = captioner.encoder(batch.inputs) if batch.inputs.ndim == 4 else batch.inputs
         with torch.inference_mode(), self.autocast():
             drawn = self._draw(captioner, features)  # (B,K,T)
             rewards = self.reward(drawn, batch.image_ids)  # (B,K)
@@ -214,4 +195,4 @@ def build_objective(
     """The objective of a phase; `images` are those trained on, `autocast` gives the context of the run's precision."""
     if phase.objective == "self-critical":
         return SelfCritical(images, vocabulary, phase=phase, search=search, autocast=autocast)
-    return CrossEntropy(train, phase, vocabulary, autocast=autocast)
+    return CrossEntropy(train, phase, vocabulary)
