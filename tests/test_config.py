@@ -147,3 +147,26 @@ def test_views_that_turn_need_a_training_that_turned() -> None:
 def test_views_that_would_do_nothing_are_refused() -> None:
     with pytest.raises(RecipeError, match="light, strong or aerial"):
         load_recipe("flickr8k-lstm", ['train.phases=[{epochs=1, cached_views=3, augment="none"}]'])
+
+
+def test_what_is_wrong_with_a_phase_is_said_of_that_phase_and_does_not_repeat_it() -> None:
+    phases = "train.phases=[{epochs=1}, {epochs=2, cached_views=2, augment='none'}]"
+    with pytest.raises(
+        RecipeError, match=r"^scenes with train.phases set: 'train.phases.1' \(phase 2\): cached_views needs"
+    ):
+        load_recipe("scenes", [phases])
+    with pytest.raises(RecipeError, match=r"unknown key 'train.phases.0.epoch' \(phase 1\); did you mean"):
+        load_recipe("scenes", ["train.phases=[{epoch=1}]"])
+
+
+@pytest.mark.parametrize("key", ["encoder_lr=1e-4", "encoder_lr_decay=0.5", "unfreeze_every=1"])
+def test_a_rate_for_a_cnn_that_learns_nothing_is_refused(key: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=rf"'train.phases.0.{key.split('=')[0]}' \(phase 1\) is .* trains no CNN; set"
+    ):
+        load_recipe("flickr8k-lstm", [f"train.phases.0.{key}"])
+    assert load_recipe("flickr8k-lstm", [f"train.phases=[{{encoder_from='Mixed_6e', {key}}}]"])
+    written = tmp_path / "own.toml"
+    written.write_text(f"[[train.phases]]\n{key}\n")
+    with pytest.raises(RecipeError, match="trains no CNN"):
+        load_recipe(written)

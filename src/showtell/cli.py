@@ -11,7 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -28,13 +28,24 @@ _ADVICE = {
 }
 
 
+_UsageError: Any = typer.BadParameter.__bases__[0]  # click's, which Typer brings with it under a private name
+
+
 class _PoliteGroup(TyperGroup):
     """Turns what a user can cause into one sentence on stderr and an exit code; our own bugs keep their traceback."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except _UsageError as error:
+            _misused(error)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
+        except _UsageError as error:
+            _misused(error)
         except ShowtellError as error:
             _fail(str(error), 2)
         except KeyboardInterrupt as error:
@@ -89,7 +100,15 @@ def _options(
     """Train, measure and explain image captioners: a CNN reads a photo, an LSTM tells what it shows."""
 
 
-def _fail(sentence: str, code: int) -> None:
+def _misused(error: Any) -> NoReturn:
+    """What is wrong with the arguments as one sentence; whoever gave none gets the help."""
+    if type(error).show is not _UsageError.show:
+        raise error
+    said = error.format_message().rstrip(".")
+    _fail(f"{said[:1].lower()}{said[1:]}; see  {error.ctx.command_path if error.ctx else 'showtell'} --help", 2)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
     typer.echo(f"showtell: {sentence}", err=True)
     raise typer.Exit(code)
 

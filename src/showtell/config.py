@@ -273,12 +273,27 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not a TOML file: {error}") from None
     raw.setdefault("name", path.stem)
-    recipe = parse_recipe(raw, where=str(path))
-    if not overrides:
-        return recipe
-    for override in overrides:
-        _apply(raw, override)
-    return parse_recipe(raw, where=f"{path.stem} with {' '.join(overrides)}")
+    where = str(path)
+    recipe = parse_recipe(raw, where=where)
+    if overrides:
+        for override in overrides:
+            _apply(raw, override)
+        keys = dict.fromkeys(override.partition("=")[0].strip() for override in overrides)
+        where = f"{path.stem} with {', '.join(keys)} set"
+        recipe = parse_recipe(raw, where=where)
+    _refuse_idle_keys(recipe, where)
+    return recipe
+
+
+def _refuse_idle_keys(recipe: Recipe, where: str) -> None:
+    """Raises `RecipeError` where a phase says how the CNN learns and does not train it. Runs and bundles that say so are still read."""
+    for number, phase in enumerate(recipe.train.phases):
+        for key in () if phase.encoder_from else ("encoder_lr", "encoder_lr_decay", "unfreeze_every"):
+            if getattr(phase, key) != PhaseConfig.model_fields[key].default:
+                raise RecipeError(
+                    f"{where}: 'train.phases.{number}.{key}' (phase {number + 1}) is {getattr(phase, key)}, and the phase trains no CNN; "
+                    "set its encoder_from too, or leave it out"
+                )
 
 
 def parse_recipe(raw: dict[str, Any], *, where: str) -> Recipe:
@@ -365,13 +380,16 @@ def _place(listed: list[Any], text: str, key: str) -> int:
 def _explain(error: dict[str, Any]) -> str:
     """One pydantic error as a sentence; unknown keys get the nearest known name."""
     location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
+    in_phase, number = location[:2] == ["train", "phases"], "".join(location[2:3])
+    key = f"'{'.'.join(location)}'" + (f" (phase {int(number) + 1})" if in_phase and number.isdigit() else "")
+    if error["type"] == "value_error" and isinstance(error["input"], dict):  # of several keys, which the sentence names
+        return f"{key}: {error['ctx']['error']}"
     if error["type"] != "extra_forbidden":
-        return f"'{key}' is {json.dumps(error['input'], default=str)}: {error['msg'].lower()}"
+        return f"{key} is {json.dumps(error['input'], default=str)}: {error['msg'].lower()}"
     known = _known_keys(location[:-1])
     near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
-    return f"unknown key '{key}'; {hint}"
+    return f"unknown key {key}; {hint}"
 
 
 def _known_keys(sections: Sequence[str]) -> list[str]:

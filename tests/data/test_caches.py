@@ -15,10 +15,10 @@ from showtell.data.features import FeatureCache, Key
 from showtell.errors import CacheError
 
 
-def fill(folder: Path, *, images: int, regions: int = 4, feature_size: int = 8) -> None:
-    cache = FeatureCache(folder, fingerprint=folder.name, regions=regions, feature_size=feature_size)
+def fill(folder: Path, *, images: int, regions: int = 4, feature_size: int = 8, of: str = "") -> None:
+    cache = FeatureCache(folder, fingerprint=folder.name, regions=regions, feature_size=feature_size, of=of)
     with cache.writer() as writer:
-        keys = [(Key(f"/{i}.jpg", 1, 1), f"{i}") for i in range(images)]
+        keys = [(Key(f"/photos/{'more' * (i % 3 == 2)}/{i}.jpg", 1, 1), f"{i}") for i in range(images)]
         writer.append(keys, torch.zeros(images, regions, feature_size))
 
 
@@ -27,7 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's caches: one of three images with two further views, and a smaller one of pooled features."""
     monkeypatch.setenv("SHOWTELL_CACHE", str(tmp_path))
     place = tmp_path / "features"
-    fill(place / "aa11", images=3)
+    fill(place / "aa11", images=3, of="small (conv3, grid)")
     fill(place / "aa11" / "light-1-v1", images=3)
     fill(place / "aa11" / "light-2-v1", images=2)
     fill(place / "bb22", images=1, regions=1)
@@ -48,7 +48,8 @@ def test_what_caches_take(place: Path) -> None:
     assert first.bytes == sum(path.stat().st_size for path in (place / "aa11").rglob("*") if path.is_file())
     assert first.bytes > 8 * 4 * 8 * 2  # rows of half precision, those of the views too
     assert "3 images of 4 × 8, 2 further views" in first.line()
-    assert "1 image of 8, written" in second.line()
+    assert first.line().endswith(": small (conv3, grid); images in /photos and 1 more")
+    assert "1 image of 8, written" in second.line() and second.line().endswith(": images in /photos")
     assert caches(place / "aa11") == [first]
 
 
@@ -77,6 +78,15 @@ def test_the_command(place: Path, tmp_path: Path) -> None:
     assert run(app, ["data", "cache", "--clear"]).stdout.splitlines()[-1].endswith(" removed")
     assert run(app, ["data", "cache"]).stdout == "nothing is cached\n"
     assert list(place.iterdir()) == []
+
+
+def test_a_cache_without_a_description_is_still_used(place: Path) -> None:
+    header = json.loads((place / "aa11" / "cache.json").read_text())
+    assert header.pop("of")
+    (place / "aa11" / "cache.json").write_text(json.dumps(header))
+    assert len(FeatureCache(place / "aa11", fingerprint="aa11", regions=4, feature_size=8, of="another word")) == 3
+    with pytest.raises(CacheError, match="another encoder"):
+        FeatureCache(place / "aa11", fingerprint="aa12", regions=4, feature_size=8)
 
 
 def test_wrong_names_and_places(place: Path, tmp_path: Path) -> None:

@@ -119,8 +119,24 @@ def test_unfreezing_starts_at_a_part_of_a_part_as_well() -> None:
     encoder.unfreeze_from("stages.3")
     trainable = {name for name, p in encoder.network.named_parameters() if p.requires_grad}
     assert trainable and all(name.startswith(("stages.3", "norm_pre", "head")) for name in trainable)
-    with pytest.raises(RecipeError, match="expected one of stem, stages"):
-        encoder.unfreeze_from("stages.9")
+    with pytest.raises(
+        RecipeError, match=r"expected one of stem\.0, stem\.1, stages\.0, stages\.1, stages\.2, stages\.3, head$"
+    ):
+        encoder.unfreeze_from("no such")
+    with pytest.raises(RecipeError, match=r"does not have; did you mean 'stages\.3'\?$"):
+        encoder.unfreeze_from("stage.3")
+
+
+def test_a_silent_hub_is_waited_for_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class LocalEntryNotFoundError(Exception):
+        """As the hub's client calls it."""
+
+    def silence(*_: object, **__: object) -> None:
+        raise LocalEntryNotFoundError
+
+    monkeypatch.setattr("timm.create_model", silence)
+    with pytest.raises(WeightsError, match=r"'resnet18' cannot be had from the hub \(no answer\); connect once"):
+        Encoder(name="resnet18", pretrained=True)
 
 
 @pytest.mark.parametrize("name", ["test_vit.r160_in1k", "test_convnext.r160_in1k"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ class CacheUse:
     views: int
     bytes: int
     written: datetime
+    of: str = ""  # the encoder; empty where it was not written down
+    folders: tuple[str, ...] = ()  # where the images lay, that of most images first
 
     @property
     def name(self) -> str:
@@ -35,13 +38,17 @@ class CacheUse:
         shape = f"{self.regions} × {self.feature_size}" if self.regions > 1 else f"{self.feature_size}"
         views = f", {self.views} further views" if self.views > 1 else ", a further view" if self.views else ""
         images = f"{self.images} image{'' if self.images == 1 else 's'}"
-        return f"{self.name}  {size(self.bytes):>8}  {images} of {shape}{views}, written {self.written:%Y-%m-%d}"
+        line = f"{self.name}  {size(self.bytes):>8}  {images} of {shape}{views}, written {self.written:%Y-%m-%d}"
+        others = f" and {len(self.folders) - 1} more" if len(self.folders) > 1 else ""
+        told = [self.of] * bool(self.of) + [f"images in {folder}{others}" for folder in self.folders[:1]]
+        return f"{line}: {'; '.join(told)}" if told else line
 
     def to_dict(self) -> dict[str, object]:
         """For programs."""
         return {
             "folder": str(self.folder), "images": self.images, "regions": self.regions, "feature_size": self.feature_size,
-            "views": self.views, "bytes": self.bytes, "written": self.written.isoformat(),
+            "views": self.views, "bytes": self.bytes, "written": self.written.isoformat(), "of": self.of,
+            "image_folders": list(self.folders),
         }  # fmt: skip
 
     def remove(self) -> None:
@@ -94,11 +101,22 @@ def _use(folder: Path) -> CacheUse:
     stats = [file.stat() for file in files]
     try:
         header = json.loads((folder / "cache.json").read_bytes())
-        regions, feature_size = int(header["regions"]), int(header["feature_size"])
+        regions, feature_size, of = int(header["regions"]), int(header["feature_size"]), str(header.get("of", ""))
     except (ValueError, KeyError, TypeError):  # damaged: it can be told by its size alone, and removed
-        regions = feature_size = 0
+        regions, feature_size, of = 0, 0, ""
     row = 2 * regions * feature_size
     features = folder / "features.f16"
     images = features.stat().st_size // row if row and features.is_file() else 0
     written = datetime.fromtimestamp(max(stat.st_mtime for stat in stats), UTC)
-    return CacheUse(folder, images, regions, feature_size, len(views), sum(stat.st_size for stat in stats), written)
+    taken = sum(stat.st_size for stat in stats)
+    return CacheUse(folder, images, regions, feature_size, len(views), taken, written, of, _image_folders(folder))
+
+
+def _image_folders(folder: Path) -> tuple[str, ...]:
+    """Where a cache's images lay when they were encoded, by their number."""
+    counted: Counter[str] = Counter()
+    with contextlib.suppress(OSError):
+        for line in (folder / "index.jsonl").read_bytes().splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a torn line
+                counted[str(Path(json.loads(line)["path"]).parent)] += 1
+    return tuple(path for path, _ in counted.most_common())

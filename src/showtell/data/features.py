@@ -56,8 +56,9 @@ class Key:
 class FeatureCache:
     """Half-precision features of images, by content. One process writes at a time."""
 
-    def __init__(self, folder: Path, *, fingerprint: str, regions: int, feature_size: int) -> None:
-        """Opens or creates the cache in `folder`; `CacheError` if it holds another encoder's features."""
+    def __init__(self, folder: Path, *, fingerprint: str, regions: int, feature_size: int, of: str = "") -> None:
+        """Opens or creates the cache in `folder`; `CacheError` if it holds another encoder's features. `of` tells people whose they
+        are."""
         self.folder, self.regions, self.feature_size = folder, regions, feature_size
         self._by_key: dict[Key, int] = {}
         self._by_digest: dict[str, int] = {}
@@ -65,7 +66,7 @@ class FeatureCache:
         self._length = 0  # kept, as every batch asks for it
         folder.mkdir(parents=True, exist_ok=True)
         header = {"version": _VERSION, "fingerprint": fingerprint, "regions": regions, "feature_size": feature_size}
-        _check_header(folder / "cache.json", header)
+        _check_header(folder / "cache.json", header, of)
         self._read_index()
 
     def __len__(self) -> int:
@@ -298,17 +299,17 @@ def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _check_header(path: Path, header: dict[str, Any]) -> None:
+def _check_header(path: Path, header: dict[str, Any], of: str) -> None:
     if not path.exists():
         if any(path.parent.iterdir()):
             raise CacheError(f"{path.parent} is not a feature cache and not empty; name another folder as data.cache")
-        write_whole(path, json.dumps(header))
+        write_whole(path, json.dumps({**header, "of": of}))
         return
     try:
         found = json.loads(path.read_text())
     except ValueError:
         found = {}
-    if found != header:
+    if found.keys() - {"of"} != header.keys() or any(found[key] != header[key] for key in header):
         raise CacheError(
             f"{path.parent} holds features of another encoder (other weights, layer, size or transform: fingerprint "
             f"{str(found.get('fingerprint'))[:12]}, expected {header['fingerprint'][:12]}); name another folder as data.cache"

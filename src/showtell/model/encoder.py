@@ -6,6 +6,7 @@ B images · R regions (h·w of the grid, 1 when pooled, h·w + 1 for both) · F 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import itertools
 import json
@@ -13,6 +14,7 @@ import logging
 import math
 import operator
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -32,6 +34,8 @@ from showtell.model.joining import Backbone, Grid, JoinRegions, Networks, coarse
 from showtell.model.splitting import Stem, split
 
 Pooled = bool | Literal["both"]
+
+_log = logging.getLogger(__name__)
 
 
 class Encoder(nn.Module):
@@ -118,8 +122,9 @@ class Encoder(nn.Module):
         self.requires_grad_(False)
         modules = dict(self.network.named_modules())  # in order, a module before its children
         if module not in modules or not module:
-            names = [name for name, child in self.network.named_children() if any(True for _ in child.parameters())]
-            raise RecipeError(f"encoder_from is '{module}', which this encoder does not have: {_some(names)}")
+            weighty = (name for name, part in modules.items() if name and any(True for _ in _without_norms(part)))
+            names = list(dict.fromkeys(map(self._block_of, weighty)))
+            raise RecipeError(f"encoder_from is '{module}', which this encoder does not have; {_some(names, module)}")
         following = list(modules.items())[list(modules).index(module) :]
         blocks: dict[str, list[nn.Parameter]] = {}
         for name, part in following:
@@ -271,16 +276,23 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
         raise RecipeError(
             f"encoder.name is '{name}', which timm does not know; near it: {', '.join(near) or 'nothing'}"
         )
+    waiting = threading.Timer(5, _log.warning, (f"waiting for the hub: it has the weights of '{name}'",))
+    waiting.daemon = True
+    if pretrained:
+        waiting.start()
     try:
         with _quiet("huggingface_hub"):
             return timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")  # type: ignore[no-any-return]
     except Exception as error:  # the hub's client raises many kinds
         if not pretrained:
             raise RecipeError(f"encoder.name '{name}' cannot be built: {error}") from error
+        kind = type(error).__name__  # without a net the client says first that it has no copy either
         raise WeightsError(
-            f"the weights of '{name}' cannot be had from the hub ({type(error).__name__}); "
+            f"the weights of '{name}' cannot be had from the hub ({'no answer' if kind == 'LocalEntryNotFoundError' else kind}); "
             "connect once, or give a file with --encoder-weights"
         ) from error
+    finally:
+        waiting.cancel()
 
 
 @contextlib.contextmanager
@@ -324,7 +336,7 @@ def _cut(model: nn.Module, name: str, layers: dict[str, str]) -> nn.Module:
     for layer in layers.values():
         if not layer or layer not in dict(model.named_modules()):
             names = [n for n, _ in model.named_children()]
-            raise RecipeError(f"encoder.layer is '{layer}', which {name} does not have: {_some(names)}")
+            raise RecipeError(f"encoder.layer is '{layer}', which {name} does not have; {_some(names, layer)}")
     try:
         graph = create_feature_extractor(model, {layer: key for key, layer in layers.items()}).eval_graph
     except Exception as error:  # what cannot be traced raises many kinds
@@ -343,8 +355,9 @@ def _without_norms(module: nn.Module) -> Iterator[nn.Parameter]:
         yield from module.parameters(recurse=False)
 
 
-def _some(names: list[str]) -> str:
-    return f"expected one of {', '.join(names)}"
+def _some(names: list[str], wrong: str) -> str:
+    near = difflib.get_close_matches(wrong, names, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(names)}"
 
 
 def fast_bfloat16(device: str) -> bool:

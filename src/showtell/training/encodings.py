@@ -86,11 +86,14 @@ class Encodings:
             for other in self.own.iterdir():
                 if other != folder:
                     shutil.rmtree(other, ignore_errors=True)
+        of = self.recipe.encoder.describe().replace("`", "")
+        if source is not self.encoder:
+            of += f", what comes out below {phase.encoder_from}"
         for number in range(phase.cached_views):
             view = AugmentedView(self.encoder.transform, number, phase.augment)
             caches[view] = FeatureCache(
                 folder / view.name if number else folder, fingerprint=view.fingerprint(fingerprint), regions=source.regions,
-                feature_size=source.feature_size,
+                feature_size=source.feature_size, of=of,
             )  # fmt: skip
         return caches
 
@@ -106,5 +109,5 @@ def _stem_fingerprints(encoder: Encoder, recipe: Recipe) -> frozenset[str]:
             elif phase.encoder_from:
                 encoder.unfreeze_from(phase.encoder_from)
         except RecipeError as error:
-            raise RecipeError(f"train.phases.{number}.{error}") from None
+            raise RecipeError(f"phase {number + 1}: train.phases.{number}.{error}") from None
     return frozenset(found)
