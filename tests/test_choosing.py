@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from showtell.card import model_card
 from showtell.choosing import Tried, choose_decoding
 from showtell.cli import app
-from showtell.config import SearchConfig, load_recipe
+from showtell.config import Recipe, SearchConfig, load_recipe
 from showtell.data.vocabulary import Vocabulary
 from showtell.inference import Captioner
 from showtell.metrics import Protocol
@@ -79,6 +81,18 @@ def test_the_bundle_keeps_it(tiny_bundle: Path, scenes: Path, tmp_path: Path) ->
     card = (bundle / "README.md").read_text(encoding="utf-8")
     assert search.describe() in card
     assert f"| CIDEr | {100 * config['decoding']['scores']['cider']:.2f} |" in card
+
+
+def test_scores_of_a_decoding_that_stayed_are_told_once() -> None:
+    protocol = Protocol.of([["a"]], dataset="toys", split="val", decoding="beam 3", version="0")
+    scored = {"scores": {"cider": 1.5}, "protocol": asdict(protocol)}
+    training = {"dataset": "toys", "train_images": 4, "epoch": 2, **scored}
+    stayed = model_card(Recipe(), training, decoding=scored)
+    assert stayed.count("| CIDEr | 150.00 |") == 1 and "The decoding was chosen by these scores" in stayed
+    assert "# recipe, trained on toys\n" in stayed
+    other = {"scores": {"cider": 1.6}, "protocol": {**asdict(protocol), "decoding": "beam 5"}}
+    changed = model_card(Recipe(), training, decoding=other)
+    assert changed.count("| CIDEr | 150.00 |") == 1 and "| CIDEr | 160.00 |" in changed
 
 
 @pytest.mark.slow

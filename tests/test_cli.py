@@ -233,6 +233,30 @@ def test_captions_of_files_folders_and_patterns(tiny_bundle: Path, captioned: Pa
         assert [Path(line.split(": ")[0]).stem for line in result.stdout.splitlines()] == list(IDS)
 
 
+def test_what_was_captioned_can_be_scored(captioned: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """Paths are known by the file's name, unless two have the same."""
+    for format in ("jsonl", "csv"):
+        said = run("caption", tiny_bundle, captioned / "images", "--format", format).stdout
+        written = tmp_path / f"own.{format}"
+        written.write_text(said)
+        result = run("evaluate", "--data", captioned, "--predictions", written, "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["protocol"]["images"] == len(IDS)
+    rows = [{"image_id": f"{folder}/{i}.png", "caption": "a thing"} for folder in ("x", "y") for i in IDS]
+    (tmp_path / "two.json").write_text(json.dumps(rows))
+    refused(run("evaluate", "--data", captioned, "--predictions", tmp_path / "two.json"), "none of its 8 image ids")
+
+
+def test_wishes_that_nobody_could_mean(tiny_bundle: Path, captioned: Path, tmp_path: Path) -> None:
+    image = captioned / "images" / "a.png"
+    refused(run("caption", tiny_bundle, image, "--sample", "--beam", "3"), "--beam searches, and --sample does not")
+    refused(run("caption", tiny_bundle, image, "--attention", tmp_path / "a.jpg"), "a.jpg: drawings are PNG files")
+    assert not (tmp_path / "a.jpg").exists()
+    refused(run("evaluate", "--data", captioned, "--predictions", tmp_path), "is a folder")
+    (tmp_path / "empty.txt").touch()
+    refused(run("evaluate", "--data", captioned, "--predictions", tmp_path / "empty.txt"), "holds no predictions")
+
+
 def test_json_lines_and_csv(tiny_bundle: Path, captioned: Path) -> None:
     image = captioned / "images" / "a.png"
     (line,) = run("caption", tiny_bundle, image, "--format", "jsonl", "--n", "3").stdout.splitlines()

@@ -17,7 +17,7 @@ from showtell.config import load_recipe
 from showtell.data.annotations import read_annotations
 from showtell.data.mirror import mirror_caption
 from showtell.data.vocabulary import Vocabulary
-from showtell.errors import BundleError, DataError, ImageError
+from showtell.errors import BundleError, DataError, ImageError, RecipeError
 from showtell.images import views_of
 
 
@@ -206,6 +206,16 @@ def test_eight_views_are_all_ways_to_turn_and_mirror(captioner: Captioner, photo
         member = captioner._member(captioner.bundle, captioner.decoder, view)
         assert (member.words is not None and int(member.words[left]) == right) == swapped
     assert views_of(captioner.transform, 2, turned=True) == views_of(captioner.transform, 2)
+
+
+def test_numbers_that_make_no_sense_are_refused(tiny_bundle: Path, photos: list[Path]) -> None:
+    captioner = Captioner.load(tiny_bundle)
+    with pytest.raises(DataError, match="n is 0; expected 1 or more"):
+        captioner.caption(photos[:1], n=0)
+    with pytest.raises(DataError, match="beam is 0; expected 1 or more"):
+        captioner.caption(photos[:1], beam=0)
+    with pytest.raises(RecipeError, match="precision is 'float8'; expected one of auto, float32"):
+        Captioner.load(tiny_bundle, precision="float8")  # type: ignore[arg-type]
 
 
 def test_only_a_captioner_that_learned_turned_pictures_turns_them(

@@ -169,8 +169,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if missing:
         nested = folder / "bundle"
         hint = f"; did you mean {nested}?" if (nested / "config.json").is_file() else ""
+        if (folder / "step.onnx").is_file():
+            raise BundleError(f"{folder} is an exported captioner; expected the bundle that it was made from")
         raise BundleError(
-            f"{folder} is not a bundle: {', '.join(missing)} is missing; expected a run's folder 'bundle'{hint}"
+            f"{folder} is not a bundle: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; expected a run's folder 'bundle'{hint}"
         )
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -112,7 +112,10 @@ class BaseCaptioner(ABC):
                 waiting = loading
 
     def options(self, *, beam: int | None = None, n: int = 1) -> SearchOptions:
-        """What `caption` searches by: the bundle's own decoding for n captions, with at least n beams."""
+        """What `caption` searches by: the bundle's own decoding for n captions, with at least n beams. `DataError` for numbers below 1."""
+        for name, number in (("n", n), ("beam", 1 if beam is None else beam)):
+            if number < 1:
+                raise DataError(f"{name} is {number}; expected 1 or more")
         return replace(self.defaults, n=n, beam=max(n, beam or self.defaults.beam))
 
     def see(self, image: Image, options: SearchOptions) -> Any:
@@ -146,7 +149,9 @@ class BaseCaptioner(ABC):
 
     def _wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
         """`options` with the wishes in them; `DataError` for what this captioner cannot do."""
-        raise DataError("an exported captioner searches by beam alone; ask this of the bundle it came from")
+        raise DataError(
+            "an exported captioner has no words asked for or ruled out, no differing captions, no consensus and no views; ask the bundle that it came from"
+        )
 
     def _load(self, source: Source, options: SearchOptions) -> Any:
         try:

@@ -64,13 +64,15 @@ def model_card(
     for what, record in (("decoding", decoding or {}), ("epoch", training)):
         if record.get("scores"):
             chosen = Scored(record["scores"], Protocol(**record["protocol"]))
+            if what == "epoch" and decoding and chosen.protocol == known[-1].protocol:
+                continue  # what was chosen was what it had already
             known.append(chosen)
             tables.append(f"{_table(chosen)}\nThe {what} was chosen by these scores, so they flatter it a little.")
     separator = "\n\n"
     return f"""---
 {_front_matter(recipe, known, license=license, datasets=datasets, onnx=bool(precision))}
 ---
-# {recipe.name}
+# {_title(recipe, training)}
 
 {_what(recipe, training, precision)}
 
@@ -95,6 +97,12 @@ It says what its training captions taught it to say: names, numbers, text in pic
 those captions assumed about people, it assumes. A wrong caption reads as sure as a right one. On photos of another kind than
 those of the data set the scores above do not hold.
 {_terms(license)}"""
+
+
+def _title(recipe: Recipe, training: Mapping[str, Any]) -> str:
+    """The recipe's name, and the data set's where that does not say it."""
+    dataset = str(training.get("dataset") or "")
+    return recipe.name if dataset in recipe.name else f"{recipe.name}, trained on {dataset}"
 
 
 def _what(recipe: Recipe, training: Mapping[str, Any], precision: str) -> str:

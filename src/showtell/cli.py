@@ -104,7 +104,9 @@ def _misused(error: Any) -> NoReturn:
     """What is wrong with the arguments as one sentence; whoever gave none gets the help."""
     if type(error).show is not _UsageError.show:
         raise error
-    said = error.format_message().rstrip(".")
+    said = (
+        error.format_message().rstrip(".").replace(": Value error, ", ": ").replace(": Input should", ": expected to")
+    )
     _fail(f"{said[:1].lower()}{said[1:]}; see  {error.ctx.command_path if error.ctx else 'showtell'} --help", 2)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -140,7 +141,7 @@ def evaluate_predictions(
     images = annotations.split(split)
     order = [image.image_id for image in images] if listed is None else _lines(listed)
     place = f"the {split} split of {data}" if listed is None else str(listed)
-    found = _with_numbers(read_predictions(predictions, order, listed_in=place))
+    found = _with_numbers(_with_names(read_predictions(predictions, order, listed_in=place)))
     pairs = [(image, caption) for image in images if (caption := _prediction(found, image)) is not None]
     missing = len(images) - len(pairs)
     if not pairs:
@@ -311,6 +312,12 @@ def _lines(path: Path) -> list[str]:
     except UnicodeDecodeError:
         raise DataError(f"{path} is no text in UTF-8; expected an image's name a line") from None
     return [line.strip() for line in lines if line.strip()]
+
+
+def _with_names(found: Mapping[str, str]) -> dict[str, str]:
+    """Predictions under their keys, and under the file's name where a key is a path and no other one has that name."""
+    names = Counter(Path(key).name for key in found)
+    return {name: caption for key, caption in found.items() if names[name := Path(key).name] == 1} | dict(found)
 
 
 def _with_numbers(found: Mapping[str, str]) -> dict[str, str]:

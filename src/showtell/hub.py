@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import re
@@ -282,8 +283,19 @@ def _unreachable(target: HubId, doing: str) -> str:
     off = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     why = "HF_HUB_OFFLINE switches the hub off" if off else "the hub cannot be reached"
     if doing == "load":
-        return f"'{target.id}' is no folder here, and {why}; what was fetched once is found without it, this was not"
+        near = _near(Path(target.id))
+        hint = f"; did you mean '{near}'?" if near else ""
+        return (
+            f"'{target.id}' is no folder here, and {why}; what was fetched once is found without it, this was not{hint}"
+        )
     return f"{why}; nothing was published; try again with a network"
+
+
+def _near(path: Path) -> Path | None:
+    """The folder beside a missing one whose name is nearest to its."""
+    beside = [folder.name for folder in path.parent.iterdir() if folder.is_dir()] if path.parent.is_dir() else []
+    names = difflib.get_close_matches(path.name, beside, n=1)
+    return path.with_name(names[0]) if names else None
 
 
 def _first_line(error: Any) -> str:

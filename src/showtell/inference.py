@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
 from showtell.config import MOST_UPRIGHT_VIEWS
 from showtell.data.mirror import mirror_ids
 from showtell.decoding import MOST_VIEWS, Phrase, Sampling, SearchOptions, Wishes
-from showtell.errors import BundleError, DataError
+from showtell.errors import BundleError, DataError, RecipeError
 from showtell.generate import draw_captions, find_captions
 from showtell.hub import resolve
 from showtell.images import View, views_of
@@ -60,6 +60,8 @@ class Captioner(BaseCaptioner):
         never does, and captions are the same on any processor. Raises `BundleError` for what is no bundle, is incomplete, or
         of a newer version, and for bundles whose words differ, `DownloadError` where the hub cannot be reached.
         """
+        if precision not in get_args(Precision):
+            raise RecipeError(f"precision is '{precision}'; expected one of {', '.join(get_args(Precision))}")
         chosen = torch.device(device) if device is not None else _best_device()
         torch.set_flush_denormal(True)
         bundles = (load_bundle(resolve(name), chosen) for name in (path, *ensemble))

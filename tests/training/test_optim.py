@@ -17,6 +17,7 @@ def test_the_rate_rises_then_falls_to_a_twentieth() -> None:
 
 
 def test_without_a_cosine_the_rate_is_constant() -> None:
+    assert schedule(7, 32, warmup=100, cosine=False) == 1.0  # a short phase learns for three quarters of its steps
     assert {schedule(step, 100, warmup=0, cosine=False) for step in range(100)} == {1.0}
 
 

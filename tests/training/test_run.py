@@ -23,6 +23,7 @@ from showtell.data.scenes import draw_scenes
 from showtell.errors import BundleError, DataError, RecipeError
 from showtell.evaluation import evaluate_bundle
 from showtell.paths import CACHE_FILES
+from showtell.report.collect import collect
 from showtell.training.run import Run, TrainResult, train
 from showtell.training.runlog import EpochReport
 
@@ -507,6 +508,18 @@ def test_a_wrong_decoder_is_said_before_weights_are_fetched(
     wrong = load_recipe(recipe_file, ["decoder.name=lstm", "decoder.tied=true"])
     refuse(RecipeError, "tied needs embedding == hidden", lambda: train(wrong, data=data, out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_knows_where_its_data_was_and_its_bundle_tells_no_folders(
+    whole: Path, recipe_file: Path, data: Path, tmp_path: Path
+) -> None:
+    assert json.loads((whole / "recipe.json").read_text())["data"]["path"] == str(data)
+    assert json.loads((whole / "bundle" / "config.json").read_text())["recipe"]["data"]["path"] == data.name
+    assert collect(whole, examples=1).evaluation.images[0].path.is_relative_to(data)
+    assert collect(whole / "bundle", examples=1).evaluation.images[0].path.is_relative_to(data)
+    moved, out = Path(shutil.copytree(data, tmp_path / "moved")), Path(shutil.copytree(whole, tmp_path / "run"))
+    train(load_recipe(recipe_file), data=moved, out=out, resume=True)
+    assert json.loads((out / "recipe.json").read_text())["data"]["path"] == str(moved)
 
 
 def test_a_run_goes_on_with_what_it_began_with(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:

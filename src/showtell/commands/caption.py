@@ -77,6 +77,8 @@ def caption(
         raise typer.BadParameter(
             "--with, --without, --diverse and --consensus search, and --sample does not; leave out one"
         )
+    if sample and beam is not None:
+        raise typer.BadParameter("--beam searches, and --sample does not; leave out one")
     if beam is not None and n > beam:
         raise typer.BadParameter(f"--n {n} captions need --beam {n} or more, found {beam}")
     if not sample and (temperature, top_p, seed) != (1.0, 0.9, 0):
@@ -96,10 +98,14 @@ def caption(
     )
     done, failed = _print_all(results, names, format, n, draw)
     if not done:
-        raise DataError(f"no image was captioned: {'all ' + str(failed) + ' failed' if failed else 'none was given'}")
+        raise DataError(f"no image was captioned: {_how_many(failed)}")
     if failed:
         note(f"{done} captioned, {failed} failed")
         raise typer.Exit(1)
+
+
+def _how_many(failed: int) -> str:
+    return f"all {failed} failed" if failed > 1 else "the only one failed" if failed else "none was given"
 
 
 def _print_all(
@@ -174,7 +180,11 @@ def _drawer(
         raise DataError(
             f"--attention: there is no attention to draw, {why}; expected a search with an attention decoder"
         )
+    from showtell.images import SUFFIXES
+
     single = out.suffix.lower() == ".png"
+    if not single and out.suffix.lower() in SUFFIXES:
+        raise DataError(f"--attention {out}: drawings are PNG files; name one .png, or a folder for them")
     (out.parent if single else out).mkdir(parents=True, exist_ok=True)
     taken: set[Path] = set()
 

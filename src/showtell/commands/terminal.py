@@ -102,5 +102,5 @@ def need_weights(path: Path | None) -> None:
 def need_file(path: Path, option: str) -> Path:
     """A file that exists."""
     if not path.is_file():
-        raise RecipeError(f"{option} {path}: no such file")
+        raise RecipeError(f"{option} {path}: {'is a folder; expected a file' if path.is_dir() else 'no such file'}")
     return path

@@ -27,7 +27,8 @@ def read_predictions(path: Path, order: Sequence[str] = (), *, listed_in: str = 
     one image.
     """
     if not path.is_file():
-        raise DataError(f"no file {path}; expected predictions as {_FORMATS}")
+        what = f"{path} is a folder" if path.is_dir() else f"no file {path}"
+        raise DataError(f"{what}; expected predictions as {_FORMATS}")
     try:
         text = path.read_text(encoding="utf-8-sig")
         rows = _rows(path, text, order, listed_in)
@@ -96,6 +97,8 @@ def _pairs(path: Path, lines: Sequence[str]) -> list[Row]:
 
 
 def _in_order(path: Path, lines: Sequence[str], order: Sequence[str], listed_in: str) -> list[Row]:
+    if lines == [""]:
+        return []  # an empty file
     if len(lines) != len(order):
         raise DataError(
             f"{path} has {len(lines)} lines and {listed_in} {len(order)} images; expected one caption an image in their "

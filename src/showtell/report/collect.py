@@ -96,12 +96,12 @@ def collect(
     bundle = run if (run / "config.json").is_file() else run / "bundle"
     captioner = load_captioner(bundle)
     recipe = captioner.recipe
-    data = data or Path(recipe["data"]["path"])
+    folder = bundle.resolve().parent if bundle.resolve().name == "bundle" else bundle.resolve()
+    data = data or _trained_on(folder, recipe)
     if not data.exists():
         raise DataError(f"no data set at '{data}', where the recipe of {run} has it; name its folder with --data")
     evaluation = evaluation or evaluate_captioner(captioner, data, split=split, progress=progress, note=note)
     annotations = read_annotations(data, require_images=False)
-    folder = bundle.resolve().parent if bundle.resolve().name == "bundle" else bundle.resolve()
     training = training_captions(annotations)
     return RunReport(
         name=name or folder.name,
@@ -113,6 +113,14 @@ def collect(
         examples=_examples(captioner.caption, evaluation, examples),
         transform=captioner.transform,
     )
+
+
+def _trained_on(folder: Path, recipe: Mapping[str, Any]) -> Path:
+    """The data set as the run named it; a bundle that left its run's folder knows its last part alone."""
+    try:
+        return Path(json.loads((folder / "recipe.json").read_bytes())["data"]["path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Path(recipe["data"]["path"])
 
 
 def read_epochs(log: Path) -> tuple[Epoch, ...]:
@@ -143,8 +151,10 @@ def _examples(
     half = len(ranked) // 2
     chosen = {
         RANDOM: drawn,
-        "The best, by CIDEr": _different(ranked[: len(ranked) - half], evaluation.candidates, third),
-        "The worst, by CIDEr": _different(ranked[len(ranked) - half :][::-1], evaluation.candidates, third),
+        "The best of the others, by CIDEr": _different(ranked[: len(ranked) - half], evaluation.candidates, third),
+        "The worst of the others, by CIDEr": _different(
+            ranked[len(ranked) - half :][::-1], evaluation.candidates, third
+        ),
     }
     flat = [i for indices in chosen.values() for i in indices]
     found = dict(zip(flat, caption([evaluation.images[i].path for i in flat]), strict=True))

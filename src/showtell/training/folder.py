@@ -19,6 +19,7 @@ _MAY_CHANGE = {
     "workers",
     "checkpoint_steps",
     "views",
+    "path",  # whether it holds the same images and captions is seen when they are read
 }  # what shapes no training, so that a resumed run may have it otherwise
 
 

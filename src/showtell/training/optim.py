@@ -51,7 +51,9 @@ def set_learning_rate(
 
 
 def schedule(step: int, steps: int, *, warmup: int, cosine: bool) -> float:
-    """The share of the base rate at `step`: linear up during `warmup`, then constant or a half cosine down to 1/20."""
+    """The share of the base rate at `step`: linear up during `warmup`, a quarter of `steps` at most, then constant or a half cosine
+    down to 1/20."""
+    warmup = min(warmup, steps // 4)
     if step < warmup:
         return (step + 1) / warmup
     if not cosine:

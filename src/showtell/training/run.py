@@ -76,12 +76,15 @@ def train(
     Raises `RecipeError` and `DataError` for wrong input before anything is written; `KeyboardInterrupt`, after a
     checkpoint, when interrupted.
     """
+    if data is not None:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(data)})})
+    data = Path(recipe.data.path)
     run = Run(recipe, data=data, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
     result = run.run(report)
     if recipe.train.choose_decoding and run.accelerator.is_main_process:
         choice, protocol = keep_best_decoding(
             result.bundle,
-            data or Path(recipe.data.path),
+            data,
             search=recipe.search,
             report=lambda tried: note(str(tried)),
             progress=progress,
@@ -98,7 +101,7 @@ class Run:
         self,
         recipe: Recipe,
         *,
-        data: Path | None,
+        data: Path,
         encoder_weights: Path | None,
         out: Path,
         resume: bool,
@@ -114,7 +117,7 @@ class Run:
         AcceleratorState._reset_state()  # of a run before this one in the same process, whose precision may be another
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # one encodes the images, the others wait
         self.accelerator = Accelerator(mixed_precision=_precision(recipe.train.precision), kwargs_handlers=[patience])
-        self.samples = Samples(recipe, data or Path(recipe.data.path), note=note, progress=progress)
+        self.samples = Samples(recipe, data, note=note, progress=progress)
         if recipe.encoder.pretrained and encoder_weights is None:
             note(f"encoder weights: {', '.join(recipe.encoder.names())}, from the hub or its cache on this machine")
         encoder = build_encoder(recipe, weights=encoder_weights)
@@ -331,13 +334,16 @@ class Run:
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
 
     def _save_bundle(self, scored: Report) -> None:
+        data = self.recipe.data.model_copy(
+            update={"path": self.samples.name}
+        )  # a bundle is given away: no folders of this machine
         training = {
             "dataset": self.samples.name, "epoch": self.position.epoch, "phase": self.position.phase + 1,
             "train_images": self.samples.listed, "encoder_weights": self._weights_name, **scored.to_dict(),
         }  # fmt: skip
         save_bundle(
-            self.out / "bundle", model=self.model, vocabulary=self.samples.vocabulary, recipe=self.recipe,
-            training=training,
+            self.out / "bundle", model=self.model, vocabulary=self.samples.vocabulary,
+            recipe=self.recipe.model_copy(update={"data": data}), training=training,
         )  # fmt: skip
 
     def _save(self) -> None:
