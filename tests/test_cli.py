@@ -71,7 +71,11 @@ def test_wrong_usage_exits_with_2() -> None:
     )
     refused(run("caption", "b", "x.png", "--veiws", "2"), "no such option: --veiws")
     refused(run("--paint"), "--paint", "showtell --help")
-    assert "Usage: showtell [OPTIONS]" in run().output
+    refused(run("caption", "b", "x.png", "--attention"), "requires an argument; see  showtell caption --help")
+    refused(run("evaluat"), "no such command 'evaluat'; did you mean 'evaluate'?; see  showtell --help")
+    for arguments in ([], ["data"]):
+        result = run(*arguments)
+        assert result.exit_code == 2 and "Usage: showtell" in result.output
 
 
 def test_unknown_recipes_and_keys_name_the_nearest(tmp_path: Path) -> None:
@@ -245,6 +249,30 @@ def test_what_was_captioned_can_be_scored(captioned: Path, tiny_bundle: Path, tm
     rows = [{"image_id": f"{folder}/{i}.png", "caption": "a thing"} for folder in ("x", "y") for i in IDS]
     (tmp_path / "two.json").write_text(json.dumps(rows))
     refused(run("evaluate", "--data", captioned, "--predictions", tmp_path / "two.json"), "none of its 8 image ids")
+    many = run("caption", tiny_bundle, captioned / "images", "--format", "csv", "--n", "3").stdout
+    (tmp_path / "many.csv").write_text(many)
+    assert run("evaluate", "--data", captioned, "--predictions", tmp_path / "many.csv").exit_code == 0
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    entries = []
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        (data / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(data / "images" / name)
+        entries.append({"image": f"images/{name}", "captions": [f"thing {name[0]} number {name[2]}"], "split": "test"})
+    (data / "captions.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    rows = [{"image": str(data / e["image"]), "caption": e["captions"][0]} for e in entries]  # type: ignore[index]
+
+    def score(rows: list[dict[str, str]], *options: str) -> Result:
+        (tmp_path / "p.json").write_text(json.dumps(rows))
+        return run("evaluate", "--data", data, "--predictions", tmp_path / "p.json", "--json", *options)
+
+    assert json.loads(score(rows).stdout)["bleu_1"] == pytest.approx(1)
+    refused(score(rows[:2]), "2 of the 4 images", "b/1.png")
+    assert json.loads(score(rows[:2], "--allow-missing").stdout)["protocol"]["images"] == 2
+    elsewhere = [{**row, "image": row["image"].replace(str(data), "C:\\other").replace("/", "\\")} for row in rows]
+    refused(score(elsewhere), "none of its 4 image ids")  # whose they are cannot be told
 
 
 def test_wishes_that_nobody_could_mean(tiny_bundle: Path, captioned: Path, tmp_path: Path) -> None:

@@ -166,6 +166,9 @@ def test_a_rate_for_a_cnn_that_learns_nothing_is_refused(key: str, tmp_path: Pat
     ):
         load_recipe("flickr8k-lstm", [f"train.phases.0.{key}"])
     assert load_recipe("flickr8k-lstm", [f"train.phases=[{{encoder_from='Mixed_6e', {key}}}]"])
+    off = load_recipe("flickr8k-attention", ["train.phases.1.encoder_from="])  # and what goes with it
+    assert not off.train.phases[1].encoder_from and off.train.phases[1].encoder_lr == 1e-5
+    assert load_recipe("flickr8k-lstm", [f"train.phases=[{{}}, {{{key}}}]", "train.max_phases=1"])  # it is not run
     written = tmp_path / "own.toml"
     written.write_text(f"[[train.phases]]\n{key}\n")
     with pytest.raises(RecipeError, match="trains no CNN"):

@@ -17,7 +17,7 @@ from showtell.config import load_recipe
 from showtell.data.annotations import read_annotations
 from showtell.data.mirror import mirror_caption
 from showtell.data.vocabulary import Vocabulary
-from showtell.errors import BundleError, DataError, ImageError, RecipeError
+from showtell.errors import BundleError, DataError, ImageError
 from showtell.images import views_of
 
 
@@ -214,7 +214,7 @@ def test_numbers_that_make_no_sense_are_refused(tiny_bundle: Path, photos: list[
         captioner.caption(photos[:1], n=0)
     with pytest.raises(DataError, match="beam is 0; expected 1 or more"):
         captioner.caption(photos[:1], beam=0)
-    with pytest.raises(RecipeError, match="precision is 'float8'; expected one of auto, float32"):
+    with pytest.raises(DataError, match="precision is 'float8'; expected one of auto, float32"):
         Captioner.load(tiny_bundle, precision="float8")  # type: ignore[arg-type]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from showtell.config import Recipe
@@ -64,7 +64,7 @@ def model_card(
     for what, record in (("decoding", decoding or {}), ("epoch", training)):
         if record.get("scores"):
             chosen = Scored(record["scores"], Protocol(**record["protocol"]))
-            if what == "epoch" and decoding and chosen.protocol == known[-1].protocol:
+            if what == "epoch" and decoding and asdict(chosen.protocol) == decoding.get("protocol"):
                 continue  # what was chosen was what it had already
             known.append(chosen)
             tables.append(f"{_table(chosen)}\nThe {what} was chosen by these scores, so they flatter it a little.")
@@ -102,7 +102,7 @@ those of the data set the scores above do not hold.
 def _title(recipe: Recipe, training: Mapping[str, Any]) -> str:
     """The recipe's name, and the data set's where that does not say it."""
     dataset = str(training.get("dataset") or "")
-    return recipe.name if dataset in recipe.name else f"{recipe.name}, trained on {dataset}"
+    return recipe.name if dataset.lower() in ("", *recipe.name.split("-")) else f"{recipe.name}, trained on {dataset}"
 
 
 def _what(recipe: Recipe, training: Mapping[str, Any], precision: str) -> str:

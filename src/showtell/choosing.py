@@ -101,6 +101,7 @@ def choose_bundle_decoding(
     *,
     split: str = "val",
     search: SearchConfig | None = None,
+    place: str = "",
     report: Callable[[Tried], None] = lambda tried: None,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
@@ -108,13 +109,14 @@ def choose_bundle_decoding(
     """The decoding that scores best for a bundle on a split, and how it was found; `report` hears of each that is tried.
 
     The first one is `search`, by default the bundle's own.
-    Features come from the encoder's cache where there is one, which is filled where it has to be. Raises what `evaluate_bundle` does.
+    Features come from the encoder's cache where there is one, in the user's place or in `place`; it is filled where it has to be. Raises
+    what `evaluate_bundle` does.
     """
     captioner = Captioner.load(bundle)
     encoder = captioner.bundle.encoder
     annotations, images = images_of(captioner, data, split, note)
     fingerprint = encoder.fingerprint()
-    folder = cache_folder(captioner.recipe["data"]["cache"], fingerprint)
+    folder = cache_folder(place, fingerprint)
     with tempfile.TemporaryDirectory() as temporary:  # where no training left a cache, none is left here
         cache = FeatureCache(
             folder if (folder / "cache.json").is_file() else Path(temporary), fingerprint=fingerprint,

@@ -45,7 +45,7 @@ class _PoliteGroup(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except _UsageError as error:
-            _misused(error)
+            _misused(error, f"{ctx.command_path} {ctx.invoked_subcommand or ''}".rstrip())
         except ShowtellError as error:
             _fail(str(error), 2)
         except KeyboardInterrupt as error:
@@ -100,14 +100,19 @@ def _options(
     """Train, measure and explain image captioners: a CNN reads a photo, an LSTM tells what it shows."""
 
 
-def _misused(error: Any) -> NoReturn:
-    """What is wrong with the arguments as one sentence; whoever gave none gets the help."""
+def _misused(error: Any, command: str = "showtell") -> NoReturn:
+    """What is wrong with the arguments of `command` as one sentence; whoever gave none gets the help."""
     if type(error).show is not _UsageError.show:
         raise error
-    said = (
-        error.format_message().rstrip(".").replace(": Value error, ", ": ").replace(": Input should", ": expected to")
-    )
-    _fail(f"{said[:1].lower()}{said[1:]}; see  {error.ctx.command_path if error.ctx else 'showtell'} --help", 2)
+    said = error.format_message().rstrip(".?")
+    for theirs, ours in (
+        (": Value error, ", ": "),
+        (": Input should", ": expected to"),
+        (". Did you mean", "; did you mean"),
+    ):
+        said = said.replace(theirs, ours)
+    where = error.ctx.command_path if error.ctx else command
+    _fail(f"{said[:1].lower()}{said[1:]}{'?' * ('; did you mean' in said)}; see  {where} --help", 2)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

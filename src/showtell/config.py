@@ -15,6 +15,12 @@ from showtell.errors import RecipeError
 
 Augmentation = Literal["none", "light", "strong", "aerial"]
 
+OF_THE_CNN = (
+    "encoder_lr",
+    "encoder_lr_decay",
+    "unfreeze_every",
+)  # keys of a phase that do nothing without encoder_from
+
 MOST_UPRIGHT_VIEWS = 4  # where pictures have an up
 
 _BUILT_IN = Path(__file__).parent / "recipes"
@@ -182,7 +188,7 @@ class TrainConfig(_Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     doubly_stochastic: float = Field(0.0, ge=0)
     word_dropout: float = Field(0.0, ge=0, lt=1, description="share of the words fed that are hidden as <unk>")
-    warmup: int = Field(0, ge=0, description="steps of linear warm-up in each phase")
+    warmup: int = Field(0, ge=0, description="steps of linear warm-up in each phase, a quarter of them at most")
     cosine: bool = Field(True, description="the learning rate falls to a twentieth along a half cosine in each phase")
     clip: float = Field(5.0, ge=0, description="largest norm of the gradient; 0: unlimited")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights that are scored and kept; 0: none")
@@ -281,14 +287,14 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         keys = dict.fromkeys(override.partition("=")[0].strip() for override in overrides)
         where = f"{path.stem} with {', '.join(keys)} set"
         recipe = parse_recipe(raw, where=where)
-    _refuse_idle_keys(recipe, where)
+    refuse_idle_keys(recipe, where=where)
     return recipe
 
 
-def _refuse_idle_keys(recipe: Recipe, where: str) -> None:
-    """Raises `RecipeError` where a phase says how the CNN learns and does not train it. Runs and bundles that say so are still read."""
-    for number, phase in enumerate(recipe.train.phases):
-        for key in () if phase.encoder_from else ("encoder_lr", "encoder_lr_decay", "unfreeze_every"):
+def refuse_idle_keys(recipe: Recipe, *, where: str) -> None:
+    """Raises `RecipeError` where a phase says how the CNN learns and does not train it. Bundles that say so are still read."""
+    for number, phase in enumerate(recipe.phases()):
+        for key in () if phase.encoder_from else OF_THE_CNN:
             if getattr(phase, key) != PhaseConfig.model_fields[key].default:
                 raise RecipeError(
                     f"{where}: 'train.phases.{number}.{key}' (phase {number + 1}) is {getattr(phase, key)}, and the phase trains no CNN; "
@@ -350,7 +356,8 @@ def read_value(text: str) -> Any:
 
 def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
     """Sets the `section.key` of a recipe as nested dictionaries; a part of a list goes by its number, as in
-    `train.phases.0.lr`. A phase whose epochs are set has just those: its `min_steps` goes. Raises `RecipeError` where there
+    `train.phases.0.lr`. A phase whose epochs are set has just those: its `min_steps` goes; one whose `encoder_from` is emptied loses
+    what goes with it. Raises `RecipeError` where there
     is no such section or number."""
     *sections, last = key.split(".")
     table: Any = raw
@@ -367,8 +374,10 @@ def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
         table[_place(table, last, key)] = value
     else:
         table[last] = value
-        if last == "epochs":
-            table.pop("min_steps", None)
+        for other in (
+            ("min_steps",) if last == "epochs" else OF_THE_CNN if (last, value) == ("encoder_from", "") else ()
+        ):
+            table.pop(other, None)
 
 
 def _place(listed: list[Any], text: str, key: str) -> int:

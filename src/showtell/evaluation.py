@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import showtell
@@ -141,13 +141,16 @@ def evaluate_predictions(
     images = annotations.split(split)
     order = [image.image_id for image in images] if listed is None else _lines(listed)
     place = f"the {split} split of {data}" if listed is None else str(listed)
-    found = _with_numbers(_with_names(read_predictions(predictions, order, listed_in=place)))
-    pairs = [(image, caption) for image in images if (caption := _prediction(found, image)) is not None]
+    found = _with_numbers(read_predictions(predictions, order, listed_in=place))
+    paths = _Paths(found, annotations.images)
+    told = ((image, _prediction(found, image)) for image in images)
+    said = ((image, paths.of(image) if caption is None else caption) for image, caption in told)
+    pairs = [(image, caption) for image, caption in said if caption is not None]
     missing = len(images) - len(pairs)
     if not pairs:
         raise DataError(
             f"{predictions}: none of its {len(found)} image ids (first '{next(iter(found), '')}') is an image of the "
-            f"{split} split of {data} (first '{images[0].image_id}'); expected the data set's ids or file names"
+            f"{split} split of {data} (first '{images[0].image_id}'); expected the data set's ids, file names or paths"
         )
     if missing and not allow_missing:
         known = {image.image_id for image, _ in pairs}
@@ -314,10 +317,26 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _with_names(found: Mapping[str, str]) -> dict[str, str]:
-    """Predictions under their keys, and under the file's name where a key is a path and no other one has that name."""
-    names = Counter(Path(key).name for key in found)
-    return {name: caption for key, caption in found.items() if names[name := Path(key).name] == 1} | dict(found)
+class _Paths:
+    """Predictions whose keys are paths, as `showtell caption` prints them: each is of the image whose path ends so, or, made elsewhere,
+    of the only one with the file's name."""
+
+    def __init__(self, found: Mapping[str, str], images: Sequence[CaptionedImage]) -> None:
+        self._by_name: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        for key, caption in found.items():
+            parts = PureWindowsPath(key).parts  # it parts at both separators
+            if len(parts) > 1:
+                self._by_name.setdefault(parts[-1], []).append((parts, caption))
+        self._images = Counter(image.path.name for image in images)
+
+    def of(self, image: CaptionedImage) -> str | None:
+        """An image's caption; None where there is none, or which it is cannot be told."""
+        named = self._by_name.get(image.path.name, [])
+        own = PureWindowsPath(image.path).parts
+        ends = [caption for parts, caption in named if own[-len(parts) :] == parts or parts[-len(own) :] == own]
+        if len(ends) == 1:
+            return ends[0]
+        return named[0][1] if len(named) == 1 == self._images[image.path.name] else None
 
 
 def _with_numbers(found: Mapping[str, str]) -> dict[str, str]:

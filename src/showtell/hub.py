@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import showtell
 from showtell.errors import BundleError, DownloadError, RecipeError
-from showtell.paths import BUNDLE_FILES, EXPORT_FILES
+from showtell.paths import BUNDLE_FILES, EXPORT_FILES, why_no_hub
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _ID = re.compile(rf"(?P<id>{_NAME}/{_NAME})(?:@(?P<revision>[^@\s]+))?")
@@ -58,8 +57,8 @@ def need_folder(path: Path) -> Path:
     """A folder that looks like a captioner; whether it is whole is seen when it is loaded. `BundleError` otherwise."""
     if (path / "config.json").is_file():
         return path
-    nested = path / "bundle"
-    hint = f"did you mean '{nested}'?" if (nested / "config.json").is_file() else "train one with  showtell train"
+    near = _near(path)
+    hint = f"did you mean '{near}'?" if near else "train one with  showtell train"
     found = "has no config.json" if path.is_dir() else "is not a folder"
     raise BundleError(
         f"'{path}' {found}; expected a bundle ({', '.join(BUNDLE_FILES)}), or user/name on the hub; {hint}"
@@ -72,10 +71,12 @@ class Upload:
 
     files: tuple[Path, ...]
     card: str
+    config: bytes  # without the folders of this machine that bundles of earlier versions name
 
     def lines(self) -> list[str]:
         """The files and their sizes, for people."""
-        sizes = {"README.md": len(self.card.encode()), **{path.name: path.stat().st_size for path in self.files}}
+        sizes = {path.name: path.stat().st_size for path in self.files}
+        sizes |= {"README.md": len(self.card.encode()), "config.json": len(self.config)}
         return [f"{size:>12,} bytes  {name}" for name, size in sorted(sizes.items())]
 
 
@@ -111,7 +112,17 @@ def prepare_upload(
         datasets=datasets,
         precision=config["precision"] if "onnx" in config else "",
     )
-    return Upload((*(folder / name for name in names), *beside), card)
+    return Upload((*(folder / name for name in names), *beside), card, _without_folders(folder / "config.json", config))
+
+
+def _without_folders(path: Path, config: dict[str, Any]) -> bytes:
+    """A config.json as it is, or, where it names folders of this machine, with the data set's name alone."""
+    data = config["recipe"].get("data", {})
+    kept = {**data, "path": PureWindowsPath(data["path"]).name, "cache": ""} if "path" in data else data
+    if kept == data:
+        return path.read_bytes()
+    cleaned = {**config, "recipe": {**config["recipe"], "data": kept}}
+    return (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def push(upload: Upload, target: HubId, *, private: bool = False, message: str = "", token: str | None = None) -> str:
@@ -138,7 +149,10 @@ def push(upload: Upload, target: HubId, *, private: bool = False, message: str =
             target.id,
             [
                 CommitOperationAdd("README.md", upload.card.encode()),
-                *(CommitOperationAdd(path.name, path) for path in upload.files),
+                *(
+                    CommitOperationAdd(path.name, upload.config if path.name == "config.json" else path)
+                    for path in upload.files
+                ),
                 *(CommitOperationDelete(name) for name in sorted(there - names) if _is_ours(name)),
             ],
             commit_message=message or f"showtell {showtell.__version__}",
@@ -266,7 +280,7 @@ def _refused(target: HubId, doing: str, answer: Any) -> BundleError | DownloadEr
     if doing == "load" and status in (401, 403, 404):
         return BundleError(
             f"'{target.id}' is no folder here, and the hub has no model of that name that you may read ({status}); "
-            f"check the spelling, or, if it is private, {_LOGIN.rpartition(',')[0]}"
+            f"check the spelling, or, if it is private, {_LOGIN.rpartition(',')[0]}{_did_you_mean(target)}"
         )
     if status == 401:
         return DownloadError(f"the hub does not accept this login (401); {_LOGIN}")
@@ -280,22 +294,31 @@ def _refused(target: HubId, doing: str, answer: Any) -> BundleError | DownloadEr
 
 
 def _unreachable(target: HubId, doing: str) -> str:
-    off = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    why = "HF_HUB_OFFLINE switches the hub off" if off else "the hub cannot be reached"
+    why = why_no_hub()
     if doing == "load":
-        near = _near(Path(target.id))
-        hint = f"; did you mean '{near}'?" if near else ""
         return (
-            f"'{target.id}' is no folder here, and {why}; what was fetched once is found without it, this was not{hint}"
+            f"'{target.id}' is no folder here, and {why}; what was fetched once is found without it, this was not"
+            f"{_did_you_mean(target)}"
         )
     return f"{why}; nothing was published; try again with a network"
 
 
+def _did_you_mean(target: HubId) -> str:
+    near = _near(Path(target.id))
+    return f"; did you mean '{near}'?" if near else ""
+
+
 def _near(path: Path) -> Path | None:
-    """The folder beside a missing one whose name is nearest to its."""
-    beside = [folder.name for folder in path.parent.iterdir() if folder.is_dir()] if path.parent.is_dir() else []
-    names = difflib.get_close_matches(path.name, beside, n=1)
-    return path.with_name(names[0]) if names else None
+    """The captioner that somebody meant who wrote `path`: a run's bundle, there or in the folder of the nearest name."""
+    meant, place = path, path.parent
+    if path.name == "bundle" and not place.is_dir():  # runs/photo/bundle of runs/photos/bundle
+        meant, place = place, place.parent
+    beside = [folder.name for folder in place.iterdir() if folder.is_dir()] if place.is_dir() else []
+    for name in [meant.name] * meant.is_dir() + difflib.get_close_matches(meant.name, beside, n=3):
+        for folder in (place / name / "bundle", place / name):
+            if (folder / "config.json").is_file():
+                return folder
+    return None
 
 
 def _first_line(error: Any) -> str:

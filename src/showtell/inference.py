@@ -19,7 +19,7 @@ from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
 from showtell.config import MOST_UPRIGHT_VIEWS
 from showtell.data.mirror import mirror_ids
 from showtell.decoding import MOST_VIEWS, Phrase, Sampling, SearchOptions, Wishes
-from showtell.errors import BundleError, DataError, RecipeError
+from showtell.errors import BundleError, DataError
 from showtell.generate import draw_captions, find_captions
 from showtell.hub import resolve
 from showtell.images import View, views_of
@@ -58,10 +58,11 @@ class Captioner(BaseCaptioner):
         `path` may be the hub's `user/name`, or `user/name@revision`; see `showtell.hub.resolve`. The bundles of `ensemble`
         join it. Its encoder computes in bfloat16 where the processor multiplies it natively; with `precision` "float32" it
         never does, and captions are the same on any processor. Raises `BundleError` for what is no bundle, is incomplete, or
-        of a newer version, and for bundles whose words differ, `DownloadError` where the hub cannot be reached.
+        of a newer version, and for bundles whose words differ, `DownloadError` where the hub cannot be reached, `DataError` for another
+        precision.
         """
         if precision not in get_args(Precision):
-            raise RecipeError(f"precision is '{precision}'; expected one of {', '.join(get_args(Precision))}")
+            raise DataError(f"precision is '{precision}'; expected one of {', '.join(get_args(Precision))}")
         chosen = torch.device(device) if device is not None else _best_device()
         torch.set_flush_denormal(True)
         bundles = (load_bundle(resolve(name), chosen) for name in (path, *ensemble))

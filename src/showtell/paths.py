@@ -1,4 +1,4 @@
-"""Where showtell keeps what it can make again, which files are a captioner, and how a file is written whole."""
+"""Where showtell keeps what it can make again, which files are a captioner, how a file is written whole, and why a hub is silent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 BUNDLE_FILES = ("config.json", "tokenizer.json", "model.safetensors")
-CACHE_FILES = ("cache.json", "features.f16", "index.jsonl")
+CACHE_FILES = ("cache.json", "features.f16", "index.jsonl", "of.txt")
 EXPORT_FILES = ("encoder.onnx", "prepare.onnx", "step.onnx", "vocabulary.json")  # beside config.json
 
 
@@ -29,6 +29,12 @@ def is_cache(folder: Path) -> bool:
 def cache_home() -> Path:
     """The user's place for feature caches."""
     return Path(os.environ.get("SHOWTELL_CACHE") or Path.home() / ".cache" / "showtell") / "features"
+
+
+def why_no_hub() -> str:
+    """What to say where the Hugging Face Hub did not answer."""
+    off = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    return "HF_HUB_OFFLINE switches the hub off" if off else "the hub cannot be reached"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

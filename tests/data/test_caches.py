@@ -81,10 +81,13 @@ def test_the_command(place: Path, tmp_path: Path) -> None:
 
 
 def test_a_cache_without_a_description_is_still_used(place: Path) -> None:
-    header = json.loads((place / "aa11" / "cache.json").read_text())
-    assert header.pop("of")
-    (place / "aa11" / "cache.json").write_text(json.dumps(header))
-    assert len(FeatureCache(place / "aa11", fingerprint="aa11", regions=4, feature_size=8, of="another word")) == 3
+    (place / "aa11" / "of.txt").unlink()
+    assert caches()[0].of == ""
+    assert len(FeatureCache(place / "aa11", fingerprint="aa11", regions=4, feature_size=8, of="a word")) == 3
+    assert caches()[0].of == "a word"
+    (place / "bb22" / "cache.json").write_text("[]")
+    with pytest.raises(CacheError, match="another encoder"):
+        FeatureCache(place / "bb22", fingerprint="bb22", regions=1, feature_size=8)
     with pytest.raises(CacheError, match="another encoder"):
         FeatureCache(place / "aa11", fingerprint="aa12", regions=4, feature_size=8)
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from showtell import Captioner
 from showtell.cli import app
 from showtell.errors import BundleError, DownloadError
-from showtell.hub import HubId, resolve
+from showtell.hub import HubId, prepare_upload, resolve
 
 TRAINING = {
     "dataset": "photos", "epoch": 3, "train_images": 40, "scores": {"bleu_4": 0.25, "cider": 1.5},
@@ -53,6 +53,7 @@ def trained(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A bundle that knows its validation scores."""
     folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
     config = json.loads((folder / "config.json").read_text())
+    config["recipe"]["data"]["path"] = "photos"
     (folder / "config.json").write_text(json.dumps({**config, "training": TRAINING}))
     return folder
 
@@ -152,6 +153,27 @@ def test_the_card_is_metadata_and_scores(trained: Path, tmp_path: Path) -> None:
     assert "photos test, 10 images, 5 references each, PTB tokens, beam 3" in text
     assert 'Captioner.load("ada/scenes")' in text
     assert f"{(trained / 'model.safetensors').stat().st_size:,} bytes  model.safetensors" in text
+
+
+@pytest.mark.usefixtures("ada")
+def test_no_folder_of_this_machine_is_published(hub: Any, trained: Path) -> None:
+    config = json.loads((trained / "config.json").read_text())
+    config["recipe"]["data"] |= {"path": "/data/ada/photos", "cache": "/data/ada/cache"}
+    (trained / "config.json").write_text(json.dumps(config))
+    upload = prepare_upload(trained, HubId("ada/scenes", None), license="mit")
+    assert b"/data" not in upload.config
+    assert json.loads(upload.config)["recipe"]["data"]["path"] == "photos"
+    assert run("push", trained, "ada/scenes", "--license", "mit").exit_code == 0
+    sent = resolve("ada/scenes") / "config.json"
+    assert sent.read_bytes() == upload.config
+
+
+def test_a_run_that_was_nearly_named(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(trained, trained.parent / "runs" / "photos" / "bundle")
+    monkeypatch.chdir(trained.parent)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for wrong in ("runs/photo", "runs/photos", "runs/photo/bundle", "runs/photos/bundel"):
+        refused(run("trace", wrong, "x.png"), "did you mean 'runs/photos/bundle'?")
 
 
 @pytest.mark.usefixtures("ada")

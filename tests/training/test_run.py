@@ -495,7 +495,7 @@ def test_wrong_input_is_refused(whole: Path, recipe_file: Path, data: Path, tmp_
     late = load_recipe(recipe_file, ['train.phases=[{epochs=1}, {epochs=1, encoder_from="Mixed_6e"}]'])
     refuse(
         RecipeError,
-        r"^phase 2: train\.phases\.1\.encoder_from is 'Mixed_6e'.*one of layers\.conv0",
+        r"^'train\.phases\.1' \(phase 2\): encoder_from is 'Mixed_6e'.*one of layers\.conv0",
         lambda: train(late, data=data, out=tmp_path / "late"),
     )
     assert not (tmp_path / "late").exists()
@@ -515,6 +515,9 @@ def test_a_run_knows_where_its_data_was_and_its_bundle_tells_no_folders(
 ) -> None:
     assert json.loads((whole / "recipe.json").read_text())["data"]["path"] == str(data)
     assert json.loads((whole / "bundle" / "config.json").read_text())["recipe"]["data"]["path"] == data.name
+    cached = load_recipe(recipe_file, [f'data.cache="{tmp_path}/cache"', "train.max_phases=1"])
+    train(cached, data=data, out=tmp_path / "cached")
+    assert str(tmp_path) not in (tmp_path / "cached" / "bundle" / "config.json").read_text()
     assert collect(whole, examples=1).evaluation.images[0].path.is_relative_to(data)
     assert collect(whole / "bundle", examples=1).evaluation.images[0].path.is_relative_to(data)
     moved, out = Path(shutil.copytree(data, tmp_path / "moved")), Path(shutil.copytree(whole, tmp_path / "run"))

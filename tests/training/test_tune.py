@@ -127,6 +127,7 @@ def test_a_trial_that_cannot_run_is_told_and_passed_over(fake: list[Recipe], tmp
         (["decoder.droput=0.1..0.2"], "did you mean 'dropout'"),
         (["train.phases.2.lr=[1e-3, 1e-4]"], "expected a number from 0 to 1 in place of '2'"),
         (["decoder.dropout=0.5..1.5"], "less than 1"),
+        (["train.phases.0.encoder_lr=1e-5..1e-3:log"], "trains no CNN"),
         ([], "nothing is varied"),
     ],
 )

@@ -101,13 +101,15 @@ def _use(folder: Path) -> CacheUse:
     stats = [file.stat() for file in files]
     try:
         header = json.loads((folder / "cache.json").read_bytes())
-        regions, feature_size, of = int(header["regions"]), int(header["feature_size"]), str(header.get("of", ""))
+        regions, feature_size = int(header["regions"]), int(header["feature_size"])
     except (ValueError, KeyError, TypeError):  # damaged: it can be told by its size alone, and removed
-        regions, feature_size, of = 0, 0, ""
+        regions = feature_size = 0
     row = 2 * regions * feature_size
     features = folder / "features.f16"
     images = features.stat().st_size // row if row and features.is_file() else 0
     written = datetime.fromtimestamp(max(stat.st_mtime for stat in stats), UTC)
+    told = folder / "of.txt"
+    of = told.read_text(encoding="utf-8", errors="replace").strip() if told.is_file() else ""
     taken = sum(stat.st_size for stat in stats)
     return CacheUse(folder, images, regions, feature_size, len(views), taken, written, of, _image_folders(folder))
 

@@ -66,7 +66,9 @@ class FeatureCache:
         self._length = 0  # kept, as every batch asks for it
         folder.mkdir(parents=True, exist_ok=True)
         header = {"version": _VERSION, "fingerprint": fingerprint, "regions": regions, "feature_size": feature_size}
-        _check_header(folder / "cache.json", header, of)
+        _check_header(folder / "cache.json", header)
+        if of and not (folder / "of.txt").exists():
+            write_whole(folder / "of.txt", of + "\n")
         self._read_index()
 
     def __len__(self) -> int:
@@ -299,17 +301,18 @@ def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _check_header(path: Path, header: dict[str, Any], of: str) -> None:
+def _check_header(path: Path, header: dict[str, Any]) -> None:
     if not path.exists():
         if any(path.parent.iterdir()):
             raise CacheError(f"{path.parent} is not a feature cache and not empty; name another folder as data.cache")
-        write_whole(path, json.dumps({**header, "of": of}))
+        write_whole(path, json.dumps(header))
         return
     try:
         found = json.loads(path.read_text())
     except ValueError:
         found = {}
-    if found.keys() - {"of"} != header.keys() or any(found[key] != header[key] for key in header):
+    if found != header:
+        found = found if isinstance(found, dict) else {}
         raise CacheError(
             f"{path.parent} holds features of another encoder (other weights, layer, size or transform: fingerprint "
             f"{str(found.get('fingerprint'))[:12]}, expected {header['fingerprint'][:12]}); name another folder as data.cache"

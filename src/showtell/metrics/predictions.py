@@ -59,6 +59,8 @@ def _rows(path: Path, text: str, order: Sequence[str], listed_in: str) -> list[R
         return _pairs(path, lines) if tabs else _in_order(path, lines, order, listed_in)
     if path.suffix.lower() == ".csv":
         objects: Any = list(csv.DictReader(io.StringIO(text, newline="")))
+        if objects and "rank" in objects[0]:  # several captions an image, as `showtell caption --n` prints them
+            objects = [row for row in objects if row["rank"] == "1"]
     elif path.suffix.lower() in (".jsonl", ".ndjson"):
         objects = [json.loads(line) for line in text.split("\n") if line.strip()]
     else:

@@ -14,7 +14,6 @@ import logging
 import math
 import operator
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -32,10 +31,9 @@ from showtell.errors import RecipeError, WeightsError, first_line
 from showtell.images import ImageTransform
 from showtell.model.joining import Backbone, Grid, JoinRegions, Networks, coarsest, pair_sources
 from showtell.model.splitting import Stem, split
+from showtell.paths import why_no_hub
 
 Pooled = bool | Literal["both"]
-
-_log = logging.getLogger(__name__)
 
 
 class Encoder(nn.Module):
@@ -276,23 +274,17 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
         raise RecipeError(
             f"encoder.name is '{name}', which timm does not know; near it: {', '.join(near) or 'nothing'}"
         )
-    waiting = threading.Timer(5, _log.warning, (f"waiting for the hub: it has the weights of '{name}'",))
-    waiting.daemon = True
-    if pretrained:
-        waiting.start()
     try:
         with _quiet("huggingface_hub"):
             return timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")  # type: ignore[no-any-return]
     except Exception as error:  # the hub's client raises many kinds
         if not pretrained:
             raise RecipeError(f"encoder.name '{name}' cannot be built: {error}") from error
-        kind = type(error).__name__  # without a net the client says first that it has no copy either
+        kind = type(error).__name__
+        why = why_no_hub() if kind == "LocalEntryNotFoundError" else f"the hub's client raised {kind}"
         raise WeightsError(
-            f"the weights of '{name}' cannot be had from the hub ({'no answer' if kind == 'LocalEntryNotFoundError' else kind}); "
-            "connect once, or give a file with --encoder-weights"
+            f"the weights of '{name}' cannot be had: {why}; connect once, or give a file with --encoder-weights"
         ) from error
-    finally:
-        waiting.cancel()
 
 
 @contextlib.contextmanager

@@ -99,7 +99,9 @@ def collect(
     folder = bundle.resolve().parent if bundle.resolve().name == "bundle" else bundle.resolve()
     data = data or _trained_on(folder, recipe)
     if not data.exists():
-        raise DataError(f"no data set at '{data}', where the recipe of {run} has it; name its folder with --data")
+        raise DataError(
+            f"no data set at '{data}', which is all that {run} knows of where it was; name its folder with --data"
+        )
     evaluation = evaluation or evaluate_captioner(captioner, data, split=split, progress=progress, note=note)
     annotations = read_annotations(data, require_images=False)
     training = training_captions(annotations)

@@ -109,5 +109,5 @@ def _stem_fingerprints(encoder: Encoder, recipe: Recipe) -> frozenset[str]:
             elif phase.encoder_from:
                 encoder.unfreeze_from(phase.encoder_from)
         except RecipeError as error:
-            raise RecipeError(f"phase {number + 1}: train.phases.{number}.{error}") from None
+            raise RecipeError(f"'train.phases.{number}' (phase {number + 1}): {error}") from None
     return frozenset(found)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from showtell.config import Recipe
+from showtell.config import OF_THE_CNN, Recipe
 from showtell.errors import RecipeError
 from showtell.paths import write_whole
 from showtell.training.checkpoint import read_position
@@ -19,7 +19,7 @@ _MAY_CHANGE = {
     "workers",
     "checkpoint_steps",
     "views",
-    "path",  # whether it holds the same images and captions is seen when they are read
+    "path",  # whether its training captions are the same is seen when they are read
 }  # what shapes no training, so that a resumed run may have it otherwise
 
 
@@ -59,7 +59,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any], *, begun: int) -> list
         f"{section}.{key} was {json.dumps(was[key])}, is {json.dumps(value)}"
         for section, (was, is_) in tables.items()
         for key, value in is_.items()
-        if was[key] != value and key not in _MAY_CHANGE
+        if was[key] != value and key not in _MAY_CHANGE and not (key in OF_THE_CNN and not was["encoder_from"])
     ] + missing
 
 

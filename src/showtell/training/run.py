@@ -77,7 +77,7 @@ def train(
     checkpoint, when interrupted.
     """
     if data is not None:
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(data)})})
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(data.resolve())})})
     data = Path(recipe.data.path)
     run = Run(recipe, data=data, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
     result = run.run(report)
@@ -86,6 +86,7 @@ def train(
             result.bundle,
             data,
             search=recipe.search,
+            place=recipe.data.cache,
             report=lambda tried: note(str(tried)),
             progress=progress,
         )
@@ -334,9 +335,8 @@ class Run:
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
 
     def _save_bundle(self, scored: Report) -> None:
-        data = self.recipe.data.model_copy(
-            update={"path": self.samples.name}
-        )  # a bundle is given away: no folders of this machine
+        # A bundle is given away: it names no folders of this machine.
+        data = self.recipe.data.model_copy(update={"path": self.samples.name, "cache": ""})
         training = {
             "dataset": self.samples.name, "epoch": self.position.epoch, "phase": self.position.phase + 1,
             "train_images": self.samples.listed, "encoder_weights": self._weights_name, **scored.to_dict(),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from showtell.config import Recipe, parse_recipe, read_value, set_key
+from showtell.config import Recipe, parse_recipe, read_value, refuse_idle_keys, set_key
 from showtell.errors import MissingExtraError, RecipeError, first_line
 from showtell.paths import write_whole
 
@@ -160,7 +160,9 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     raw = recipe.model_dump(mode="json")
     for key, value in values.items():
         set_key(raw, key, value)
-    return parse_recipe(raw, where="the space")
+    changed = parse_recipe(raw, where="the space")
+    refuse_idle_keys(changed, where="the space")
+    return changed
 
 
 def _winner(recipe: Recipe, out: Path, trials: Sequence[Trial], protocol: Callable[[int], str]) -> Tuned:
