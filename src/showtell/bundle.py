@@ -22,7 +22,7 @@ from showtell.images import ImageTransform
 from showtell.model.captioner import CaptionerModel
 from showtell.model.decoders import Decoder, build_decoder
 from showtell.model.encoder import Encoder
-from showtell.paths import BUNDLE_FILES, write_whole
+from showtell.paths import BUNDLE_FILES, EXPORT_FILES, write_whole
 
 FORMAT_VERSION = 1
 
@@ -169,7 +169,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if missing:
         nested = folder / "bundle"
         hint = f"; did you mean {nested}?" if (nested / "config.json").is_file() else ""
-        if (folder / "step.onnx").is_file():
+        if (folder / EXPORT_FILES[0]).is_file():
             raise BundleError(f"{folder} is an exported captioner; expected the bundle that it was made from")
         raise BundleError(
             f"{folder} is not a bundle: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; expected a run's folder 'bundle'{hint}"

@@ -6,7 +6,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,11 +15,8 @@ from showtell.errors import RecipeError
 
 Augmentation = Literal["none", "light", "strong", "aerial"]
 
-OF_THE_CNN = (
-    "encoder_lr",
-    "encoder_lr_decay",
-    "unfreeze_every",
-)  # keys of a phase that do nothing without encoder_from
+# Keys of a phase that do nothing without encoder_from.
+OF_THE_CNN = ("encoder_lr", "encoder_lr_decay", "unfreeze_every")
 
 MOST_UPRIGHT_VIEWS = 4  # where pictures have an up
 
@@ -243,6 +240,15 @@ class Recipe(_Section):
     train: TrainConfig = TrainConfig()
     search: SearchConfig = SearchConfig()
 
+    def trained_on(self, data: Path) -> Recipe:
+        """The recipe with another data set, wherever it is read from."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"path": str(data.resolve())})})
+
+    def given_away(self) -> Recipe:
+        """The recipe as others may read it: it names no folders of this machine, and of the data set its last part alone."""
+        kept = {"path": PureWindowsPath(self.data.path).name, "cache": ""}  # which parts at both separators
+        return self.model_copy(update={"data": self.data.model_copy(update=kept)})
+
     def turns(self) -> bool:
         """Whether training turns pictures: then the captioner knows what is seen from above, in any direction."""
         return any(phase.augment == "aerial" for phase in self.phases())
@@ -297,9 +303,14 @@ def refuse_idle_keys(recipe: Recipe, *, where: str) -> None:
         for key in () if phase.encoder_from else OF_THE_CNN:
             if getattr(phase, key) != PhaseConfig.model_fields[key].default:
                 raise RecipeError(
-                    f"{where}: 'train.phases.{number}.{key}' (phase {number + 1}) is {getattr(phase, key)}, and the phase trains no CNN; "
+                    f"{where}: {phase_key(number, key)} is {getattr(phase, key)}, and the phase trains no CNN; "
                     "set its encoder_from too, or leave it out"
                 )
+
+
+def phase_key(number: int, *keys: str) -> str:
+    """How errors name a phase, or a key of it: as overrides do, from 0, and as the recipe is told, from 1."""
+    return f"'{'.'.join(('train', 'phases', str(number), *keys))}' (phase {number + 1})"
 
 
 def parse_recipe(raw: dict[str, Any], *, where: str) -> Recipe:
@@ -374,10 +385,11 @@ def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
         table[_place(table, last, key)] = value
     else:
         table[last] = value
-        for other in (
-            ("min_steps",) if last == "epochs" else OF_THE_CNN if (last, value) == ("encoder_from", "") else ()
-        ):
-            table.pop(other, None)
+        if last == "epochs":
+            table.pop("min_steps", None)
+        elif last == "encoder_from" and not value:
+            for idle in OF_THE_CNN:
+                table.pop(idle, None)
 
 
 def _place(listed: list[Any], text: str, key: str) -> int:
@@ -389,8 +401,11 @@ def _place(listed: list[Any], text: str, key: str) -> int:
 def _explain(error: dict[str, Any]) -> str:
     """One pydantic error as a sentence; unknown keys get the nearest known name."""
     location = [str(part) for part in error["loc"]]
-    in_phase, number = location[:2] == ["train", "phases"], "".join(location[2:3])
-    key = f"'{'.'.join(location)}'" + (f" (phase {int(number) + 1})" if in_phase and number.isdigit() else "")
+    match error["loc"]:
+        case ("train", "phases", int(number), *keys):
+            key = phase_key(number, *map(str, keys))
+        case _:
+            key = f"'{'.'.join(location)}'"
     if error["type"] == "value_error" and isinstance(error["input"], dict):  # of several keys, which the sentence names
         return f"{key}: {error['ctx']['error']}"
     if error["type"] != "extra_forbidden":

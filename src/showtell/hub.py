@@ -8,12 +8,15 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import showtell
 from showtell.errors import BundleError, DownloadError, RecipeError
 from showtell.paths import BUNDLE_FILES, EXPORT_FILES, why_no_hub
+
+if TYPE_CHECKING:
+    from showtell.config import Recipe
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _ID = re.compile(rf"(?P<id>{_NAME}/{_NAME})(?:@(?P<revision>[^@\s]+))?")
@@ -102,8 +105,9 @@ def prepare_upload(
     if missing:
         raise BundleError(f"'{folder}' is incomplete: {', '.join(missing)} is missing; copy or export it again")
     beside = sorted(folder.glob("*.onnx.data")) if "onnx" in config else []
+    recipe = parse_recipe(config["recipe"], where=str(folder / "config.json"))
     card = model_card(
-        parse_recipe(config["recipe"], where=str(folder / "config.json")),
+        recipe,
         config.get("training") or {},
         decoding=config.get("decoding"),
         evaluations=[Scored.read(_read_json(path), where=str(path)) for path in scores],
@@ -112,13 +116,15 @@ def prepare_upload(
         datasets=datasets,
         precision=config["precision"] if "onnx" in config else "",
     )
-    return Upload((*(folder / name for name in names), *beside), card, _without_folders(folder / "config.json", config))
+    return Upload(
+        (*(folder / name for name in names), *beside), card, _without_folders(folder / "config.json", config, recipe)
+    )
 
 
-def _without_folders(path: Path, config: dict[str, Any]) -> bytes:
+def _without_folders(path: Path, config: dict[str, Any], recipe: Recipe) -> bytes:
     """A config.json as it is, or, where it names folders of this machine, with the data set's name alone."""
-    data = config["recipe"].get("data", {})
-    kept = {**data, "path": PureWindowsPath(data["path"]).name, "cache": ""} if "path" in data else data
+    data, away = config["recipe"].get("data", {}), recipe.given_away().data
+    kept = {**data, "path": away.path, "cache": away.cache} if data else data
     if kept == data:
         return path.read_bytes()
     cleaned = {**config, "recipe": {**config["recipe"], "data": kept}}

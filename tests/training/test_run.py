@@ -378,7 +378,7 @@ def test_what_is_below_the_trained_layers_is_cached(recipe_file: Path, data: Pat
         (caches := run.samples.caches) and seen.append((next(iter(caches.values())).regions, len(encoded)))
 
     run = Run(
-        recipe, data=copy, encoder_weights=None, out=tmp_path / "run",
+        recipe.trained_on(copy), encoder_weights=None, out=tmp_path / "run",
         resume=False, note=lambda _: None, progress=lambda *_: None,
     )  # fmt: skip
     network = run.model.encoder.network
@@ -573,7 +573,7 @@ def test_features_of_a_trained_cnn_stay_with_the_run(recipe_file: Path, data: Pa
         run.position.best_cider = -1.0  # so that the next epoch, and its CNN, is the best so far
 
     run = Run(
-        recipe, data=data, encoder_weights=None, out=tmp_path / "run",
+        recipe.trained_on(data), encoder_weights=None, out=tmp_path / "run",
         resume=False, note=lambda _: None, progress=lambda *_: None,
     )  # fmt: skip
     run.run(report)

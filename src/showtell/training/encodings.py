@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from showtell.config import PhaseConfig, Recipe
+from showtell.config import PhaseConfig, Recipe, phase_key
 from showtell.data.augment import AugmentedView
 from showtell.data.features import FeatureCache
 from showtell.errors import RecipeError
@@ -109,5 +109,5 @@ def _stem_fingerprints(encoder: Encoder, recipe: Recipe) -> frozenset[str]:
             elif phase.encoder_from:
                 encoder.unfreeze_from(phase.encoder_from)
         except RecipeError as error:
-            raise RecipeError(f"'train.phases.{number}' (phase {number + 1}): {error}") from None
+            raise RecipeError(f"{phase_key(number)}: {error}") from None
     return frozenset(found)

@@ -77,14 +77,13 @@ def train(
     checkpoint, when interrupted.
     """
     if data is not None:
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(data.resolve())})})
-    data = Path(recipe.data.path)
-    run = Run(recipe, data=data, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
+        recipe = recipe.trained_on(data)
+    run = Run(recipe, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
     result = run.run(report)
     if recipe.train.choose_decoding and run.accelerator.is_main_process:
         choice, protocol = keep_best_decoding(
             result.bundle,
-            data,
+            Path(recipe.data.path),
             search=recipe.search,
             place=recipe.data.cache,
             report=lambda tried: note(str(tried)),
@@ -102,7 +101,6 @@ class Run:
         self,
         recipe: Recipe,
         *,
-        data: Path,
         encoder_weights: Path | None,
         out: Path,
         resume: bool,
@@ -118,7 +116,7 @@ class Run:
         AcceleratorState._reset_state()  # of a run before this one in the same process, whose precision may be another
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # one encodes the images, the others wait
         self.accelerator = Accelerator(mixed_precision=_precision(recipe.train.precision), kwargs_handlers=[patience])
-        self.samples = Samples(recipe, data, note=note, progress=progress)
+        self.samples = Samples(recipe, Path(recipe.data.path), note=note, progress=progress)
         if recipe.encoder.pretrained and encoder_weights is None:
             note(f"encoder weights: {', '.join(recipe.encoder.names())}, from the hub or its cache on this machine")
         encoder = build_encoder(recipe, weights=encoder_weights)
@@ -335,15 +333,13 @@ class Run:
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
 
     def _save_bundle(self, scored: Report) -> None:
-        # A bundle is given away: it names no folders of this machine.
-        data = self.recipe.data.model_copy(update={"path": self.samples.name, "cache": ""})
         training = {
             "dataset": self.samples.name, "epoch": self.position.epoch, "phase": self.position.phase + 1,
             "train_images": self.samples.listed, "encoder_weights": self._weights_name, **scored.to_dict(),
         }  # fmt: skip
         save_bundle(
             self.out / "bundle", model=self.model, vocabulary=self.samples.vocabulary,
-            recipe=self.recipe.model_copy(update={"data": data}), training=training,
+            recipe=self.recipe.given_away(), training=training,
         )  # fmt: skip
 
     def _save(self) -> None:
