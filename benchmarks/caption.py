@@ -24,10 +24,10 @@ import transformers
 from PIL import Image
 
 from showtell.bundle import build_encoder, build_model, save_bundle
-from showtell.config import load_recipe
 from showtell.data.scenes import draw_scenes
 from showtell.data.vocabulary import Vocabulary
 from showtell.inference import Captioner
+from showtell.recipe import load_recipe
 
 
 def showtell_bundle(folder: Path, steps: int) -> Path:

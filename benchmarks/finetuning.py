@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from showtell.bundle import build_model
-from showtell.config import load_recipe
 from showtell.data.features import FeatureCache, encode_into
 from showtell.images import find_images, open_image
 from showtell.model.encoder import Encoder, fast_bfloat16
+from showtell.recipe import load_recipe
 from showtell.training.losses import caption_loss
 
 WORDS, CAPTIONS, STEPS = 2500, 5, 14

@@ -71,7 +71,6 @@ def prepare(name: str, folder: Path, images: int) -> Callable[[], Any]:
     import torch
 
     from showtell.bundle import build_encoder, build_model
-    from showtell.config import load_recipe
     from showtell.data.annotations import read_annotations
     from showtell.data.augment import AugmentedView
     from showtell.data.dataset import epoch_order, feature_batches, make_groups
@@ -80,6 +79,7 @@ def prepare(name: str, folder: Path, images: int) -> Callable[[], Any]:
     from showtell.decoding import SearchOptions
     from showtell.generate import find_captions
     from showtell.metrics import Protocol, evaluate
+    from showtell.recipe import load_recipe
     from showtell.training.losses import caption_loss
 
     torch.manual_seed(0)

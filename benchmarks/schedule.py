@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from showtell.config import load_recipe
+from showtell.recipe import load_recipe
 from showtell.training.run import train
 from showtell.training.runlog import EpochReport
 

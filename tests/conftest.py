@@ -38,9 +38,9 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
     import torch
 
     from showtell.bundle import build_encoder, build_model, save_bundle
-    from showtell.config import load_recipe
     from showtell.data.annotations import read_annotations
     from showtell.data.vocabulary import Vocabulary
+    from showtell.recipe import load_recipe
 
     torch.manual_seed(0)
     recipe = load_recipe("scenes", ["search.max_length=6"])

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from showtell.bundle import build_encoder, build_model, load_bundle, save_bundle, unique_tensors
-from showtell.config import load_recipe
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError
 from showtell.paths import write_whole
+from showtell.recipe import load_recipe
 
 KINDS = [
     ["decoder.name=lstm", "decoder.tied=true"],

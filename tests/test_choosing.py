@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from showtell.card import model_card
 from showtell.choosing import Tried, choose_decoding
 from showtell.cli import app
-from showtell.config import Recipe, SearchConfig, load_recipe
+from showtell.config import Recipe, SearchConfig
 from showtell.data.vocabulary import Vocabulary
 from showtell.inference import Captioner
 from showtell.metrics import Protocol
+from showtell.recipe import load_recipe
 from showtell.training.run import train
 from tests.test_search import Toy
 

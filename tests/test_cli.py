@@ -94,7 +94,7 @@ def test_a_place_that_may_not_be_used_is_named(monkeypatch: pytest.MonkeyPatch, 
     def load(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "runs"))
 
-    monkeypatch.setattr("showtell.config.load_recipe", load)
+    monkeypatch.setattr("showtell.recipe.load_recipe", load)
     refused(run("train", "scenes"), f"{tmp_path / 'runs'}: permission denied", "name another place")
 
 

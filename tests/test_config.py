@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from showtell.config import PhaseConfig, Recipe, find_recipe, load_recipe, parse_recipe
+from showtell.config import PhaseConfig, Recipe
 from showtell.errors import RecipeError
+from showtell.recipe import find_recipe, load_recipe, parse_recipe
 
 BUILT_IN = sorted(path.stem for path in find_recipe("scenes").parent.glob("*.toml"))
 

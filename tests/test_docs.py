@@ -26,7 +26,7 @@ from serve_process import Running
 from typer.testing import CliRunner
 
 from showtell.cli import app
-from showtell.config import load_recipe, parse_recipe
+from showtell.recipe import load_recipe, parse_recipe
 
 __all__ = ["hub"]  # a fixture
 

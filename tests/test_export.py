@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 from showtell import Captioner
 from showtell.bundle import build_encoder, build_model, save_bundle
 from showtell.cli import app
-from showtell.config import load_recipe
 from showtell.data.annotations import read_annotations
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError, DataError
 from showtell.export import export_onnx
 from showtell.loading import load_captioner
+from showtell.recipe import load_recipe
 from showtell.runtime import OnnxCaptioner
 
 SOME = ("word", "attention"), ("word", "lstm"), ("bpe", "attention"), ("word", "adaptive"), ("word", "transformer")

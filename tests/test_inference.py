@@ -13,12 +13,12 @@ from PIL import Image, ImageOps
 
 from showtell import Caption, Captioner, Sampling, Wishes
 from showtell.bundle import build_encoder, build_model, save_bundle
-from showtell.config import load_recipe
 from showtell.data.annotations import read_annotations
 from showtell.data.mirror import mirror_caption
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError, DataError, ImageError
 from showtell.images import views_of
+from showtell.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +158,8 @@ def test_a_bundle_beside_itself_says_the_same(tiny_bundle: Path, captioner: Capt
 
 def test_an_ensemble_needs_the_same_words(tiny_bundle: Path, tmp_path: Path) -> None:
     from showtell.bundle import build_encoder, build_model, save_bundle
-    from showtell.config import load_recipe
     from showtell.data.vocabulary import Vocabulary
+    from showtell.recipe import load_recipe
 
     recipe, vocabulary = load_recipe("scenes"), Vocabulary.train(["other words"], min_count=1)
     model = build_model(recipe, build_encoder(recipe), len(vocabulary))

@@ -12,12 +12,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from showtell.captioning import Caption, Word
-    from showtell.config import Recipe, load_recipe
+    from showtell.config import Recipe
     from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
     from showtell.decoding import Sampling, Wishes
     from showtell.errors import ShowtellError
     from showtell.inference import Captioner
     from showtell.metrics import evaluate
+    from showtell.recipe import load_recipe
     from showtell.training.run import train
 
 _HOMES = {
@@ -31,7 +32,7 @@ _HOMES = {
     "Wishes": "showtell.decoding",
     "Word": "showtell.captioning",
     "evaluate": "showtell.metrics",
-    "load_recipe": "showtell.config",
+    "load_recipe": "showtell.recipe",
     "read_annotations": "showtell.data.annotations",
     "train": "showtell.training.run",
 }

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import showtell
 from showtell.card import model_card
-from showtell.config import Recipe, SearchConfig, parse_recipe
+from showtell.config import Recipe, SearchConfig
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError, RecipeError
 from showtell.images import ImageTransform
@@ -23,6 +23,7 @@ from showtell.model.captioner import CaptionerModel
 from showtell.model.decoders import Decoder, build_decoder
 from showtell.model.encoder import Encoder
 from showtell.paths import BUNDLE_FILES, EXPORT_FILES, write_whole
+from showtell.recipe import parse_recipe
 
 FORMAT_VERSION = 1
 

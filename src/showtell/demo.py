@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from showtell.config import Recipe, load_recipe
+from showtell.config import Recipe
 from showtell.data.annotations import CaptionedImage
 from showtell.errors import DataError
 from showtell.evaluation import Evaluation, evaluate_bundle
+from showtell.recipe import load_recipe
 
 if TYPE_CHECKING:
     from showtell.captioning import Caption

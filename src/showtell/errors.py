@@ -11,6 +11,9 @@ ShowtellError                 anything below; the command line prints it and exi
 └── MissingExtraError         an optional dependency is not installed
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class ShowtellError(Exception):
     """Base of all errors that a user can cause."""
@@ -54,3 +57,9 @@ class MissingExtraError(ShowtellError):
 def first_line(error: BaseException) -> str:
     """What another library's error says, its first line; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def meant(wrong: str, names: Iterable[str], otherwise: str) -> str:
+    """A question that names the one of `names` nearest to `wrong`; `otherwise` where none is near."""
+    near = difflib.get_close_matches(wrong, list(names), n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else otherwise

@@ -92,7 +92,7 @@ def prepare_upload(
     `RecipeError` for a licence or data set's name that the hub would not take, `DataError` for scores that are none.
     """
     from showtell.card import Scored, model_card
-    from showtell.config import parse_recipe
+    from showtell.recipe import parse_recipe
 
     if not _LICENSE.fullmatch(license.lower()):
         raise RecipeError(_no_license(license))

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from showtell.config import load_recipe
 from showtell.data.annotations import CaptionedImage, read_annotations
+from showtell.recipe import load_recipe
 from showtell.training.run import train
 
 Images = tuple[CaptionedImage, ...]

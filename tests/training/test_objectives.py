@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from showtell.bundle import build_encoder, build_model
-from showtell.config import PhaseConfig, Recipe, SearchConfig, TrainConfig, load_recipe
+from showtell.config import PhaseConfig, Recipe, SearchConfig, TrainConfig
 from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.data.dataset import Batch, make_groups, pad
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import RecipeError
 from showtell.metrics import cider_d
 from showtell.model.captioner import CaptionerModel
+from showtell.recipe import load_recipe
 from showtell.training.objectives import CrossEntropy, SelfCritical, build_objective, drop_words, feed_own_words, teach
 
 START, END = 1, 2

@@ -17,12 +17,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from showtell.bundle import build_encoder, load_bundle
-from showtell.config import Recipe, load_recipe
+from showtell.config import Recipe
 from showtell.data.annotations import read_annotations
 from showtell.data.scenes import draw_scenes
 from showtell.errors import BundleError, DataError, RecipeError
 from showtell.evaluation import evaluate_bundle
 from showtell.paths import CACHE_FILES
+from showtell.recipe import load_recipe
 from showtell.report.collect import collect
 from showtell.training.run import Run, TrainResult, train
 from showtell.training.runlog import EpochReport

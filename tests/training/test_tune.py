@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from showtell.config import Recipe, load_recipe, parse_recipe
+from showtell.config import Recipe
 from showtell.errors import DataError, RecipeError, WeightsError
+from showtell.recipe import load_recipe, parse_recipe
 from showtell.training import run as training_run
 from showtell.training.tune import Range, Trial, parse_space, tune
 

@@ -36,7 +36,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run exactly.")] = False,
 ) -> None:
     """Train a captioner; every epoch ends with BLEU-1…4, ROUGE-L and CIDEr on the validation split."""
-    from showtell.config import load_recipe
+    from showtell.recipe import load_recipe
 
     resolved = load_recipe(recipe, overrides or [])
     need_data(data or Path(resolved.data.path))

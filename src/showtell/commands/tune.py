@@ -38,7 +38,7 @@ def tune(
     ] = None,
 ) -> None:
     """Search over keys of a recipe by validation CIDEr; the best values become a recipe. Called again, it goes on."""
-    from showtell.config import load_recipe
+    from showtell.recipe import load_recipe
     from showtell.training.tune import parse_space
     from showtell.training.tune import tune as search
 

@@ -6,7 +6,6 @@ B images · R regions (h·w of the grid, 1 when pooled, h·w + 1 for both) · F 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import itertools
 import json
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from showtell.errors import RecipeError, WeightsError, first_line
+from showtell.errors import RecipeError, WeightsError, first_line, meant
 from showtell.images import ImageTransform
 from showtell.model.joining import Backbone, Grid, JoinRegions, Networks, coarsest, pair_sources
 from showtell.model.splitting import Stem, split
@@ -348,8 +347,7 @@ def _without_norms(module: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def _some(names: list[str], wrong: str) -> str:
-    near = difflib.get_close_matches(wrong, names, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(names)}"
+    return meant(wrong, names, f"expected one of {', '.join(names)}")
 
 
 def fast_bfloat16(device: str) -> bool:

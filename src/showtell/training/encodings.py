@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from showtell.config import PhaseConfig, Recipe, phase_key
+from showtell.config import PhaseConfig, Recipe
 from showtell.data.augment import AugmentedView
 from showtell.data.features import FeatureCache
 from showtell.errors import RecipeError
 from showtell.model.encoder import Encoder
 from showtell.model.splitting import Stem
 from showtell.paths import cache_folder, is_cache
+from showtell.recipe import phase_key
 from showtell.training.samples import HalfWay, Samples
 
 Caches = dict[AugmentedView, FeatureCache]

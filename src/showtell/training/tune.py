@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from showtell.config import Recipe, parse_recipe, read_value, refuse_idle_keys, set_key
+from showtell.config import Recipe
 from showtell.errors import MissingExtraError, RecipeError, first_line
 from showtell.paths import write_whole
+from showtell.recipe import parse_recipe, read_value, refuse_idle_keys, set_key
 
 if TYPE_CHECKING:
     from showtell.training.run import TrainResult

@@ -1,0 +1,166 @@
+"""Recipes as they are written: TOML, `section.key=value` overrides, and what is wrong with them in a sentence."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from showtell.config import MOST_UPRIGHT_VIEWS, OF_THE_CNN, PhaseConfig, Recipe
+from showtell.errors import RecipeError, meant
+
+_BUILT_IN = Path(__file__).parent / "recipes"
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a TOML file, or a built-in one by its name, with `section.key=value` overrides applied.
+
+    Raises `RecipeError` for a missing file, broken TOML, an unknown key (with the nearest name) or a wrong value.
+    """
+    path = find_recipe(source)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not a TOML file: {error}") from None
+    raw.setdefault("name", path.stem)
+    where = str(path)
+    recipe = parse_recipe(raw, where=where)
+    if overrides:
+        for override in overrides:
+            _apply(raw, override)
+        keys = dict.fromkeys(override.partition("=")[0].strip() for override in overrides)
+        where = f"{path.stem} with {', '.join(keys)} set"
+        recipe = parse_recipe(raw, where=where)
+    refuse_idle_keys(recipe, where=where)
+    return recipe
+
+
+def refuse_idle_keys(recipe: Recipe, *, where: str) -> None:
+    """Raises `RecipeError` where a phase says how the CNN learns and does not train it. Bundles that say so are still read."""
+    for number, phase in enumerate(recipe.phases()):
+        for key in () if phase.encoder_from else OF_THE_CNN:
+            if getattr(phase, key) != PhaseConfig.model_fields[key].default:
+                raise RecipeError(
+                    f"{where}: {phase_key(number, key)} is {getattr(phase, key)}, and the phase trains no CNN; "
+                    "set its encoder_from too, or leave it out"
+                )
+
+
+def phase_key(number: int, *keys: str) -> str:
+    """How errors name a phase, or a key of it: as overrides do, from 0, and as the recipe is told, from 1."""
+    return f"'{'.'.join(('train', 'phases', str(number), *keys))}' (phase {number + 1})"
+
+
+def parse_recipe(raw: dict[str, Any], *, where: str) -> Recipe:
+    """The recipe that nested dictionaries describe; `where` names their source in errors."""
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: " + "; ".join(map(_explain, _causes(error)))) from None
+    if recipe.search.views > MOST_UPRIGHT_VIEWS and not recipe.turns():
+        raise RecipeError(
+            f"{where}: search.views is {recipe.search.views}; more than {MOST_UPRIGHT_VIEWS} turn the picture, and need a phase whose "
+            'augment is "aerial"'
+        )
+    return recipe
+
+
+def _causes(error: ValidationError) -> list[dict[str, Any]]:
+    """Its errors but for those of a list that only say that one of its items was wrong."""
+    found: list[dict[str, Any]] = [{**each} for each in error.errors()]
+    return [e for e in found if not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in found)]
+
+
+def find_recipe(source: str | Path) -> Path:
+    """The file of a recipe given as a path or as a built-in recipe's name."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    built_in = _BUILT_IN / f"{source}.toml"
+    if built_in.is_file():
+        return built_in
+    names = sorted(p.stem for p in _BUILT_IN.glob("*.toml"))
+    hint = meant(path.stem, names, f"built in are {', '.join(names)}")
+    raise RecipeError(f"no recipe '{source}': expected a TOML file or the name of a built-in recipe; {hint}")
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Sets one `section.key=value` in place; a value is TOML, and a bare word is a string."""
+    key, separator, text = override.partition("=")
+    *sections, last = key.strip().split(".")
+    if not separator or not sections or not last:
+        raise RecipeError(f"'{override}' is not an override: expected section.key=value, as in train.patience=3")
+    value = read_value(text)
+    set_key(raw, key.strip(), text if value is None else value)
+
+
+def read_value(text: str) -> Any:
+    """A TOML value, which is never None; None where `text` is none."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
+    """Sets the `section.key` of a recipe as nested dictionaries; a part of a list goes by its number, as in
+    `train.phases.0.lr`. A phase whose epochs are set has just those: its `min_steps` goes; one whose `encoder_from` is emptied loses
+    what goes with it. Raises `RecipeError` where there is no such section or number."""
+    *sections, last = key.split(".")
+    table: Any = raw
+    for section in sections:
+        if isinstance(table, list):
+            table = table[_place(table, section, key)]
+        elif section.isdigit():
+            raise RecipeError(f"'{key}': the recipe has no list there, and so no number {section}; write the list out")
+        else:
+            table = table.setdefault(section, {})
+        if not isinstance(table, dict | list):
+            raise RecipeError(f"'{key}': '{section}' holds a value, not a section")
+    if isinstance(table, list):
+        table[_place(table, last, key)] = value
+    else:
+        table[last] = value
+        if last == "epochs":
+            table.pop("min_steps", None)
+        elif last == "encoder_from" and not value:
+            for idle in OF_THE_CNN:
+                table.pop(idle, None)
+
+
+def _place(listed: list[Any], text: str, key: str) -> int:
+    if not text.isdigit() or int(text) >= len(listed):
+        raise RecipeError(f"'{key}': expected a number from 0 to {len(listed) - 1} in place of '{text}'")
+    return int(text)
+
+
+def _explain(error: dict[str, Any]) -> str:
+    """One pydantic error as a sentence; unknown keys get the nearest known name."""
+    location = [str(part) for part in error["loc"]]
+    match error["loc"]:
+        case ("train", "phases", int(number), *keys):
+            key = phase_key(number, *map(str, keys))
+        case _:
+            key = f"'{'.'.join(location)}'"
+    if error["type"] == "value_error" and isinstance(error["input"], dict):  # of several keys, which the sentence names
+        return f"{key}: {error['ctx']['error']}"
+    if error["type"] != "extra_forbidden":
+        return f"{key} is {json.dumps(error['input'], default=str)}: {error['msg'].lower()}"
+    known = _known_keys(location[:-1])
+    return f"unknown key {key}; " + meant(location[-1], known, f"known here: {', '.join(known)}")
+
+
+def _known_keys(sections: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for section in sections:
+        if section == "phases":
+            model = PhaseConfig
+        elif not section.isdigit():
+            annotation = model.model_fields[section].annotation
+            assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+            model = annotation
+    return list(model.model_fields)
