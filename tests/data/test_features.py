@@ -122,6 +122,14 @@ def test_a_cache_of_other_weights_is_refused(tmp_path: Path) -> None:
         open_cache(tmp_path, fingerprint="b" * 64)
 
 
+def test_a_cache_of_another_version_is_refused_as_such(tmp_path: Path) -> None:
+    open_cache(tmp_path)
+    header = tmp_path / "cache" / "cache.json"
+    header.write_text(header.read_text().replace('"version": 1', '"version": 0'))
+    with pytest.raises(CacheError, match="another version of showtell.*version 0.*delete that folder"):
+        open_cache(tmp_path)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "thesis.tex").touch()

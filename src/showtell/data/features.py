@@ -311,8 +311,13 @@ def _check_header(path: Path, header: dict[str, Any]) -> None:
         found = json.loads(path.read_text())
     except ValueError:
         found = {}
-    if found != header:
-        found = found if isinstance(found, dict) else {}
+    found = found if isinstance(found, dict) else {}
+    if found.get("fingerprint") == header["fingerprint"] and found.get("version") != header["version"]:
+        raise CacheError(
+            f"{path.parent} holds features as another version of showtell wrote them (version {found.get('version')} of the cache, "
+            f"expected {header['version']}); delete that folder, and they are encoded anew"
+        )
+    if any(found.get(key) != value for key, value in header.items()):
         raise CacheError(
             f"{path.parent} holds features of another encoder (other weights, layer, size or transform: fingerprint "
             f"{str(found.get('fingerprint'))[:12]}, expected {header['fingerprint'][:12]}); name another folder as data.cache"
