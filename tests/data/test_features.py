@@ -126,7 +126,7 @@ def test_a_cache_of_another_version_is_refused_as_such(tmp_path: Path) -> None:
     open_cache(tmp_path)
     header = tmp_path / "cache" / "cache.json"
     header.write_text(header.read_text().replace('"version": 1', '"version": 0'))
-    with pytest.raises(CacheError, match="another version of showtell.*version 0.*delete that folder"):
+    with pytest.raises(CacheError, match=r"another version of showtell.*version 0.*delete that folder"):
         open_cache(tmp_path)
 
 
