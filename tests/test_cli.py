@@ -145,6 +145,23 @@ def test_missing_predictions_are_counted(captioned: Path, tmp_path: Path) -> Non
     assert json.loads(result.stdout)["protocol"]["images"] == 3
 
 
+def test_predictions_are_split_as_the_captioner_was(tmp_path: Path) -> None:
+    lines = [{"image": f"{number}.png", "captions": ["a thing", "one thing"]} for number in range(40)]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    data = {"path": "photos", "split_seed": 1, "val": 0.2, "test": 0.2}
+    (bundle / "config.json").write_text(json.dumps({"recipe": {"name": "photos", "data": data}}))
+    texts = [{"image_id": line["image"], "caption": "a thing"} for line in lines]
+    (tmp_path / "p.json").write_text(json.dumps(texts))
+    evaluate = ("evaluate", "--predictions", tmp_path / "p.json", "--data", tmp_path, "--json")
+    plain, as_trained = (json.loads(run(*evaluate, *more).stdout)["protocol"] for more in ((), ("--split-of", bundle)))
+    assert (plain["images"], as_trained["images"]) == (4, 8)
+    assert plain["dataset"] == tmp_path.name
+    assert as_trained["dataset"] == f"{tmp_path.name} (split by seed 1, val 0.2, test 0.2)"
+    refused(run("evaluate", bundle, "--data", tmp_path, "--split-of", bundle), "--split-of goes with --predictions")
+
+
 def test_evaluate_refuses_wrong_input(captioned: Path, tmp_path: Path) -> None:
     predictions = write_predictions(tmp_path / "p.json")
     refused(run("evaluate", "--predictions", predictions, "--data", captioned, "--split", "tset"), "tset")

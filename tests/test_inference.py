@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,17 @@ def test_words_must_and_must_not_occur(captioner: Captioner, photos: list[Path])
     for best in captioner.caption(photos, n=2, wishes=wishes):
         for text in every(best):
             assert unsaid in text.split() and usual[0] not in text.split()
+    others = list(dict.fromkeys(usual))[:2]
+    for best in captioner.caption(photos, n=2, wishes=Wishes(excluded=("|".join(others),))):
+        assert not any(word in text.split() for text in every(best) for word in others)
+
+
+def test_wishes_that_only_a_repetition_would_meet(tiny_bundle: Path, photos: list[Path]) -> None:
+    strict = Captioner.load(tiny_bundle)
+    strict.defaults = replace(strict.defaults, no_repeat_ngram=1, max_length=9)
+    for consensus in (0, 10):
+        with pytest.raises(DataError, match="repeats no 1 words, was found"):
+            strict.caption(photos[:1], wishes=Wishes(required=("a red", "a blue"), consensus=consensus))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +137,7 @@ def test_wishes_that_cannot_be_met(captioner: Captioner, photos: list[Path], wis
         ({"consensus": 101}, "101 candidates"),
         ({"diversity": -1.0}, "diversity is -1"),
         ({"diverse": True, "excluded": ("a",)}, "do not go together"),
+        ({"diverse": True, "consensus": 5}, "how much they agree"),
     ],
 )
 def test_wishes_are_checked(values: dict[str, Any], sentence: str) -> None:
@@ -132,9 +145,14 @@ def test_wishes_are_checked(values: dict[str, Any], sentence: str) -> None:
         Wishes(**values)
 
 
-def test_diverse_captions_differ(captioner: Captioner, photos: list[Path]) -> None:
-    for best in captioner.caption(photos, n=3, wishes=Wishes(diverse=True)):
+def test_diverse_captions_differ(tiny_bundle: Path, captioner: Captioner, photos: list[Path]) -> None:
+    diverse = captioner.caption(photos, n=3, wishes=Wishes(diverse=True))
+    for best in diverse:
         assert len(set(every(best))) == 3
+    consensual = Captioner.load(tiny_bundle)
+    consensual.defaults = replace(consensual.defaults, consensus=10)
+    again = consensual.caption(photos, n=3, wishes=Wishes(diverse=True))
+    assert [every(best) for best in again] == [every(best) for best in diverse]
 
 
 def test_the_consensus_is_a_candidate_and_the_best_by_its_score(captioner: Captioner, photos: list[Path]) -> None:

@@ -98,6 +98,8 @@ class BaseCaptioner(ABC):
         Images are decoded in threads, one batch ahead of the model; never more than two batches are in memory. Raises
         `DataError` for wishes that captions which are drawn cannot meet.
         """
+        if batch_size < 1:
+            raise DataError(f"batch_size is {batch_size}; expected 1 or more")
         if sampling is not None and wishes is not None and replace(wishes, views=None) != Wishes():
             raise DataError("wishes are searched for, and sampling draws; give one or the other")
         options = self.options(beam=beam, n=n)

@@ -56,7 +56,8 @@ class Sampling:
 class Wishes:
     """What captions are asked for beyond the bundle's own decoding.
 
-    Every caption has each of the words `required`, where "dog|dogs" is met by either, and none of `excluded`. `diverse`
+    Every caption has each of the words `required`, where "dog|dogs" is met by either, and none of `excluded`, where "dog|dogs" are
+    both ruled out. To a captioner of subwords (`data.vocabulary = "bpe"`) a word that goes on, "doghouse", holds "dog". `diverse`
     searches as many groups as there are captions, each shunning what the others say by `diversity` nats a word. `consensus`
     candidates are ranked by what they are worth to each other, and the image is looked at in `views` ways (1 to 4; to 8 for
     a bundle trained on turned pictures); None is the bundle's.
@@ -80,3 +81,5 @@ class Wishes:
             raise DataError(f"{self.views} views: expected 1 to {MOST_VIEWS}")
         if self.diverse and (self.required or self.excluded):
             raise DataError("diverse captions and words that must or must not occur do not go together; ask for one")
+        if self.diverse and self.consensus:
+            raise DataError("diverse captions differ, and a consensus ranks them by how much they agree; ask for one")

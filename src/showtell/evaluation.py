@@ -7,17 +7,17 @@ survives shuffled images does not look at them. Importing this module, and scori
 from __future__ import annotations
 
 import random
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import showtell
 from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
 from showtell.errors import DataError, ImageError
+from showtell.hub import read_config
+from showtell.matching import Predictions
 from showtell.metrics import (
     Interval,
     Protocol,
@@ -130,21 +130,23 @@ def evaluate_predictions(
     allow_missing: bool = False,
     more: Sequence[str] = (),
     decoding: str = "unknown",
+    trained: Path | None = None,
 ) -> Evaluation:
     """Scores a file of predictions against the references of a split; the image files are not needed.
 
     Where the file has a caption a line and no images, they are those of the split in its order, or those that `listed`
-    names, one a line. `more` is as `metrics.evaluate` has it. `DataError` where images of the split have no prediction,
+    names, one a line. `more` is as `metrics.evaluate` has it. Data without splits of their own are split as `trained`, a bundle or an
+    exported folder, says; without it as recipes do that do not say otherwise. `DataError` where images of the split have no prediction,
     unless `allow_missing` leaves those images out.
     """
-    annotations = read_annotations(data, require_images=False)
+    shares = {} if trained is None else shares_of(read_config(trained)["recipe"])
+    annotations = read_annotations(data, require_images=False, **shares)
     images = annotations.split(split)
     order = [image.image_id for image in images] if listed is None else _lines(listed)
     place = f"the {split} split of {data}" if listed is None else str(listed)
-    found = _with_numbers(read_predictions(predictions, order, listed_in=place))
-    paths = _Paths(found, annotations.images)
-    told = ((image, _prediction(found, image)) for image in images)
-    said = ((image, paths.of(image) if caption is None else caption) for image, caption in told)
+    found = read_predictions(predictions, order, listed_in=place)
+    known = Predictions(found, annotations.images)
+    said = ((image, known.of(image)) for image in images)
     pairs = [(image, caption) for image, caption in said if caption is not None]
     missing = len(images) - len(pairs)
     if not pairs:
@@ -153,8 +155,7 @@ def evaluate_predictions(
             f"{split} split of {data} (first '{images[0].image_id}'); expected the data set's ids, file names or paths"
         )
     if missing and not allow_missing:
-        known = {image.image_id for image, _ in pairs}
-        example = next(image.image_id for image in images if image.image_id not in known)
+        example = next(image.image_id for image in images if known.of(image) is None)
         raise DataError(
             f"{predictions}: {missing} of the {len(images)} images of the {split} split have no prediction (first "
             f"'{example}'); add them, or score the other {len(pairs)} alone with --allow-missing"
@@ -269,8 +270,9 @@ def make_protocol(
     annotations: Annotations, split: str, references: Iterable[Sequence[str]], *, decoding: str
 ) -> Protocol:
     """What has to stand beside a score."""
+    name = annotations.root.resolve().name
     return Protocol.of(
-        references, dataset=annotations.root.resolve().name, split="val" if split == "dev" else split,
+        references, dataset=f"{name} ({annotations.drawn})" if annotations.drawn else name, split="val" if split == "dev" else split,
         decoding=decoding, version=showtell.__version__,
     )  # fmt: skip
 
@@ -282,13 +284,13 @@ def images_of(
 
     Missing files must not shift the split; `DataError` where none is there.
     """
-    settings = captioner.recipe.get("data", {})
-    shares = {key: settings[key] for key in ("val", "test") if key in settings}
-    annotations = read_annotations(data, seed=int(settings.get("split_seed", 0)), **shares)
+    annotations = read_annotations(data, **shares_of(captioner.recipe))
     wanted = "val" if split == "dev" else split
     images = tuple(image for image in annotations.images if image.split == wanted)
     if not images:
-        listed = read_annotations(data, require_images=False).split(split)  # says so where there is no such split
+        listed = read_annotations(data, require_images=False, **shares_of(captioner.recipe)).split(
+            split
+        )  # says so where there is no such split
         raise DataError(
             f"{data}: the {split} split lists {len(listed)} images and none of their files is there (first "
             f"'{listed[0].path.name}'); restore them, name another --split, or score captions alone with --predictions"
@@ -297,6 +299,16 @@ def images_of(
     if missing:
         note(f"{missing} images of the data set have no file and are left out; see  showtell data check {data}")
     return annotations, images
+
+
+def shares_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """How a captioner's training split data that have no splits of their own, for `read_annotations`."""
+    settings = recipe.get("data", {})
+    return {
+        ours: settings[key]
+        for key, ours in (("val", "val"), ("test", "test"), ("split_seed", "seed"))
+        if key in settings
+    }
 
 
 def _decoding(captioner: BaseCaptioner, wishes: Wishes | None, bundles: int) -> str:
@@ -315,51 +327,3 @@ def _lines(path: Path) -> list[str]:
     except UnicodeDecodeError:
         raise DataError(f"{path} is no text in UTF-8; expected an image's name a line") from None
     return [line.strip() for line in lines if line.strip()]
-
-
-class _Paths:
-    """Predictions whose keys are paths, as `showtell caption` prints them: each is of the image whose path ends so, or, made elsewhere,
-    of the only one with the file's name."""
-
-    def __init__(self, found: Mapping[str, str], images: Sequence[CaptionedImage]) -> None:
-        self._by_name: dict[str, list[tuple[tuple[str, ...], str]]] = {}
-        for key, caption in found.items():
-            parts = PureWindowsPath(key).parts  # it parts at both separators
-            if len(parts) > 1:
-                self._by_name.setdefault(parts[-1], []).append((parts, caption))
-        self._images = Counter(image.path.name for image in images)
-
-    def of(self, image: CaptionedImage) -> str | None:
-        """An image's caption; None where there is none, or which it is cannot be told."""
-        named = self._by_name.get(image.path.name, [])
-        own = PureWindowsPath(image.path).parts
-        ends = [caption for parts, caption in named if own[-len(parts) :] == parts or parts[-len(own) :] == own]
-        if len(ends) == 1:
-            return ends[0]
-        return named[0][1] if len(named) == 1 == self._images[image.path.name] else None
-
-
-def _with_numbers(found: Mapping[str, str]) -> dict[str, str]:
-    """Predictions under their keys, and under COCO's number where a key is one of COCO's file names."""
-    numbers = {number: caption for key, caption in found.items() if (number := _coco_number(key)) is not None}
-    return {**numbers, **found}
-
-
-def _prediction(found: Mapping[str, str], image: CaptionedImage) -> str | None:
-    """By the data set's id, the file's name, its stem or its number in COCO, whichever is there first."""
-    for key in (
-        image.image_id,
-        image.path.name,
-        image.path.stem,
-        Path(image.image_id).stem,
-        _coco_number(image.image_id),
-    ):
-        if key is not None and key in found:
-            return found[key]
-    return None
-
-
-def _coco_number(name: str) -> str | None:
-    """COCO_val2014_000000391895.jpg or 000000391895.jpg -> 391895."""
-    match = re.fullmatch(r"(?:.*_)?(\d{12})", Path(name).stem)
-    return str(int(match[1])) if match else None

@@ -145,6 +145,9 @@ def _export(model: nn.Module, inputs: tuple[Any, ...], path: Path, shapes: Any, 
             model.eval(), inputs, dynamo=True, dynamic_shapes=shapes, input_names=names, verbose=False
         )
     assert program is not None
+    for graph in (*program.model.graphs(), *(function.graph for function in program.model.functions.values())):
+        for node in graph.all_nodes():
+            node.metadata_props.clear()  # the exporter's stack traces name folders of this machine
     program.save(str(path))
 
 

@@ -13,6 +13,7 @@ import torch
 
 from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import SearchOptions
+from showtell.errors import DataError
 from showtell.metrics.consensus import expected_utility
 from showtell.search import Hypothesis, StepDecoder, beam_search, sample
 
@@ -23,13 +24,19 @@ def find_captions(
     """The `options.n` best captions of each image of `features` (B,R,F), best first.
 
     With `options.consensus` the best so many of a beam at least as wide are ranked by what they are worth to each other;
-    `score` is that, 0 … 10. Diverse groups that say the same count once.
+    `score` is that, 0 … 10. Diverse groups that say the same count once. `DataError` where no caption has what `options` ask for.
     """
     count = options.beam if options.groups > 1 else max(options.n, options.consensus)
     found = beam_search(
         decoder, features, options=replace(options, n=count, beam=max(options.beam, count)),
         start_id=vocabulary.start_id, end_id=vocabulary.end_id, banned=unspoken(vocabulary), attention=attention,
     )  # fmt: skip
+    if not all(found):
+        repeats = f", and repeats no {options.no_repeat_ngram} words," if options.no_repeat_ngram else ""
+        raise DataError(
+            f"no caption of {options.max_length - 1} words or fewer has all that must occur and nothing that must not{repeats} was found; "
+            "ask for fewer words, or search with a wider beam"
+        )
     if options.groups > 1:
         found = [_distinct(hypotheses) for hypotheses in found]
     if options.consensus > 1:

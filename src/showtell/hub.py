@@ -99,7 +99,7 @@ def prepare_upload(
     wrong = next((name for name in datasets if not re.fullmatch(rf"(?:{_NAME}/)?{_NAME}", name)), None)
     if wrong is not None:
         raise RecipeError(f"--dataset '{wrong}' is no data set's name on the hub; expected user/name")
-    config = _read_config(need_folder(folder))
+    config = read_config(need_folder(folder))
     names = ("config.json", *EXPORT_FILES) if "onnx" in config else BUNDLE_FILES
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -149,7 +149,7 @@ def push(upload: Upload, target: HubId, *, private: bool = False, message: str =
         if target.revision:
             api.create_branch(target.id, branch=target.revision, exist_ok=True)
         there = set(api.list_repo_files(target.id, revision=target.revision))
-        _check_same_kind(target, there)
+        _check_same_kind(target, there, token)
         names = {path.name for path in upload.files}
         commit = api.create_commit(
             target.id,
@@ -167,10 +167,10 @@ def push(upload: Upload, target: HubId, *, private: bool = False, message: str =
     return str(commit.commit_url)
 
 
-def _check_same_kind(target: HubId, there: set[str]) -> None:
+def _check_same_kind(target: HubId, there: set[str], token: str | None) -> None:
     """`DownloadError` where the repository holds a model that is not a captioner of ours, which a push would overwrite."""
     if there - {".gitattributes", "README.md"} and not (
-        "config.json" in there and _is_captioner(_snapshot(target.id, target.revision, _SMALL))
+        "config.json" in there and _is_captioner(_snapshot(target.id, target.revision, _SMALL, token))
     ):
         raise DownloadError(
             f"{target.id} holds a model that was not made by showtell, which would be overwritten; push to another name"
@@ -197,7 +197,8 @@ def _fetch(wanted: HubId) -> Path:
         return _snapshot(wanted.id, folder.name, (*_SMALL, *_LARGE))  # of that commit, should the branch move meanwhile
 
 
-def _snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
+def _snapshot(name: str, revision: str | None, patterns: Sequence[str], token: str | None = None) -> Path:
+    """Its folder in the hub's cache, with the files of these names; without a token the stored login asks."""
     from huggingface_hub import snapshot_download
 
     return Path(
@@ -205,6 +206,7 @@ def _snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
             name,
             revision=revision,
             allow_patterns=list(patterns),
+            token=token,
             library_name="showtell",
             library_version=showtell.__version__,
         )
@@ -213,7 +215,7 @@ def _snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
 
 def _is_captioner(folder: Path) -> bool:
     try:
-        config = _read_config(folder)
+        config = read_config(folder)
     except BundleError:
         return False
     return "transform" in config and ("onnx" in config or "format_version" in config)
@@ -223,7 +225,8 @@ def _is_ours(name: str) -> bool:
     return name in {*BUNDLE_FILES, *EXPORT_FILES} or ("/" not in name and name.endswith(".onnx.data"))
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a bundle or an exported folder says of itself, its recipe among it; `BundleError` where it is none."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config["recipe"]["name"]

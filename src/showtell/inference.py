@@ -84,7 +84,7 @@ class Captioner(BaseCaptioner):
     def _wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
         phrase = self.bundle.vocabulary.phrase
         required = tuple(tuple(phrase(word) for word in words.split("|")) for words in wishes.required)
-        forbidden = tuple(phrase(words) for words in wishes.excluded)
+        forbidden = tuple(phrase(word) for words in wishes.excluded for word in words.split("|"))
         _check_phrases(required, forbidden, wishes, options.max_length)
         self._check_views(wishes.views or 1)
         groups = options.n if wishes.diverse else 1
@@ -95,7 +95,7 @@ class Captioner(BaseCaptioner):
             diversity=wishes.diversity,
             required=required,
             forbidden=forbidden,
-            consensus=options.consensus if wishes.consensus is None else wishes.consensus,
+            consensus=0 if wishes.diverse else options.consensus if wishes.consensus is None else wishes.consensus,
             views=wishes.views or options.views,
         )
 

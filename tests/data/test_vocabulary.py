@@ -85,3 +85,6 @@ def test_a_phrase_is_known_or_near_words_are_named() -> None:
     for text in ("<end>", " "):
         with pytest.raises(DataError, match="is no word"):
             vocabulary.phrase(text)
+    for text, left in (("red,dog", ","), ("dog/house", "/"), ("dog?", r"\?"), ("…", r"\.")):
+        with pytest.raises(DataError, match=f"has a '{left}', which no word has"):
+            vocabulary.phrase(text)

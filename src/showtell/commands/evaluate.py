@@ -40,6 +40,12 @@ def evaluate(
         typer.Option(metavar="NAMES", help="Also these, by Java and the extra 'java': meteor, spice, or meteor,spice."),
     ] = "",
     split: Annotated[str, typer.Option(help="train, val (or dev) or test.")] = "test",
+    split_of: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE", help="With --predictions: data that have no splits are split as for this captioner."
+        ),
+    ] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Score predictions although some images have none.")
     ] = False,
@@ -53,6 +59,10 @@ def evaluate(
         raise typer.BadParameter("expected either a bundle or --predictions FILE")
     if images is not None and predictions is None:
         raise typer.BadParameter("--images goes with --predictions, which is missing")
+    if split_of is not None and predictions is None:
+        raise typer.BadParameter(
+            "--split-of goes with --predictions; a bundle's own data settings are those of its training anyway"
+        )
     if predictions is not None and (consensus is not None or views is not None or ensemble):
         raise typer.BadParameter(
             "--consensus, --views and --ensemble caption with a bundle; --predictions are captions already"
@@ -67,8 +77,9 @@ def evaluate(
         need_file(predictions, "--predictions")
         listed = _list_of(predictions, images) if images is not None else None
         result = evaluate_predictions(
-            predictions, data, split=split, listed=listed, allow_missing=allow_missing, more=more
-        )
+            predictions, data, split=split, listed=listed, allow_missing=allow_missing, more=more,
+            trained=None if split_of is None else need_bundle(split_of),
+        )  # fmt: skip
     else:
         assert bundle is not None
         from showtell.decoding import Wishes

@@ -51,6 +51,7 @@ class Annotations:
     root: Path
     images: tuple[CaptionedImage, ...]
     problems: tuple[Problem, ...]
+    drawn: str = ""  # how it was split, where that was not its own doing and not as by default
 
     def split(self, name: str) -> tuple[CaptionedImage, ...]:
         """The images of a split ("dev" means "val"); `DataError` naming the splits that are there if it has none."""
@@ -141,22 +142,26 @@ def read_annotations(
     """The data set in a folder, or that an annotation file describes; its format is found out by looking.
 
     Images whose file is missing are problems and are left out, unless `require_images` is False. Data without splits
-    are split by image, seeded, in the proportions `val` and `test`. Raises `DataError` where nothing can be read.
+    are split by image, seeded, in the proportions `val` and `test`; which files are missing changes no image's split. Raises `DataError` where nothing can be read.
     """
     from showtell.data.formats import read_draft
 
     draft = read_draft(path)
-    images = _images(draft, require_images=require_images)
-    if not images:
-        raise DataError(_nothing(draft))
+    images = _images(draft)
     if not draft.has_splits:
         images = _split(images, val=val, test=test, seed=seed)
+    if require_images:
+        images = [image for image in images if image.path.is_file()]
+    if not images:
+        raise DataError(_nothing(draft))
     _assert_disjoint(images)
-    return Annotations(draft.format, draft.root, tuple(images), tuple(draft.problems))
+    as_usual = draft.has_splits or (val, test, seed) == (0.1, 0.1, 0)
+    drawn = "" if as_usual else f"split by seed {seed}, val {val:g}, test {test:g}"
+    return Annotations(draft.format, draft.root, tuple(images), tuple(draft.problems), drawn)
 
 
-def _images(draft: Draft, *, require_images: bool) -> list[CaptionedImage]:
-    """Images with captions and, where required, a file; what is left out is noted."""
+def _images(draft: Draft) -> list[CaptionedImage]:
+    """Images with captions; those without a file, and files without captions, are noted."""
     images = []
     for image, captions in draft.captions.items():
         path = draft.paths.get(image)
@@ -164,8 +169,6 @@ def _images(draft: Draft, *, require_images: bool) -> list[CaptionedImage]:
             file, line = draft.places[image]
             message = f"{image} has {len(captions)} captions and no image file; it is left out"
             draft.problems.append(Problem(file, line, "missing-image", message))
-            if require_images:
-                continue
         images.append(CaptionedImage(image, path or draft.root / image, tuple(captions), draft.splits.get(image)))
     for image in draft.splits.keys() - draft.captions.keys():
         file, line = draft.places.get(image, (str(draft.root), None))

@@ -83,16 +83,29 @@ class Vocabulary:
         return [str(self._tokenizer.id_to_token(i)).replace("▁", " ").strip() or "·" for i in self._spoken(ids)]
 
     def phrase(self, text: str) -> tuple[int, ...]:
-        """The ids of words that a caption is to hold, or not. `DataError`, naming near words, for one that is unknown."""
+        """The ids of words that a caption is to hold, or not. `DataError`, naming near words, for one that is unknown, and for what
+        is in no word, as the comma of "dog,cat"."""
         ids = tuple(self._tokenizer.encode(text).ids)
-        if ids and min(ids) >= len(SPECIAL):  # `<start>` is no word to ask for
-            return ids
         if not text.strip() or text.strip() in SPECIAL:
             raise DataError(f"'{text}' is no word; name one or more that a caption may hold, as in 'red dog'")
+        if left := self._dropped(text):
+            raise DataError(
+                f"'{text}' has a '{left}', which no word has; name a word, or words that follow each other, as in 'red dog'"
+            )
+        if ids and min(ids) >= len(SPECIAL):  # `<start>` is no word to ask for
+            return ids
         known = self.listed()[len(SPECIAL) :]
         near = difflib.get_close_matches(text.strip().lower(), [t.replace("▁", "") for t in known], n=3, cutoff=0.5)
         hint = f"near it are {', '.join(sorted(set(near), key=near.index))}" if near else f"it has {len(known)} words"
         raise DataError(f"the captioner's vocabulary does not have '{text}'; {hint}")
+
+    def _dropped(self, text: str) -> str:
+        """The first character of a text that is part of no token and no space; empty where all are."""
+        normal = self._tokenizer.normalizer.normalize_str(text)
+        kept = {
+            i for _, (begin, end) in self._tokenizer.pre_tokenizer.pre_tokenize_str(normal) for i in range(begin, end)
+        }
+        return next((c for i, c in enumerate(normal) if i not in kept and not c.isspace()), "")
 
     def listed(self) -> list[str]:
         """All tokens, in the order of their ids."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.errors import DataError
-from showtell.evaluation import Evaluation, Progress, evaluate_captioner, training_captions
+from showtell.evaluation import Evaluation, Progress, evaluate_captioner, shares_of, training_captions
 from showtell.metrics import TextStatistics, describe, leave_one_out
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ def collect(
             f"no data set at '{data}', which is all that {run} knows of where it was; name its folder with --data"
         )
     evaluation = evaluation or evaluate_captioner(captioner, data, split=split, progress=progress, note=note)
-    annotations = read_annotations(data, require_images=False)
-    training = training_captions(annotations)
+    training = training_captions(read_annotations(data, require_images=False, **shares_of(recipe)))
     return RunReport(
         name=name or folder.name,
         recipe=recipe,
