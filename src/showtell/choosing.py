@@ -145,7 +145,7 @@ def choose_bundle_decoding(
 def keep_best_decoding(bundle: Path, data: Path, *, split: str = "val", **heard: Any) -> tuple[Choice, Protocol]:
     """`choose_bundle_decoding`, with the same `heard` callbacks, and what it chose as the bundle's own defaults."""
     choice, protocol = choose_bundle_decoding(bundle, data, split=split, **heard)
-    tried = [{"decoding": tried.search.describe(), "scores": tried.scores} for tried in choice.tried]
+    tried = [{"decoding": tried.search.one_view().describe(), "scores": tried.scores} for tried in choice.tried]
     set_decoding(
         bundle, choice.search, chosen={"protocol": asdict(protocol), "scores": choice.best.scores, "tried": tried}
     )

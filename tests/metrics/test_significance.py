@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,12 @@ def test_a_better_captioner_is_found_out_and_an_equal_one_is_not() -> None:
     for name, result in compare(good, as_good).items():
         assert result.p > 0.05 and result.low < 0 < result.high, name
     assert {(c.difference, c.p) for c in compare(good, good).values()} == {(0.0, 1.0)}
+
+
+def test_reports_may_list_their_scores_in_another_order() -> None:
+    report = spoil(corpus(30), 0.3, seed=1)
+    other = replace(report, parts=tuple(reversed(report.parts)))
+    assert {(c.difference, c.low, c.high) for c in compare(report, other).values()} == {(0.0, 0.0, 0.0)}
 
 
 def test_p_is_uniform_where_there_is_no_difference() -> None:

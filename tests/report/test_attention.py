@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from showtell.images import ImageTransform, open_image
-from showtell.report.attention import draw_attention
+from showtell.report.attention import _font, _typeface, draw_attention
 
 
 def transform(crop_mode: str) -> ImageTransform:
@@ -93,3 +93,14 @@ def test_a_long_word_and_a_thin_picture_fit() -> None:
         transform("squash"),
     )
     assert drawing.mode == "RGB"
+
+
+def test_words_are_drawn_by_a_typeface_that_has_their_letters(caplog: pytest.LogCaptureFixture) -> None:
+    assert _typeface("dgo") == "" and not caplog.records
+    if name := _typeface("ßäçи"):  # where one is installed
+        font = _font(name, 16)
+        assert len({bytes(font.getmask(letter)) for letter in "ßäçи\uffff"}) == 5
+        assert not caplog.records
+    _typeface.cache_clear()
+    assert _typeface("a\U000f1234") == ""
+    assert ["no font here has all letters" in record.getMessage() for record in caplog.records][-1]

@@ -81,6 +81,22 @@ def test_a_report_holds_what_it_promises(run: Path, collected: RunReport, tmp_pa
     assert [epoch.number for epoch in read_epochs(run / "log.jsonl")] == [1, 2, 3, 4]
 
 
+def test_a_run_is_told_as_it_was(collected: RunReport, tmp_path: Path) -> None:
+    encoder = {"name": ["one", "two"], "layer": ["a", "b"], "pooled": "both"}
+    protocol = replace(collected.evaluation.report.protocol, references_per_image="1–5")
+    report = replace(collected.evaluation.report, protocol=protocol)
+    run = replace(
+        collected,
+        recipe={**collected.recipe, "encoder": encoder},
+        evaluation=replace(collected.evaluation, report=report),
+    )
+    write_page(tmp_path / "r.html", [run], title="t")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "one + two (a + b, grid and pooled), decoder" in page
+    assert "people, 1–4 refs" in page
+    assert "end in half sentences" in page
+
+
 def test_rewards_have_a_chart_of_their_own(collected: RunReport, tmp_path: Path) -> None:
     for runs in ([collected], [collected, replace(collected, name="second")]):
         write_page(tmp_path / "r.html", runs, title="t")

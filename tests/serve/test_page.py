@@ -151,6 +151,19 @@ def photo(name: str = "dog.jpg", size: tuple[int, int] = PHOTO, **save: Any) -> 
 BROKEN = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"\xff\xd8\xff nothing more"}
 
 
+def test_a_word_that_hardly_looked_shows_it(visit: Callable[..., Opened], address: str) -> None:
+    page = visit(address).page
+    told = lambda weights: page.evaluate(  # noqa: E731
+        "([map, view]) => [whereabouts(map, view), Math.max(...smooth(map).flat())]",
+        [weights, {"width": 90, "height": 90, "box": [0, 0, 90, 90]}],
+    )
+    looked = [[0.0] * 3 for _ in range(3)]
+    for share, where, brightest in ((1.0, "mostly at the upper left", 1.0), (0.6, "mostly at the upper left", 0.6),
+                                    (0.15, "mostly away from the photo", 0.15), (0.0, "mostly away from the photo", 0.0)):  # fmt: skip
+        looked[0][0] = share
+        assert told(looked) == [where, pytest.approx(brightest, abs=0.02)]
+
+
 def test_a_caption_and_where_the_model_looked(visit: Callable[..., Opened], address: str) -> None:
     here = visit(address)
     here.give(photo())

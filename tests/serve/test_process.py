@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -202,6 +203,21 @@ def test_the_container_file() -> None:
     assert command.make_context("serve", arguments[2:]).params["host"] == "0.0.0.0"
     health = json.loads(run["HEALTHCHECK"].removeprefix("CMD "))
     compile(health[2], "HEALTHCHECK", "exec")
+
+
+def test_a_model_that_does_not_run_is_no_success(tiny_bundle: Path) -> None:
+    program = (
+        "import sys\n"
+        "from showtell.captioning import BaseCaptioner\n"
+        "from showtell.cli import main\n"
+        "def fail(*_): raise MemoryError('no room for it')\n"
+        "BaseCaptioner.caption_seen = fail\n"
+        f"sys.argv[1:] = ['serve', {str(tiny_bundle)!r}, '--port', '0']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "does not run here: MemoryError: no room for it" in done.stderr.splitlines()[-1]
 
 
 def test_wrong_input_is_one_sentence(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,8 +73,9 @@ Parts = Sequence[Additive]
 
 
 def _only(report: Report, names: Sequence[str]) -> Parts:
-    """The parts whose scores both of two reports have."""
-    return [part for part in report.parts if set(part.names) <= set(names)]
+    """The parts whose scores both of two reports have, in the order of `names`."""
+    shared = [part for part in report.parts if set(part.names) <= set(names)]
+    return sorted(shared, key=lambda part: names.index(part.names[0]))
 
 
 def _table(parts: Parts) -> NDArray[np.float64]:

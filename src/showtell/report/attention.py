@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,17 @@ from showtell.images import ImageTransform
 if TYPE_CHECKING:
     from showtell.captioning import Caption
 
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+_log = logging.getLogger(__name__)
+
 _TILE, _LABEL, _GAP, _COLUMNS = 180, 26, 8, 5
+# Pillow's own typeface knows hardly a letter beyond ASCII; the first of these that is installed and has a word's letters draws it.
+_TYPEFACES = (
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf", "segoeui.ttf",
+    "NotoSansCJK-Regular.ttc", "msyh.ttc", "YuGothR.ttc", "malgun.ttf", "PingFang.ttc", "AppleSDGothicNeo.ttc",
+    "NotoSansDevanagari-Regular.ttf", "Nirmala.ttc", "NotoSansThai-Regular.ttf", "NotoSansArabic-Regular.ttf",
+)  # fmt: skip
 _PAPER, _INK = (255, 255, 255), (30, 30, 34)
 
 
@@ -73,14 +85,39 @@ def _sheet(tiles: Sequence[tuple[Image.Image, str]], size: tuple[int, int]) -> I
         x, y = _GAP + index % columns * cell[0], _GAP + index // columns * cell[1]
         sheet.paste(tile, (x + (cell[0] - _GAP - size[0]) // 2, y))
         middle = (x + (cell[0] - _GAP) / 2, y + size[1] + _LABEL / 2)
-        pen.text(middle, word, fill=_INK, anchor="mm", font=_font(word, cell[0] - _GAP))
+        pen.text(middle, word, fill=_INK, anchor="mm", font=_fitting(word, cell[0] - _GAP))
     return sheet
 
 
-def _font(word: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _fitting(word: str, width: int) -> _Font:
     """The largest size at which the word fits under its tile."""
-    for size in (16, 14, 12, 10):
-        font = ImageFont.load_default(size)
-        if font.getlength(word) <= width:
-            return font
-    return ImageFont.load_default(8)
+    name = _typeface("".join(sorted(set(word))))
+    fonts = (_font(name, size) for size in (16, 14, 12, 10, 8))
+    return next((font for font in fonts if font.getlength(word) <= width), _font(name, 8))
+
+
+@functools.cache
+def _typeface(letters: str) -> str:
+    """The name of the first typeface that has all of them; empty: Pillow's own, where none has, which is noted."""
+    for name in ("", *_TYPEFACES):
+        try:
+            font = _font(name, 16)
+        except (OSError, UnicodeError):  # not installed, or of bare bitmaps
+            continue
+        if not any(_drawn(font, letter) == _drawn(font, "\U0010ffff") for letter in letters if not letter.isspace()):
+            return name
+    _log.warning(
+        "no font here has all letters of '%s', which are drawn as boxes; the page of  showtell report  shows them",
+        letters,
+    )
+    return ""
+
+
+def _font(name: str, size: int) -> _Font:
+    return ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+
+
+def _drawn(font: _Font, letter: str) -> tuple[tuple[int, int], bytes]:
+    """A letter's shape: one that a typeface does not have looks as any other such."""
+    mask = font.getmask(letter)
+    return mask.size, bytes(mask)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import showtell
+from showtell.config import EncoderConfig
 from showtell.errors import DataError
 from showtell.images import ImageTransform, open_image
 from showtell.metrics import Comparison, TextStatistics, compare
@@ -87,7 +88,8 @@ def _examples(runs: Sequence[RunReport]) -> Iterable[Example]:
 
 
 def _one_fewer(references: str) -> str:
-    return "–".join(str(int(count) - 1) for count in references.split("–"))
+    """How many references are left to score one of them by; an image with a single one has none, and is left out."""
+    return "–".join(dict.fromkeys(str(max(1, int(count) - 1)) for count in references.split("–")))
 
 
 def _comparisons(runs: Sequence[RunReport]) -> list[tuple[str, Mapping[str, Comparison]]]:
@@ -174,13 +176,12 @@ def _label(run: RunReport, runs: Sequence[RunReport]) -> str:
 
 def _made(run: RunReport) -> str:
     """What the run is, in a line."""
-    encoder, decoder = run.recipe["encoder"], run.recipe["decoder"]
-    layer = "pooled" if encoder["pooled"] else encoder["layer"] or "last layer"
+    encoder = EncoderConfig.model_validate(run.recipe["encoder"]).describe().replace("`", "")
     trained = ""
     if run.epochs:
         phases, kept = len({epoch.phase for epoch in run.epochs}), _kept(run.epochs)
         trained = f", {len(run.epochs)} epochs in {phases} phase{'s' if phases > 1 else ''}, kept: epoch {kept}"
-    return f"{run.name}: recipe {run.recipe['name']}, {encoder['name']} ({layer}), decoder {decoder['name']}{trained}"
+    return f"{run.name}: recipe {run.recipe['name']}, {encoder}, decoder {run.recipe['decoder']['name']}{trained}"
 
 
 def _pictures(runs: Sequence[RunReport]) -> Iterable[tuple[str, list[dict[str, Any]]]]:

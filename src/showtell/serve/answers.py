@@ -28,7 +28,9 @@ class CaptionAnswer(BaseModel):
     text: str
     probability: float
     log_prob: float
-    score: float = Field(description="what the search ranked by: log_prob, normalised by the length")
+    score: float = Field(
+        description="what captions were ranked by: log_prob, normalised by the length, or what it is worth to the others of a consensus, 0 to 10"
+    )
     words: list[WordAnswer]
 
 

@@ -56,6 +56,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = False
         self._warm = False
+        self.failure: BaseException | None = None  # why the model did not run at all
         self._thread = threading.Thread(target=self._run, name="captioner", daemon=True)
 
     def start(self) -> None:
@@ -118,7 +119,8 @@ class Batcher:
     def _run(self) -> None:
         try:
             self._warm_up()
-        except BaseException:
+        except BaseException as error:
+            self.failure = error
             _log.exception("the model does not run; the server ends")
             os.kill(os.getpid(), signal.SIGTERM)  # an exit can be seen, a server that never gets ready cannot
             return

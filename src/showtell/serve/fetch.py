@@ -38,8 +38,10 @@ def is_public(address: str, port: int) -> bool:
     ip = ipaddress.ip_address(address.split("%")[0])
     if port not in _PORTS.values() or not ip.is_global or ip.is_multicast or ip.is_reserved:
         return False
-    if isinstance(ip, ipaddress.IPv4Address):  # protocol assignments, which Python knows in part; relays to 6to4
-        return not any(ip in ipaddress.IPv4Network(net) for net in ("192.0.0.0/24", "192.88.99.0/24"))
+    if isinstance(ip, ipaddress.IPv4Address):
+        # Protocol assignments, which Python knows in part; relays to 6to4; the host of each machine in Azure, by a public number.
+        ours = ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")
+        return not any(ip in ipaddress.IPv4Network(net) for net in ours)
     unicast, tunnels = ipaddress.IPv6Network("2000::/3"), ("2001::/23", "2002::/16")
     return ip in unicast and not any(ip in ipaddress.IPv6Network(net) for net in tunnels)
 

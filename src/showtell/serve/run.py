@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from showtell.captioning import BaseCaptioner
-from showtell.errors import DataError
+from showtell.errors import BundleError, DataError, first_line
 from showtell.serve import problems
 from showtell.serve.app import Service, Settings, build_app
 from showtell.serve.limits import Limits
@@ -33,7 +33,7 @@ _STALLED = 30.0  # seconds that an answer may wait for a client that does not re
 def serve(captioner: BaseCaptioner, settings: Settings, *, host: str, port: int) -> None:
     """Serves until SIGTERM or Ctrl-C, then finishes what was accepted; the second one interrupts.
 
-    Raises `DataError` where the port cannot be had, `KeyboardInterrupt` after Ctrl-C.
+    Raises `DataError` where the port cannot be had, `BundleError` where the model does not run, `KeyboardInterrupt` after Ctrl-C.
     """
     log_to_stderr()
     listener = _listen(host, port)
@@ -44,6 +44,11 @@ def serve(captioner: BaseCaptioner, settings: Settings, *, host: str, port: int)
     log("listening", url=f"http://{shown}:{bound}/", token=bool(settings.token), urls=settings.allow_urls)
     asyncio.run(server.serve(sockets=[listener]))
     log("stopped")
+    if (failure := app.state.service.batcher.failure) is not None:
+        raise BundleError(
+            f"the captioner does not run here: {type(failure).__name__}: {first_line(failure)}; the log above says where; "
+            "try it with  showtell caption"
+        )
     if server.interrupted:
         raise KeyboardInterrupt("interrupted; what was accepted has been answered")
 
