@@ -31,7 +31,8 @@ def test_the_demo_makes_what_it_says(tmp_path: Path) -> None:
 
 
 def test_the_demo_leaves_other_folders_alone(tmp_path: Path) -> None:
-    (tmp_path / "photo.jpg").touch()
+    (tmp_path / "scenes").mkdir()  # as a run of the recipe 'scenes' has it
+    (tmp_path / "scenes" / "photo.jpg").touch()
     with pytest.raises(DataError, match="--out"):
         run_demo(tmp_path)
-    assert (tmp_path / "photo.jpg").exists()
+    assert (tmp_path / "scenes" / "photo.jpg").exists()

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
+_MARK = ".showtell-demo"  # only in a folder that a demo made: what lies there may go
+
 
 @dataclass(frozen=True)
 class Explained:
@@ -69,6 +71,8 @@ def run_demo(
     """
     recipe = load_recipe("scenes", overrides)
     _clear(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARK).touch()
     from showtell.data.scenes import draw_scenes
 
     note(f"drawing scenes into {out / 'scenes'}")
@@ -97,7 +101,7 @@ def _clear(out: Path) -> None:
     """Removes what an earlier demo left, and nothing else."""
     if not out.exists():
         return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / "scenes").is_dir()):
+    if not out.is_dir() or (any(out.iterdir()) and not (out / _MARK).is_file()):
         raise DataError(f"'{out}' is not an earlier demo's folder; name an empty or a new one with --out")
     for part in ("scenes", "run", "attention"):
         shutil.rmtree(out / part, ignore_errors=True)

@@ -127,3 +127,16 @@ def test_wrong_names_and_full_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(DownloadError, match="not an empty folder"):
         get("flickr8k", to=tmp_path)
+
+
+def test_archives_that_were_there_stay(server: Server, tmp_path: Path) -> None:
+    url, files, asked = server
+    files["/set.zip"] = GOOD
+    (tmp_path / "set.zip").write_bytes(GOOD)
+    catalogue = {"set": (archive(url, "/set.zip"),)}
+    for source in (tmp_path, None):
+        get("set", to=tmp_path / f"data-{source is None}", source=source, catalogue=catalogue)
+        assert (tmp_path / "set.zip").read_bytes() == GOOD
+    assert not asked
+    get("set", to=tmp_path / "elsewhere" / "data", catalogue=catalogue)
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["data"]  # its own it removes

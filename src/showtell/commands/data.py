@@ -35,7 +35,11 @@ def get(
     to: Annotated[Path | None, typer.Option(metavar="DIR", help="Where it goes [default: ./NAME].")] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="PATH", help="Archives that you already have; nothing is downloaded."),
+        typer.Option(
+            "--from",
+            metavar="PATH",
+            help="Archives that you already have, one or a folder of them; what is not among them is downloaded.",
+        ),
     ] = None,
 ) -> None:
     """Download a data set from its mirrors, resuming and verifying, and unpack it."""

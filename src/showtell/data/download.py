@@ -58,22 +58,30 @@ def get(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise DownloadError(f"{to} exists and is not an empty folder; name another one with --to")
     to.parent.mkdir(parents=True, exist_ok=True)
+    fetched = []  # archives that were there before are their owner's
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as temporary:
         for archive in catalogue[name]:
-            have = _given(source, archive)
-            unpack(have or download(archive, folder=to.parent, progress=progress), Path(temporary) / "data", archive)
+            have = _given(source, archive) or _whole(to.parent / archive.name, archive)
+            if have is None:
+                have = download(archive, folder=to.parent, progress=progress)
+                fetched.append(have)
+            unpack(have, Path(temporary) / "data", archive)
         if to.exists():
             to.rmdir()
         (Path(temporary) / "data").rename(to)
-    for archive in catalogue[name]:
-        (to.parent / archive.name).unlink(missing_ok=True)
+    for path in fetched:
+        path.unlink(missing_ok=True)
     return to
+
+
+def _whole(path: Path, archive: Archive) -> Path | None:
+    return path if path.exists() and _problem(path, archive) is None else None
 
 
 def download(archive: Archive, *, folder: Path, progress: Progress = lambda what, done, total: None) -> Path:
     """The archive in `folder`, whole; mirrors are tried in order, and a part that is there already is continued."""
     target = folder / archive.name
-    if target.exists() and _problem(target, archive) is None:
+    if _whole(target, archive) is not None:
         return target
     reasons = []
     for mirror in archive.mirrors:
