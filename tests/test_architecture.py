@@ -25,6 +25,7 @@ LAYERS = (
     ("training",),
     ("choosing",),
     ("evaluation", "trace"),
+    ("matching",),
     ("loading",),
     ("export", "inference", "runtime"),
     ("hub",),
@@ -32,11 +33,12 @@ LAYERS = (
     ("card",),
     ("array_search", "model", "search", "metrics", "data"),
     ("decoding", "images"),
+    ("recipe",),
     ("config",),
     ("errors", "paths"),
 )
 LIGHT = (
-    "metrics", "data/annotations.py", "data/formats.py", "data/check.py", "config.py", "errors.py", "images.py",
+    "metrics", "data/annotations.py", "data/formats.py", "data/check.py", "config.py", "recipe.py", "matching.py", "errors.py", "images.py",
     "commands", "cli.py", "evaluation.py", "demo.py", "captioning.py", "decoding.py", "loading.py", "runtime.py",
     "card.py", "hub.py",
 )  # fmt: skip

@@ -221,3 +221,80 @@ def test_an_image_without_caption_below_the_data_set_is_told(tmp_path: Path) -> 
     assert [problem.message for problem in read_annotations(tmp_path).problems] == [
         "five.jpg has no caption; it is left out"
     ]
+
+
+def paint(*paths: Path) -> None:
+    for index, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (40 * index, 0, 0)).save(path)
+
+
+def kinds(root: Path) -> list[str]:
+    return [problem.kind for problem in read_annotations(root).problems]
+
+
+def test_images_of_one_name_in_several_folders_keep_their_own_files(tmp_path: Path) -> None:
+    paint(tmp_path / "a" / "1.png", tmp_path / "b" / "1.png", tmp_path / "b" / "2.png")
+    rows = "photos/a/1.png,a dog\nphotos/b/1.png,a cat\nphotos/b/2.png,a cow\nphotos/c/1.png,a hen\n"
+    write(tmp_path / "captions.csv", "image,caption\n" + rows)
+    found = {image.image_id: image.path for image in read_annotations(tmp_path).images}
+    assert found == {
+        "photos/a/1.png": tmp_path / "a" / "1.png", "photos/b/1.png": tmp_path / "b" / "1.png",
+        "photos/b/2.png": tmp_path / "b" / "2.png",
+    }  # fmt: skip
+    assert sorted(kinds(tmp_path)) == ["ambiguous-image", "missing-image"]
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_a_table_a_split(below: bool, tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "validation", "test")):
+        folder = tmp_path / split if below else tmp_path
+        name = "1.png" if below else f"{split}.png"
+        paint(folder / name)
+        table = folder / ("metadata.jsonl" if below else f"{split}.csv")
+        text = (
+            json.dumps({"file_name": name, "text": f"thing {number}"})
+            if below
+            else f"image,caption\n{name},thing {number}"
+        )
+        write(table, text + "\n")
+    found = read_annotations(tmp_path)
+    assert {image.captions[0]: image.split for image in found.images} == {
+        "thing 0": "train",
+        "thing 1": "val",
+        "thing 2": "test",
+    }
+    assert len({image.path for image in found.images}) == 3 and not found.problems
+
+
+def test_a_second_table_is_told_and_not_read(tmp_path: Path) -> None:
+    own_csv(tmp_path)
+    write(tmp_path / "results.jsonl", json.dumps({"image": "one.jpg", "caption": "a thing"}) + "\n")
+    write(tmp_path / "notes.jsonl", json.dumps({"when": "today"}) + "\n")
+    write(tmp_path / "._captions.json", "\0")
+    write(tmp_path / "broken.json", "{")
+    found = read_annotations(tmp_path)
+    assert told(found) == WANTED
+    assert [(p.kind, p.file) for p in found.problems] == [("unread-table", "results.jsonl")]
+
+
+def test_a_quotation_mark_that_nobody_closed_swallows_no_rows(tmp_path: Path) -> None:
+    text = 'image,caption\na.png,"a ""dog"" barks"\nb.png,"no end\nc.png,"two, really"\nd.png,a 5" pipe\ne.png,"over\ntwo lines"\nf.png,plain\n'
+    write(tmp_path / "captions.csv", text)
+    found = read_annotations(tmp_path, require_images=False)
+    assert {image.image_id: image.captions for image in found.images} == {
+        "a.png": ('a "dog" barks',), "b.png": ('"no end',), "c.png": ("two, really",), "d.png": ('a 5" pipe',),
+        "e.png": ("over two lines",), "f.png": ("plain",),
+    }  # fmt: skip
+    assert [(p.kind, p.line) for p in found.problems if p.kind != "missing-image"] == [("quotation-mark", 3)]
+    write(tmp_path / "captions.csv", "image,caption\n" + 'a.png,"no end\n' + "b.png,plain\n" * 20_000)
+    assert len(read_annotations(tmp_path, require_images=False).images) == 2
+
+
+def test_ids_beside_files_numbered_splits_and_sentences_as_objects(tmp_path: Path) -> None:
+    paint(tmp_path / "x.ppm", tmp_path / "y.ppm")
+    row = {"image_id": 7, "file_name": "x.ppm", "fold": 1, "sentences": [{"raw": "a dog"}, {"tokens": ["two", "dogs"]}]}
+    write(tmp_path / "captions.jsonl", json.dumps(row) + "\n")
+    found = read_annotations(tmp_path)
+    assert [(image.path, image.captions) for image in found.images] == [(tmp_path / "x.ppm", ("a dog", "two dogs"))]
+    assert sorted(problem.kind for problem in found.problems) == ["no-caption", "unknown-split"]

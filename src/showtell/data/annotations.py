@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Literal
 
 from showtell.errors import DataError
+from showtell.images import SUFFIXES
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -16,7 +19,6 @@ SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val",
     "dev": "val", "test": "test", "testing": "test",
 }  # fmt: skip
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,9 @@ class Draft:
             return
         self.captions.setdefault(image, []).append(" ".join(caption.split()))
 
-    def assign(self, image: str, split: str | None, *, file: Path, line: int | None) -> None:
+    def assign(self, image: str, split: object, *, file: Path, line: int | None) -> None:
         """Puts an image into a split; a second, other split becomes a problem."""
-        known = SPLIT_NAMES.get((split or "").strip().lower())
+        known = SPLIT_NAMES.get(str(split or "").strip().lower())
         if known is None:
             if split:
                 self.problem(file, line, "unknown-split", f"'{split}' is no split; expected train, val or test")
@@ -114,16 +116,29 @@ class Draft:
 
     def find(self, folders: Iterable[Path]) -> None:
         """Looks images up by name in `folders`, for those whose path the format does not say."""
-        found: dict[str, Path] = {}
+        found: dict[str, list[Path]] = {}
         for folder in folders:
             for path in sorted(folder.iterdir()):
-                if path.suffix.lower() in IMAGE_SUFFIXES:
-                    found.setdefault(path.name, path)
-                    found.setdefault(path.stem, path)
-        for image in self.captions.keys() | self.splits.keys():
-            if image not in self.paths and Path(image).name in found:
-                self.paths[image] = found[Path(image).name]
-        uncaptioned = [p for p in found.values() if p.name not in self.captions and p.stem not in self.captions]
+                if path.suffix.lower() in SUFFIXES:
+                    for name in dict.fromkeys((path.name, path.stem)):
+                        found.setdefault(name, []).append(path)
+        images = sorted(self.captions.keys() | self.splits.keys())
+        called = Counter(_parts(image)[-1] for image in images)
+        for image in images:
+            paths = found.get(_parts(image)[-1], [])
+            if image in self.paths or not paths:
+                continue
+            if called[_parts(image)[-1]] > 1:  # in other folders, as cameras number them: the name alone says nothing
+                paths = _of_the_same_folders(image, paths)
+                if len(paths) != 1:
+                    self.problem(
+                        self.root, None, "ambiguous-image",
+                        f"{image} is one of several images of that name, and {len(paths)} files lie in folders of the same names; expected one",
+                    )  # fmt: skip
+                    continue
+            self.paths[image] = paths[0]
+        firsts = (paths[0] for paths in found.values())
+        uncaptioned = [p for p in firsts if p.name not in self.captions and p.stem not in self.captions]
         used = set(self.paths.values())
         homes = {folder.resolve() for folder in {path.parent for path in used}}
         own = {
@@ -134,6 +149,20 @@ class Draft:
         for path in dict.fromkeys(uncaptioned):
             if path not in used and path.parent in own:  # another folder's are its own affair
                 self.problem(path, None, "no-caption", f"{path.name} has no caption; it is left out")
+
+
+def _parts(image: str) -> tuple[str, ...]:
+    return PureWindowsPath(image).parts or ("",)  # it parts at both separators
+
+
+def _of_the_same_folders(image: str, paths: Iterable[Path]) -> list[Path]:
+    """Of files with an image's name those that share most of the folders that the image is said to lie in, one at least."""
+    shared: dict[int, list[Path]] = {}
+    for path in paths:
+        pairs = zip(reversed(_parts(image)[:-1]), reversed(path.parent.parts), strict=False)
+        shared.setdefault(sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)), []).append(path)
+    most = max(shared, default=0)
+    return shared[most] if most else []
 
 
 def read_annotations(

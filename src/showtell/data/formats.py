@@ -6,19 +6,20 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from showtell.data.annotations import IMAGE_SUFFIXES, Draft
+from showtell.data.annotations import SPLIT_NAMES, Draft
 from showtell.errors import DataError
+from showtell.images import SUFFIXES
 
 _TOKEN_LINE = re.compile(r"^([^\t]+?)#(\w+)\t(.*)$")
 _MISKEYED = re.compile(r"^(.+\.(?:jpe?g|png))\.\d+$", re.IGNORECASE)
 _LIST_NAME = re.compile(
-    r"(train|dev|val|test)[_.-]?images?|(?:^|[_.-])(train|dev|val|valid|test)(?:[_.-]|$)", re.IGNORECASE
+    r"(train|dev|val|test)[_.-]?images?|(?:^|[_.-])(train|dev|val|valid|validation|test)(?:[_.-]|$)", re.IGNORECASE
 )
-_IMAGE_KEYS = ("image", "image_id", "file_name", "filename", "file", "path", "img", "image_path", "name")
+_IMAGE_KEYS = ("image", "file_name", "filename", "file", "path", "img", "image_path", "image_id", "name")
 _CAPTION_KEYS = ("caption", "captions", "text", "sentence", "sentences", "comment", "description")
 _SPLIT_KEYS = ("split", "set", "subset", "fold")
 
@@ -38,6 +39,8 @@ def read_draft(path: Path) -> Draft:
         draft = reader(path, root)
         if draft is not None:
             return draft
+    for file in _files(path, (".json",)):
+        _json(file)  # says what is wrong with one that cannot be read
     names = ", ".join(sorted(p.name for p in root.iterdir())[:6]) or "nothing"
     raise DataError(f"{path} is no data set that showtell knows: found {names}; looked for {LOOKED_FOR}")
 
@@ -80,7 +83,12 @@ def _read_list(draft: Draft, file: Path, split: str) -> None:
 def _read_json(path: Path, root: Path) -> Draft | None:
     """Karpathy's JSON and COCO's annotation files."""
     for file in _files(path, (".json",)):
-        content = _json(file) if file.stat().st_size < 2**31 else None
+        try:
+            content = _json(file) if file.stat().st_size < 2**31 else None
+        except DataError:
+            if path.is_file():
+                raise
+            continue  # anything may lie beside captions
         if not isinstance(content, dict) or not isinstance(content.get("images"), list) or not content["images"]:
             continue
         first = content["images"][0]
@@ -133,32 +141,66 @@ def _coco(path: Path, root: Path) -> Draft:
 
 
 def _read_table(path: Path, root: Path) -> Draft | None:
-    """Kaggle's CSV and one's own CSV, TSV or JSONL."""
-    for file in _files(path, (".jsonl", ".csv", ".tsv", ".txt", "")):
-        rows: Callable[[Draft, Path], Iterator[tuple[int, dict[str, Any]]]]
-        rows = _json_rows if file.suffix == ".jsonl" else _table_rows
-        draft = Draft(root, "jsonl" if file.suffix == ".jsonl" else "table (CSV)")
-        if file.suffix != ".jsonl" and not _has_header(file):
+    """Kaggle's CSV and one's own CSV, TSV or JSONL; or several, each called or lying in a folder called as a split is."""
+    suffixes = (".jsonl", ".csv", ".tsv", ".txt", "")
+    tables = [
+        file for file in _files(path, suffixes) if (_is_json_rows if file.suffix == ".jsonl" else _has_header)(file)
+    ]
+    if not tables:
+        return None
+    splits = [_split_of(file, root) for file in tables]
+    several = len(tables) > 1 and all(splits)
+    draft = Draft(root, "jsonl" if tables[0].suffix == ".jsonl" else "table (CSV)")
+    for file, split in zip(tables, splits, strict=True) if several else [(tables[0], None)]:
+        _read_rows(draft, file, split)
+    for file in () if several else tables[1:]:
+        draft.problem(
+            file, None, "unread-table", f"looks like captions too and is not read, as {draft.name(tables[0])} is"
+        )
+    draft.paths = {i: p for i in draft.places if (p := root / i).is_file()}
+    draft.find(_image_folders(root))
+    return draft
+
+
+def _read_rows(draft: Draft, file: Path, split: str | None) -> None:
+    """One table; `split` is that of rows which do not say theirs."""
+    for number, row in (_json_rows if file.suffix == ".jsonl" else _table_rows)(draft, file):
+        image, captions = _value(row, _IMAGE_KEYS), _value(row, _CAPTION_KEYS)
+        if image is None or captions is None:
+            draft.problem(file, number, "not-a-caption", "expected an image and a caption in this row; it is left out")
             continue
-        for number, row in rows(draft, file):
-            image, captions = _value(row, _IMAGE_KEYS), _value(row, _CAPTION_KEYS)
-            if image is None or captions is None:
-                draft.problem(
-                    file, number, "not-a-caption", "expected an image and a caption in this row; it is left out"
-                )
-                continue
-            for caption in captions if isinstance(captions, list) else [captions]:
-                draft.add(str(image), str(caption), file=file, line=number)
-            draft.assign(str(image), _value(row, _SPLIT_KEYS), file=file, line=number)
-        draft.paths = {i: p for i in draft.places if (p := root / i).is_file()}
-        draft.find(_image_folders(root))
-        return draft
-    return None
+        name = str(image)
+        if split is not None and file.parent != draft.root and (file.parent / name).is_file():
+            name = (file.parent.relative_to(draft.root) / name).as_posix()  # each folder may count from 1
+        for caption in captions if isinstance(captions, list) else [captions]:
+            draft.add(name, _text(caption), file=file, line=number)
+        draft.assign(name, _value(row, _SPLIT_KEYS) or split, file=file, line=number)
+
+
+def _text(caption: Any) -> str:
+    """A caption as text; of an object, as Karpathy's JSON has them, its text."""
+    if isinstance(caption, dict):
+        words = caption.get("tokens")
+        return str(
+            _value(caption, ("raw", *_CAPTION_KEYS)) or (" ".join(map(str, words)) if isinstance(words, list) else "")
+        )
+    return str(caption)
+
+
+def _split_of(file: Path, root: Path) -> str | None:
+    """The split that a table's name says it is of, or that of its folder below the data set."""
+    match = _LIST_NAME.search(file.stem)
+    names = [
+        file.stem,
+        *([match[1] or match[2]] if match else []),
+        *([file.parent.name] if file.parent != root else []),
+    ]
+    return next((name for name in map(str.lower, names) if name in SPLIT_NAMES), None)
 
 
 def _read_pairs(path: Path, root: Path) -> Draft | None:
     """Images with a text file of the same name beside each, one caption a line; folders train, val, test are splits."""
-    pairs = [(p, p.with_suffix(".txt")) for p in sorted(root.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+    pairs = [(p, p.with_suffix(".txt")) for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES]
     pairs = [(image, text) for image, text in pairs if text.is_file()]
     if not path.is_dir() or not pairs:
         return None
@@ -171,7 +213,7 @@ def _read_pairs(path: Path, root: Path) -> Draft | None:
             if line.strip() or len(rows) == 1:
                 draft.add(name, line, file=text, line=number)
         first = image.relative_to(root).parts[0].lower()
-        if first in ("train", "val", "dev", "valid", "test"):
+        if first in SPLIT_NAMES:
             draft.assign(name, first, file=text, line=None)
     return draft
 
@@ -183,14 +225,13 @@ def _files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     near = sorted(p for p in path.iterdir() if p.is_file())
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     below = [p for folder in folders for p in sorted(folder.iterdir()) if p.is_file()]
-    return [p for p in near + below if p.suffix.lower() in suffixes and not p.name.lower().startswith("readme")]
+    left_out = ("readme", "._")  # which macOS writes beside a file
+    return [p for p in near + below if p.suffix.lower() in suffixes and not p.name.lower().startswith(left_out)]
 
 
 def _image_folders(root: Path) -> list[Path]:
     """The folder and those up to two levels below, for looking images up by name; beside it, where it has no folders."""
-    if not any(p.is_dir() for p in root.iterdir()) and not any(
-        p.suffix.lower() in IMAGE_SUFFIXES for p in root.iterdir()
-    ):
+    if not any(p.is_dir() for p in root.iterdir()) and not any(p.suffix.lower() in SUFFIXES for p in root.iterdir()):
         root = root.parent
     folders = [root]
     for level in (1, 2):
@@ -222,17 +263,60 @@ def _has_header(file: Path) -> bool:
     return any(c in _IMAGE_KEYS for c in cells) and any(c in _CAPTION_KEYS for c in cells)
 
 
+def _is_json_rows(file: Path) -> bool:
+    first = _head(file).lstrip().partition("\n")[0]
+    try:
+        row = json.loads(first)
+    except ValueError:
+        return len(first) > 3000  # a long row, of which the head is but the beginning
+    keys = {str(key).lower() for key in row} if isinstance(row, dict) else set()
+    return bool(keys & set(_IMAGE_KEYS) and keys & set(_CAPTION_KEYS))
+
+
 def _table_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     lines = [line for _, line in _lines(draft, file)]
     delimiter = next((d for d in "\t,;|" if d in lines[0]), ",")
     header = [cell.strip().lower() for cell in next(csv.reader([lines[0]], delimiter=delimiter))]
-    reader = csv.reader(io.StringIO("\n".join(lines[1:])), delimiter=delimiter)
-    for cells in reader:
-        if not cells:
-            continue
-        if len(cells) > len(header) == 2:  # a caption with commas that nobody quoted
-            cells = [cells[0], delimiter.join(cells[1:])]
-        yield reader.line_num + 1, dict(zip(header, cells, strict=False))
+    at = 1
+    while at < len(lines):
+        count = _physical_lines(lines, at, cells=len(header), delimiter=delimiter)
+        rows = io.StringIO("\n".join(lines[at : at + max(1, count)]))
+        if not count:
+            draft.problem(file, at + 1, "quotation-mark", "a quotation mark opens and none closes; read as it stands")
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if count else csv.QUOTE_NONE
+        try:
+            for cells in csv.reader(rows, delimiter=delimiter, quoting=quoting):
+                if len(cells) > len(header) == 2:  # a caption with commas that nobody quoted
+                    cells = [cells[0], delimiter.join(cells[1:])]
+                if cells:
+                    yield at + 1, dict(zip(header, cells, strict=False))
+        except csv.Error as error:
+            draft.problem(file, at + 1, "not-a-caption", f"cannot be read as a row ({error}); it is left out")
+        at += max(1, count)
+
+
+def _physical_lines(lines: list[str], at: int, *, cells: int, delimiter: str) -> int:
+    """How many lines the row that begins there has: more than one where quotation marks hold line breaks. 0: one that is opened and
+    not closed before another row begins."""
+    for end in range(at + 1, min(at + 100, len(lines)) + 1):
+        if not _is_open(lines[at:end], delimiter):
+            return end - at
+        if (
+            end < len(lines)
+            and lines[end].count(delimiter) >= cells - 1
+            and not _is_open(lines[end : end + 1], delimiter)
+        ):
+            return 0
+    return 0
+
+
+def _is_open(lines: list[str], delimiter: str) -> bool:
+    """Whether a cell that begins with a quotation mark does not end in these lines."""
+    try:
+        list(csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        return "unexpected end" in str(error)
+    return False
 
 
 def _json_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
