@@ -10,7 +10,7 @@ from typing import Any
 
 from showtell.bundle import set_decoding
 from showtell.config import SearchConfig
-from showtell.data.features import FeatureCache, encode_into
+from showtell.data.features import FeatureCache, encode_into, holds_features_of
 from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import SearchOptions
 from showtell.errors import DataError
@@ -119,7 +119,7 @@ def choose_bundle_decoding(
     folder = cache_folder(place, fingerprint)
     with tempfile.TemporaryDirectory() as temporary:  # where no training left a cache, none is left here
         cache = FeatureCache(
-            folder if (folder / "cache.json").is_file() else Path(temporary), fingerprint=fingerprint,
+            folder if holds_features_of(folder, fingerprint) else Path(temporary), fingerprint=fingerprint,
             regions=encoder.regions, feature_size=encoder.feature_size,
         )  # fmt: skip
         failures = encode_into(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from hashlib import blake2b
 from pathlib import Path
@@ -120,6 +121,16 @@ def test_a_cache_of_other_weights_is_refused(tmp_path: Path) -> None:
     open_cache(tmp_path)
     with pytest.raises(CacheError, match="another encoder"):
         open_cache(tmp_path, fingerprint="b" * 64)
+
+
+def test_a_file_that_is_touched_while_it_is_in_use_keeps_its_row(tmp_path: Path) -> None:
+    path, cache = paint(tmp_path, 1)[0], open_cache(tmp_path)
+    fill(cache, [path])
+    row = cache.row(path)
+    os.utime(path, (1, 1))
+    assert cache.row(path) == row is not None
+    path.unlink()
+    assert cache.row(path) == row
 
 
 def test_a_cache_of_another_version_is_refused_as_such(tmp_path: Path) -> None:

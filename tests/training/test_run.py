@@ -171,6 +171,30 @@ def test_a_self_critical_phase_resumes_exactly(recipe_file: Path, data: Path, tm
     same(tmp_path / "whole", tmp_path / "stopped")
 
 
+def test_a_captioner_without_its_checkpoint_is_not_trained_over(
+    whole: Path, recipe_file: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    (out / "checkpoint.safetensors").unlink()
+    before = (out / "bundle" / "model.safetensors").read_bytes()
+    with pytest.raises(RecipeError, match="no checkpoint to go on from"):
+        train(load_recipe(recipe_file), data=data, out=out, resume=True)
+    assert (out / "bundle" / "model.safetensors").read_bytes() == before
+
+
+def test_one_validation_image_is_too_few(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file)
+    rows = [json.loads(line) for line in (data / "captions.jsonl").read_text().splitlines()]
+    for name in ("train", "val"):
+        kept = [row for row in rows if row["split"] == name][: 1 if name == "val" else 6]
+        rows = [row for row in rows if row["split"] != name] + kept
+    shutil.copytree(data, tmp_path / "few")
+    (tmp_path / "few" / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"CIDEr.*is 0 for a single image.*data.val"):
+        train(recipe, data=tmp_path / "few", out=tmp_path / "run")
+
+
 def test_resume_after_the_end_changes_nothing(whole: Path, recipe_file: Path, data: Path) -> None:
     before = (whole / "bundle" / "model.safetensors").read_bytes()
     reports: list[EpochReport] = []
@@ -436,7 +460,7 @@ def test_a_phase_that_trains_from_cached_maps_is_resumed_exactly(recipe_file: Pa
 
 @pytest.mark.parametrize("phase", [1, 2])
 def test_broken_images_are_left_out(phase: int, recipe_file: Path, data: Path, tmp_path: Path) -> None:
-    copy = draw_scenes(tmp_path / "scenes", images=26, size=40)
+    copy = draw_scenes(tmp_path / "scenes", images=40, size=40)
     of = {split: read_annotations(copy).split(split) for split in ("train", "val")}
     of["train"][0].path.write_bytes(b"not a picture")
     of["val"][0].path.write_bytes(of["val"][0].path.read_bytes()[:60])

@@ -62,6 +62,7 @@ class FeatureCache:
         self.folder, self.regions, self.feature_size = folder, regions, feature_size
         self._by_key: dict[Key, int] = {}
         self._by_digest: dict[str, int] = {}
+        self._known: dict[Path, int] = {}
         self._mapped: NDArray[np.float16] | None = None
         self._length = 0  # kept, as every batch asks for it
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,11 +76,15 @@ class FeatureCache:
         return self._length
 
     def row(self, path: Path) -> int | None:
-        """The row of an image's features; None if it was never encoded, or changed since."""
-        try:
-            return self._by_key.get(Key.of(path))
-        except OSError:
-            return None
+        """The row of an image's features; None if it was never encoded, or changed since. A row that was asked for once stays the
+        image's, whatever becomes of the file meanwhile."""
+        known = self._known.get(path)
+        if known is None:
+            with contextlib.suppress(OSError):
+                known = self._by_key.get(Key.of(path))
+            if known is not None:
+                self._known[path] = known
+        return known
 
     def rows(self, indices: Sequence[int]) -> Tensor:
         """Features (B,R,F) in single precision, on the CPU."""
@@ -295,6 +300,14 @@ def _decoded(
             yield [future.result() for future in waiting.pop(0)]
     for futures in waiting:
         yield [future.result() for future in futures]
+
+
+def holds_features_of(folder: Path, fingerprint: str) -> bool:
+    """Whether a folder is the cache of this encoder's features."""
+    try:
+        return bool(json.loads((folder / "cache.json").read_text())["fingerprint"] == fingerprint)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _digest(data: bytes) -> str:

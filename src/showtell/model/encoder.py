@@ -77,8 +77,16 @@ class Encoder(nn.Module):
             (*source, b.transform.to_dict()) for b in backbones for source in sources if b.name == source[0]
         ]
         self.eval().requires_grad_(False)
-        with torch.inference_mode():
-            probe = self._run(torch.zeros(1, 3, self.transform.size, self.transform.size))
+        try:
+            with torch.inference_mode():
+                probe = self._run(torch.zeros(1, 3, self.transform.size, self.transform.size))
+        except (AssertionError, RuntimeError) as error:
+            if not image_size:
+                raise
+            raise RecipeError(
+                f"encoder.image_size is {image_size}, which {' + '.join(model for model, _ in sources)} cannot take ({first_line(error)}); "
+                "set another, or 0 for the weights' own"
+            ) from error
         grids = [_grid(output, prefix) for output, prefix in zip(probe, self._prefixes, strict=True)]
         self.grid = None if pooled is True else coarsest(grids)
         self.join: Callable[[list[Tensor]], Tensor] = operator.itemgetter(0)

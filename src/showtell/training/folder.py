@@ -19,6 +19,8 @@ _MAY_CHANGE = {
     "workers",
     "checkpoint_steps",
     "views",
+    "cache",
+    "choose_decoding",
     "path",  # whether its training captions are the same is seen when they are read
 }  # what shapes no training, so that a resumed run may have it otherwise
 
@@ -32,6 +34,11 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
     if (out / "recipe.json").exists() and not resume:
         raise RecipeError(f"{out} already holds a run; add --resume to continue it, or name another folder with --out")
     if not (out / "checkpoint.safetensors").exists():
+        log = out / "log.jsonl"  # one that was killed in its first epoch had no checkpoint yet
+        if (out / "bundle" / "config.json").exists() and log.is_file() and log.read_bytes().count(b"\n") > 1:
+            raise RecipeError(
+                f"{out} holds a captioner and no checkpoint to go on from; use another --out, or remove it"
+            )
         return False
     try:  # keys that are new since then have their defaults
         before = Recipe.model_validate_json((out / "recipe.json").read_bytes()).model_dump(mode="json")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -12,7 +14,7 @@ class Interrupt:
     """A context in which the first SIGINT or SIGTERM only sets `asked`."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self._at_once = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -24,7 +26,16 @@ class Interrupt:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, the first one ends at once: for what takes long and loses nothing."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked or self._at_once:
             raise KeyboardInterrupt
         self.asked = True

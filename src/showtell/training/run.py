@@ -158,7 +158,8 @@ class Run:
         with Interrupt() as interrupt:
             while self.position.phase < len(self.recipe.phases()):
                 if self._phase_is_over():
-                    self._next_phase()
+                    with interrupt.at_once():  # what was encoded is kept
+                        self._next_phase()
                     self._save()
                     continue
                 started = time.monotonic()

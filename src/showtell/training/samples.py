@@ -175,6 +175,11 @@ class Samples:
             raise DataError(
                 "no image of the train or val split can be decoded; run  showtell data check  on the folder"
             )
+        if len(val) < 2:
+            raise DataError(
+                "the val split has one image that can be decoded, and CIDEr, by which the best epoch is kept, is 0 for a single image; "
+                "give it two or more: raise data.val, or put more images into the split"
+            )
         self.train = make_groups(
             train, self.vocabulary,
             captions_per_image=self._recipe.train.captions_per_image, max_tokens=self._recipe.data.max_tokens,

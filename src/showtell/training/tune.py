@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from showtell.config import Recipe
-from showtell.errors import MissingExtraError, RecipeError, first_line
+from showtell.errors import DataError, MissingExtraError, RecipeError, WeightsError, first_line
 from showtell.paths import write_whole
 from showtell.recipe import parse_recipe, read_value, refuse_idle_keys, set_key
 
@@ -125,6 +125,10 @@ def tune(
             trouble = ""
             study.keep_protocol(number, str(result.protocol))
         except RecipeError as error:
+            cider, trouble = None, str(error)
+        except (DataError, WeightsError) as error:  # of the values, where they say which words or which encoder
+            if not any(key.startswith(("data.", "encoder.")) for key in values):
+                raise
             cider, trouble = None, str(error)
         study.tell(number, cider, trouble)
         done[number] = Trial(number, values, cider, trouble)
