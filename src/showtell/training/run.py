@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor
 
 import showtell
@@ -222,15 +222,14 @@ class Run:
         place = self.position
         if self.averaged is not None:
             self.averaged.swap(self.trained)
-        candidates, scored = self._validate()
-        scores = dict(scored.scores)
+        candidates, scores, scored = self._validate()
         best = scores["cider"] > place.best_cider
         place.epoch += 1
         place.phase_epoch += 1
         place.stale = 0 if best else place.stale + 1
         if best:
             place.best_cider, place.best_epoch = scores["cider"], place.epoch
-            if self.accelerator.is_main_process:
+            if scored is not None:
                 self._save_bundle(scored)
         if self.averaged is not None:
             self.averaged.swap(self.trained)
@@ -251,7 +250,15 @@ class Run:
         place.step, place.total, place.weight = 0, 0.0, 0
         return report
 
-    def _validate(self) -> tuple[list[str], Report]:
+    def _validate(self) -> tuple[list[str], dict[str, float], Report | None]:
+        """Captions of the val split, their scores, and in the first process the report: it validates for all, since a score that
+        differed in its last bit would lead two processes to different phases."""
+        scored = self._validate_alone() if self.accelerator.is_main_process else None
+        told = [scored and (scored[0], dict(scored[1].scores))]
+        ((candidates, scores),) = broadcast_object_list(told)
+        return candidates, scores, scored and scored[1]
+
+    def _validate_alone(self) -> tuple[list[str], Report]:
         features = self.samples.val_features(encode=self.encodings.encode, encoder=self.model.encoder)
         candidates = best_captions(
             packed(self.model.decoder.eval()),
