@@ -101,10 +101,17 @@ def _clear(out: Path) -> None:
     """Removes what an earlier demo left, and nothing else."""
     if not out.exists():
         return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / _MARK).is_file()):
+    if not out.is_dir() or (any(out.iterdir()) and not _is_a_demos(out)):
         raise DataError(f"'{out}' is not an earlier demo's folder; name an empty or a new one with --out")
     for part in ("scenes", "run", "attention"):
         shutil.rmtree(out / part, ignore_errors=True)
+
+
+def _is_a_demos(out: Path) -> bool:
+    """Whether a demo made the folder; those of earlier versions left no mark, but nothing else than this either."""
+    parts = {"scenes", "run", "attention", "report.html"}
+    unmarked = {path.name for path in out.iterdir()} == parts and (out / "scenes" / "captions.jsonl").is_file()
+    return (out / _MARK).is_file() or unmarked
 
 
 def _train(

@@ -53,6 +53,11 @@ def test_two_layers_stand_side_by_side_on_the_coarser_grid() -> None:
     assert (pooled.grid, pooled.regions, pooled.feature_size) == (None, 1, 144)
 
 
+def test_an_input_size_that_a_model_cannot_take_is_said() -> None:
+    with pytest.raises(RecipeError, match=r"image_size is 32, which inception_v3\.tf_in1k cannot take \("):
+        Encoder(name="inception_v3.tf_in1k", pretrained=False, image_size=32)
+
+
 @pytest.mark.parametrize(("old", "new"), [((17, 17), (8, 8)), ((8, 8), (8, 8)), ((5, 7), (2, 3)), ((1, 1), (4, 4))])
 def test_regions_are_averaged_onto_a_coarser_grid(old: tuple[int, int], new: tuple[int, int]) -> None:
     maps = torch.randn(2, 3, *old)

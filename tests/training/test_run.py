@@ -571,6 +571,23 @@ def test_ctrl_c_in_the_last_validation_ends_the_run_too(recipe_file: Path, data:
     assert train(recipe, data=data, out=tmp_path / "run", resume=True).epochs == 1
 
 
+def test_ctrl_c_while_features_are_encoded_ends_at_once(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(
+        recipe_file, ["train.phases=[{epochs=1}, {epochs=1, cached_views=4}]", f"data.cache={tmp_path}/cache"]
+    )
+    seen: list[str] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        seen.append(what)
+        if what == "encoding images, view 2 of 4":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, data=data, out=tmp_path / "run", progress=progress)
+    assert seen[-1] == "encoding images, view 2 of 4" and seen.count(seen[-1]) == 1
+    assert train(recipe, data=data, out=tmp_path / "run", resume=True).epochs == 2
+
+
 def test_one_process_may_train_in_several_precisions(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     for precision in ("no", "bf16"):
         recipe = load_recipe(recipe_file, ["train.phases=[{epochs=1}]", f"train.precision={precision}"])

@@ -185,3 +185,19 @@ def test_a_trial_that_the_machine_stopped_waits(
         tune(RECIPE, SPACE, trials=1, out=tmp_path)
     monkeypatch.setattr(training_run, "train", train)
     assert [trial.trouble for trial in tune(RECIPE, SPACE, trials=1, out=tmp_path).trials] == [""]
+
+
+def test_values_that_leave_no_words_are_passed_over(
+    fake: list[Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = training_run.train
+
+    def fail(recipe: Recipe, **options: Any) -> Any:
+        if recipe.data.min_count == 1000:
+            raise DataError("the vocabulary is empty")
+        return train(recipe, **options)
+
+    monkeypatch.setattr(training_run, "train", fail)
+    found = tune(RECIPE, parse_space(["data.min_count=[1, 1000]"]), trials=6, out=tmp_path)
+    said = {trial.values["data.min_count"]: trial.trouble for trial in found.trials}
+    assert said == {1: "", 1000: "the vocabulary is empty"}

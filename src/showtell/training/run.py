@@ -142,7 +142,8 @@ class Run:
             )
         if self.position.encoder != began.encoder:
             raise RecipeError(
-                f"{self.out} began with other weights of the encoder; give the same --encoder-weights, or use another --out"
+                f"{self.out} began with other weights of the encoder, or with a processor, torch or timm that computes it otherwise; give the "
+                "same --encoder-weights on such a machine, or use another --out"
             )
         self._restore_model(tensors)
         return tensors
