@@ -33,6 +33,8 @@ def test_cocos_numbers() -> None:
     assert told({"391895": "a man"}, "COCO_val2014_000000391895.jpg") == ["a man"]
     assert told({"COCO_val2014_000000391895.jpg": "a man"}, "391895") == ["a man"]
     assert told({"000000391895.jpg": "a man"}, "391895", "391896") == ["a man", None]
+    assert told({"000000391895.jpg": "a man"}, "COCO_val2014_000000391895.jpg") == ["a man"]
+    assert told({"COCO_val2014_000000391895.jpg": "a man"}, "000000391895.jpg") == ["a man"]
 
 
 def test_other_names_of_twelve_digits_are_no_numbers_of_coco() -> None:

@@ -33,7 +33,9 @@ class Predictions:
         for name in _other_names(image):
             if name in self._found and self._having[name] == 1:
                 return self._found[name]
-        return self._numbered.get(image.image_id) or self._paths.of(image)
+        number = _coco_number(image.image_id)  # files of 2014 and of 2017 have other names and the same numbers
+        known = image.image_id if number == "" or self._having[number] > 1 else number
+        return self._numbered.get(known) or self._paths.of(image)
 
 
 class _Paths:
@@ -66,7 +68,7 @@ def _other_names(image: CaptionedImage) -> Iterator[str]:
 
 def _coco_number(name: str) -> str:
     """COCO_val2014_000000391895.jpg or 000000391895.jpg -> 391895; empty for other names."""
-    match = re.fullmatch(r"(?:.*_)?(\d{12})", Path(name).stem)
+    match = re.fullmatch(r"(?:COCO_\w+_)?(\d{12})", Path(name).stem)
     return str(int(match[1])) if match else ""
 
 

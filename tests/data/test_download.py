@@ -140,3 +140,16 @@ def test_archives_that_were_there_stay(server: Server, tmp_path: Path) -> None:
     assert not asked
     get("set", to=tmp_path / "elsewhere" / "data", catalogue=catalogue)
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["data"]  # its own it removes
+
+
+def test_an_archive_that_came_before_another_failed_goes_in_the_end(server: Server, tmp_path: Path) -> None:
+    url, files, asked = server
+    files["/set.zip"] = GOOD
+    second = Archive("more.zip", (url + "/more.zip",), ".txt", 1)
+    catalogue = {"set": (archive(url, "/set.zip"), second)}
+    with pytest.raises(DownloadError, match=r"more\.zip"):
+        get("set", to=tmp_path / "data", catalogue=catalogue)
+    files["/more.zip"] = packed({"more/c.txt": b"three" * 1000})
+    get("set", to=tmp_path / "data", catalogue=catalogue)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert len(asked) == 3  # the first one was kept

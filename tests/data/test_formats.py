@@ -243,6 +243,8 @@ def test_images_of_one_name_in_several_folders_keep_their_own_files(tmp_path: Pa
         "photos/b/2.png": tmp_path / "b" / "2.png",
     }  # fmt: skip
     assert sorted(kinds(tmp_path)) == ["ambiguous-image", "missing-image"]
+    write(tmp_path / "captions.csv", "image,caption\nb/1.png,a cat\n")  # who has no caption may have the name too
+    assert [image.path for image in read_annotations(tmp_path).images] == [tmp_path / "b" / "1.png"]
 
 
 @pytest.mark.parametrize("below", [False, True])
@@ -265,6 +267,13 @@ def test_a_table_a_split(below: bool, tmp_path: Path) -> None:
         "thing 2": "test",
     }
     assert len({image.path for image in found.images}) == 3 and not found.problems
+    bare = {image.image_id: image.split for image in read_annotations(tmp_path, require_images=False).images}
+    assert bare == {image.image_id: image.split for image in found.images}
+    said = tmp_path / "test" / "test.csv" if below else tmp_path / "test_predictions.csv"
+    write(said, "image,caption\n" + ("1.png" if below else "test.png") + ",a machine's\n")
+    again = read_annotations(tmp_path)
+    assert [image.captions for image in again.images] == [image.captions for image in found.images]
+    assert [problem.kind for problem in again.problems] == ["unread-table"]
 
 
 def test_a_second_table_is_told_and_not_read(tmp_path: Path) -> None:
@@ -279,12 +288,12 @@ def test_a_second_table_is_told_and_not_read(tmp_path: Path) -> None:
 
 
 def test_a_quotation_mark_that_nobody_closed_swallows_no_rows(tmp_path: Path) -> None:
-    text = 'image,caption\na.png,"a ""dog"" barks"\nb.png,"no end\nc.png,"two, really"\nd.png,a 5" pipe\ne.png,"over\ntwo lines"\nf.png,plain\n'
+    text = 'image,caption\na.png,"a ""dog"" barks"\nb.png,"no end\nc.png,"two, really"\nd.png,a 5" pipe\ne.png,"over\ntwo, or three, lines"\nf.png,plain\n'
     write(tmp_path / "captions.csv", text)
     found = read_annotations(tmp_path, require_images=False)
     assert {image.image_id: image.captions for image in found.images} == {
         "a.png": ('a "dog" barks',), "b.png": ('"no end',), "c.png": ("two, really",), "d.png": ('a 5" pipe',),
-        "e.png": ("over two lines",), "f.png": ("plain",),
+        "e.png": ("over two, or three, lines",), "f.png": ("plain",),
     }  # fmt: skip
     assert [(p.kind, p.line) for p in found.problems if p.kind != "missing-image"] == [("quotation-mark", 3)]
     write(tmp_path / "captions.csv", "image,caption\n" + 'a.png,"no end\n' + "b.png,plain\n" * 20_000)

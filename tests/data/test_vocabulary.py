@@ -85,6 +85,8 @@ def test_a_phrase_is_known_or_near_words_are_named() -> None:
     for text in ("<end>", " "):
         with pytest.raises(DataError, match="is no word"):
             vocabulary.phrase(text)
-    for text, left in (("red,dog", ","), ("dog/house", "/"), ("dog?", r"\?"), ("…", r"\.")):
-        with pytest.raises(DataError, match=f"has a '{left}', which no word has"):
+    for text, left in (("red,dog", "a ','"), ("dog/house", "a '/'"), ("red\u200bdog", r"the invisible U\+200B")):
+        with pytest.raises(DataError, match=f"has {left}, which no word has"):
             vocabulary.phrase(text)
+    for text in ("red dog.", "'Red' dog", "red, dog"):  # as captions have it
+        assert vocabulary.tokens(vocabulary.phrase(text)) == ["red", "dog"]

@@ -159,7 +159,7 @@ def test_a_word_that_hardly_looked_shows_it(visit: Callable[..., Opened], addres
     )
     looked = [[0.0] * 3 for _ in range(3)]
     for share, where, brightest in ((1.0, "mostly at the upper left", 1.0), (0.6, "mostly at the upper left", 0.6),
-                                    (0.15, "mostly away from the photo", 0.15), (0.0, "mostly away from the photo", 0.0)):  # fmt: skip
+                                    (0.15, "at no place in particular", 0.15), (0.0, "at no place in particular", 0.0)):  # fmt: skip
         looked[0][0] = share
         assert told(looked) == [where, pytest.approx(brightest, abs=0.02)]
 

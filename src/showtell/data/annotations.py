@@ -114,6 +114,20 @@ class Draft:
         """A file's path as problems print it: relative to the data set."""
         return str(file.relative_to(self.root)) if file.is_relative_to(self.root) else str(file)
 
+    def _in_the_same_folders(self, image: str, paths: Iterable[Path]) -> list[Path]:
+        """Of files with an image's name those that share most of the folders that it is said to lie in, one at least: those next to
+        the file first, then any."""
+        said, shared = _parts(image)[:-1], dict[tuple[int, int], list[Path]]()
+        for path in paths:
+            folder = path.parent
+            folders = folder.relative_to(self.root).parts if folder.is_relative_to(self.root) else folder.parts
+            near = itertools.takewhile(
+                lambda pair: pair[0] == pair[1], zip(reversed(said), reversed(folders), strict=False)
+            )
+            shared.setdefault((len(list(near)), len(set(said) & set(folders))), []).append(path)
+        most = max(shared, default=(0, 0))
+        return shared[most] if any(most) else []
+
     def find(self, folders: Iterable[Path]) -> None:
         """Looks images up by name in `folders`, for those whose path the format does not say."""
         found: dict[str, list[Path]] = {}
@@ -128,8 +142,10 @@ class Draft:
             paths = found.get(_parts(image)[-1], [])
             if image in self.paths or not paths:
                 continue
+            agreeing = self._in_the_same_folders(image, paths)
+            paths = agreeing or paths
             if called[_parts(image)[-1]] > 1:  # in other folders, as cameras number them: the name alone says nothing
-                paths = _of_the_same_folders(image, paths)
+                paths = agreeing
                 if len(paths) != 1:
                     self.problem(
                         self.root, None, "ambiguous-image",
@@ -153,16 +169,6 @@ class Draft:
 
 def _parts(image: str) -> tuple[str, ...]:
     return PureWindowsPath(image).parts or ("",)  # it parts at both separators
-
-
-def _of_the_same_folders(image: str, paths: Iterable[Path]) -> list[Path]:
-    """Of files with an image's name those that share most of the folders that the image is said to lie in, one at least."""
-    shared: dict[int, list[Path]] = {}
-    for path in paths:
-        pairs = zip(reversed(_parts(image)[:-1]), reversed(path.parent.parts), strict=False)
-        shared.setdefault(sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)), []).append(path)
-    most = max(shared, default=0)
-    return shared[most] if most else []
 
 
 def read_annotations(

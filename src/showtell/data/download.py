@@ -58,19 +58,18 @@ def get(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise DownloadError(f"{to} exists and is not an empty folder; name another one with --to")
     to.parent.mkdir(parents=True, exist_ok=True)
-    fetched = []  # archives that were there before are their owner's
+    parts = to.parent / f".{to.name}.parts"  # archives that lie elsewhere are their owner's
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as temporary:
         for archive in catalogue[name]:
             have = _given(source, archive) or _whole(to.parent / archive.name, archive)
             if have is None:
-                have = download(archive, folder=to.parent, progress=progress)
-                fetched.append(have)
+                parts.mkdir(exist_ok=True)
+                have = download(archive, folder=parts, progress=progress)
             unpack(have, Path(temporary) / "data", archive)
         if to.exists():
             to.rmdir()
         (Path(temporary) / "data").rename(to)
-    for path in fetched:
-        path.unlink(missing_ok=True)
+    shutil.rmtree(parts, ignore_errors=True)
     return to
 
 

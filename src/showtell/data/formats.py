@@ -21,6 +21,7 @@ _LIST_NAME = re.compile(
 )
 _IMAGE_KEYS = ("image", "file_name", "filename", "file", "path", "img", "image_path", "image_id", "name")
 _CAPTION_KEYS = ("caption", "captions", "text", "sentence", "sentences", "comment", "description")
+_LONGEST_ROW = 50  # lines
 _SPLIT_KEYS = ("split", "set", "subset", "fold")
 
 LOOKED_FOR = (
@@ -82,14 +83,8 @@ def _read_list(draft: Draft, file: Path, split: str) -> None:
 
 def _read_json(path: Path, root: Path) -> Draft | None:
     """Karpathy's JSON and COCO's annotation files."""
-    for file in _files(path, (".json",)):
-        try:
-            content = _json(file) if file.stat().st_size < 2**31 else None
-        except DataError:
-            if path.is_file():
-                raise
-            continue  # anything may lie beside captions
-        if not isinstance(content, dict) or not isinstance(content.get("images"), list) or not content["images"]:
+    for file, content in _objects(path):
+        if not isinstance(content.get("images"), list) or not content["images"]:
             continue
         first = content["images"][0]
         if isinstance(first, dict) and "sentences" in first:
@@ -123,9 +118,8 @@ def _coco(path: Path, root: Path) -> Draft:
     """captions_train*.json, captions_val*.json: the id of an image is COCO's number, its split the file's name."""
     draft = Draft(root, "coco (JSON)")
     names: dict[str, str] = {}
-    for file in _files(path, (".json",)):
-        content = _json(file)
-        if not isinstance(content, dict) or "annotations" not in content or "images" not in content:
+    for file, content in _objects(path):
+        if "annotations" not in content or "images" not in content:
             continue
         for entry in content["images"]:
             names[str(entry["id"])] = str(entry["file_name"])
@@ -148,30 +142,52 @@ def _read_table(path: Path, root: Path) -> Draft | None:
     ]
     if not tables:
         return None
-    splits = [_split_of(file, root) for file in tables]
-    several = len(tables) > 1 and all(splits)
+    chosen = _a_table_a_split(tables, root) or {"": tables[0]}
     draft = Draft(root, "jsonl" if tables[0].suffix == ".jsonl" else "table (CSV)")
-    for file, split in zip(tables, splits, strict=True) if several else [(tables[0], None)]:
-        _read_rows(draft, file, split)
-    for file in () if several else tables[1:]:
-        draft.problem(
-            file, None, "unread-table", f"looks like captions too and is not read, as {draft.name(tables[0])} is"
-        )
+    apart = len({file.parent for file in chosen.values()}) == len(chosen) > 1  # each folder may count its images from 1
+    for split, file in chosen.items():
+        _read_rows(draft, file, split, within=file.parent.relative_to(root).as_posix() if apart else "")
+    for file in tables:
+        if file not in chosen.values():
+            read = " and ".join(draft.name(other) for other in chosen.values())
+            draft.problem(file, None, "unread-table", f"looks like captions too and is not read, as {read} is")
     draft.paths = {i: p for i in draft.places if (p := root / i).is_file()}
     draft.find(_image_folders(root))
     return draft
 
 
-def _read_rows(draft: Draft, file: Path, split: str | None) -> None:
-    """One table; `split` is that of rows which do not say theirs."""
+def _a_table_a_split(tables: list[Path], root: Path) -> dict[str, Path]:
+    """Of tables those that are each of another split, two at least, by their names or their folders'; else by parts of their names."""
+    for named in (_split_named, _split_in_the_name):
+        found: dict[str, Path] = {}
+        for file in tables:
+            if split := named(file, root):
+                found.setdefault(split, file)
+        if len(found) > 1:
+            return found
+    return {}
+
+
+def _split_named(file: Path, root: Path) -> str:
+    names = (file.stem.lower(), file.parent.name.lower() if file.parent != root else "")
+    return next((name for name in names if name in SPLIT_NAMES), "")
+
+
+def _split_in_the_name(file: Path, root: Path) -> str:
+    match = _LIST_NAME.search(file.stem)
+    return (match[1] or match[2]).lower() if match else ""
+
+
+def _read_rows(draft: Draft, file: Path, split: str, *, within: str) -> None:
+    """One table; `split` is that of rows which do not say theirs, `within` the folder that its images are named in."""
     for number, row in (_json_rows if file.suffix == ".jsonl" else _table_rows)(draft, file):
         image, captions = _value(row, _IMAGE_KEYS), _value(row, _CAPTION_KEYS)
         if image is None or captions is None:
             draft.problem(file, number, "not-a-caption", "expected an image and a caption in this row; it is left out")
             continue
         name = str(image)
-        if split is not None and file.parent != draft.root and (file.parent / name).is_file():
-            name = (file.parent.relative_to(draft.root) / name).as_posix()  # each folder may count from 1
+        if within not in ("", ".") and not name.startswith(f"{within}/"):
+            name = f"{within}/{name}"
         for caption in captions if isinstance(captions, list) else [captions]:
             draft.add(name, _text(caption), file=file, line=number)
         draft.assign(name, _value(row, _SPLIT_KEYS) or split, file=file, line=number)
@@ -185,17 +201,6 @@ def _text(caption: Any) -> str:
             _value(caption, ("raw", *_CAPTION_KEYS)) or (" ".join(map(str, words)) if isinstance(words, list) else "")
         )
     return str(caption)
-
-
-def _split_of(file: Path, root: Path) -> str | None:
-    """The split that a table's name says it is of, or that of its folder below the data set."""
-    match = _LIST_NAME.search(file.stem)
-    names = [
-        file.stem,
-        *([match[1] or match[2]] if match else []),
-        *([file.parent.name] if file.parent != root else []),
-    ]
-    return next((name for name in map(str.lower, names) if name in SPLIT_NAMES), None)
 
 
 def _read_pairs(path: Path, root: Path) -> Draft | None:
@@ -296,27 +301,17 @@ def _table_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]
 
 
 def _physical_lines(lines: list[str], at: int, *, cells: int, delimiter: str) -> int:
-    """How many lines the row that begins there has: more than one where quotation marks hold line breaks. 0: one that is opened and
-    not closed before another row begins."""
-    for end in range(at + 1, min(at + 100, len(lines)) + 1):
-        if not _is_open(lines[at:end], delimiter):
-            return end - at
-        if (
-            end < len(lines)
-            and lines[end].count(delimiter) >= cells - 1
-            and not _is_open(lines[end : end + 1], delimiter)
-        ):
-            return 0
+    """How many lines the row that begins there has: more than one where quotation marks hold line breaks. 0: one that opens and is never
+    closed, or closed only by a mark that opens a cell of another row."""
+    for end in range(at + 1, min(at + _LONGEST_ROW, len(lines)) + 1):
+        try:
+            rows = list(csv.reader(io.StringIO("\n".join(lines[at:end])), delimiter=delimiter, strict=True))
+        except csv.Error as error:
+            if "unexpected end" in str(error):  # an open cell: the next line may close it
+                continue
+            return 1 if end == at + 1 else 0
+        return end - at if end == at + 1 or [len(row) for row in rows] == [cells] else 0
     return 0
-
-
-def _is_open(lines: list[str], delimiter: str) -> bool:
-    """Whether a cell that begins with a quotation mark does not end in these lines."""
-    try:
-        list(csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        return "unexpected end" in str(error)
-    return False
 
 
 def _json_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -351,6 +346,19 @@ def _lines(draft: Draft, file: Path) -> Iterator[tuple[int, str]]:
         except UnicodeDecodeError:
             draft.problem(file, number, "encoding", "not UTF-8; read as Windows-1252")
             yield number, line.decode("cp1252", "replace")
+
+
+def _objects(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The JSON files that hold an object. Anything may lie beside captions: one that cannot be read is passed over, unless `path` is it."""
+    for file in _files(path, (".json",)):
+        try:
+            content = _json(file) if file.stat().st_size < 2**31 else None
+        except DataError:
+            if path.is_file():
+                raise
+            continue
+        if isinstance(content, dict):
+            yield file, content
 
 
 def _json(file: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -83,14 +84,14 @@ class Vocabulary:
         return [str(self._tokenizer.id_to_token(i)).replace("▁", " ").strip() or "·" for i in self._spoken(ids)]
 
     def phrase(self, text: str) -> tuple[int, ...]:
-        """The ids of words that a caption is to hold, or not. `DataError`, naming near words, for one that is unknown, and for what
-        is in no word, as the comma of "dog,cat"."""
+        """The ids of words that a caption is to hold, or not. `DataError`, naming near words, for one that is unknown, and where what no
+        word has, as the comma of "dog,cat", stands between two (a vocabulary of subwords has commas too)."""
         ids = tuple(self._tokenizer.encode(text).ids)
         if not text.strip() or text.strip() in SPECIAL:
             raise DataError(f"'{text}' is no word; name one or more that a caption may hold, as in 'red dog'")
         if left := self._dropped(text):
             raise DataError(
-                f"'{text}' has a '{left}', which no word has; name a word, or words that follow each other, as in 'red dog'"
+                f"'{text}' has {left}, which no word has; name a word, or words that follow each other, as in 'red dog'"
             )
         if ids and min(ids) >= len(SPECIAL):  # `<start>` is no word to ask for
             return ids
@@ -100,12 +101,16 @@ class Vocabulary:
         raise DataError(f"the captioner's vocabulary does not have '{text}'; {hint}")
 
     def _dropped(self, text: str) -> str:
-        """The first character of a text that is part of no token and no space; empty where all are."""
+        """The first character of a text that parts two tokens and is no space, as a sentence names it; empty where there is none."""
         normal = self._tokenizer.normalizer.normalize_str(text)
         kept = {
             i for _, (begin, end) in self._tokenizer.pre_tokenizer.pre_tokenize_str(normal) for i in range(begin, end)
         }
-        return next((c for i, c in enumerate(normal) if i not in kept and not c.isspace()), "")
+        for begin, end in itertools.pairwise(sorted(kept)):
+            between = normal[begin + 1 : end]
+            if between and not any(map(str.isspace, between)):
+                return f"a '{between[0]}'" if between[0].isprintable() else f"the invisible U+{ord(between[0]):04X}"
+        return ""
 
     def listed(self) -> list[str]:
         """All tokens, in the order of their ids."""
