@@ -639,7 +639,7 @@ def test_a_torn_checkpoint_is_said(whole: Path, recipe_file: Path, data: Path, t
 @pytest.mark.slow
 def test_the_modern_recipe_trains_both_its_phases_on_drawn_scenes(tmp_path: Path) -> None:
     """Its weights cannot be had here: that it is whole is all that this shows."""
-    drawn = draw_scenes(tmp_path / "scenes", images=12, size=48)
+    drawn = draw_scenes(tmp_path / "scenes", images=26, size=48)
     options = [
         "encoder.pretrained=false", "encoder.image_size=64", "search.max_length=6", "search.beam=2", "train.precision=no",
         "train.phases=[{epochs=1}, {epochs=1, encoder_from='stages.3', augment='none'}]", "data.min_count=1",

@@ -131,8 +131,8 @@ class Batcher:
             except BaseException as error:  # whatever a runtime raises: these requests fail, the next ones do not
                 _deliver(batch, error)
             else:
+                self._observe(len(batch), time.monotonic() - started)  # first: who has an answer finds it counted
                 _deliver(batch, captions)
-                self._observe(len(batch), time.monotonic() - started)
 
     def _warm_up(self) -> None:
         options = self._captioner.options()
