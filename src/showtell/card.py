@@ -112,7 +112,7 @@ def _what(recipe: Recipe, training: Mapping[str, Any], precision: str) -> str:
         source = f"those of the file `{training['encoder_weights']}`"
     weights = f"its weights began as {source}" if source else "trained from scratch"
     lines = [
-        f"An image captioner: the encoder {encoder.describe()}, {weights}, and the decoder `{decoder.name}` "
+        f"An image captioner: the encoder {encoder.describe('`')}, {weights}, and the decoder `{decoder.name}` "
         f"({decoder.hidden} hidden units)."
     ]
     if training.get("dataset"):

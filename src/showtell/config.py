@@ -56,9 +56,9 @@ class EncoderConfig(_Section):
         """The models, each once."""
         return (self.name,) if isinstance(self.name, str) else tuple(dict.fromkeys(self.name))
 
-    def describe(self) -> str:
-        """The encoder, as a model card names it."""
-        names = " + ".join(f"`{name}`" for name in self.names())
+    def describe(self, mark: str = "") -> str:
+        """The encoder in a few words; `mark` stands around the models' names."""
+        names = " + ".join(f"{mark}{name}{mark}" for name in self.names())
         layers = (self.layer,) if isinstance(self.layer, str) else self.layer
         pooled = {False: "grid", True: "pooled", "both": "grid and pooled"}[self.pooled]
         return f"{names} ({' + '.join(layer or 'last layer' for layer in layers)}, {pooled})"

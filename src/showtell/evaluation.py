@@ -284,13 +284,13 @@ def images_of(
 
     Missing files must not shift the split; `DataError` where none is there.
     """
-    annotations = read_annotations(data, **shares_of(captioner.recipe))
+    shares = shares_of(captioner.recipe)
+    annotations = read_annotations(data, **shares)
     wanted = "val" if split == "dev" else split
     images = tuple(image for image in annotations.images if image.split == wanted)
     if not images:
-        listed = read_annotations(data, require_images=False, **shares_of(captioner.recipe)).split(
-            split
-        )  # says so where there is no such split
+        # Says so where there is no such split.
+        listed = read_annotations(data, require_images=False, **shares).split(split)
         raise DataError(
             f"{data}: the {split} split lists {len(listed)} images and none of their files is there (first "
             f"'{listed[0].path.name}'); restore them, name another --split, or score captions alone with --predictions"
@@ -303,12 +303,8 @@ def images_of(
 
 def shares_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """How a captioner's training split data that have no splits of their own, for `read_annotations`."""
-    settings = recipe.get("data", {})
-    return {
-        ours: settings[key]
-        for key, ours in (("val", "val"), ("test", "test"), ("split_seed", "seed"))
-        if key in settings
-    }
+    settings, named = recipe.get("data", {}), {"val": "val", "test": "test", "split_seed": "seed"}
+    return {name: settings[key] for key, name in named.items() if key in settings}
 
 
 def _decoding(captioner: BaseCaptioner, wishes: Wishes | None, bundles: int) -> str:

@@ -35,9 +35,8 @@ def report(
     bundles = [need_bundle(run / "bundle" if _is_run(run) else run) for run in runs]
     if data is not None:
         need_data(data)
-    folder = (
-        runs[0] if _is_run(runs[0]) else runs[0].resolve().parent
-    )  # not into a bundle, which is the model and nothing else
+    # Not into a bundle, which is the model and nothing else.
+    folder = runs[0] if _is_run(runs[0]) else runs[0].resolve().parent
     page = out or (folder if runs[0].is_dir() else Path()) / "report.html"
     if page.is_dir() or not page.parent.is_dir():
         raise DataError(f"--out {page}: expected a file's name in a folder that exists")

@@ -177,16 +177,17 @@ def read_annotations(
     """The data set in a folder, or that an annotation file describes; its format is found out by looking.
 
     Images whose file is missing are problems and are left out, unless `require_images` is False. Data without splits
-    are split by image, seeded, in the proportions `val` and `test`; which files are missing changes no image's split. Raises `DataError` where nothing can be read.
+    are split by image, seeded, in the proportions `val` and `test`; which files are missing changes no image's split.
+    Raises `DataError` where nothing can be read.
     """
     from showtell.data.formats import read_draft
 
     draft = read_draft(path)
-    images = _images(draft)
+    images, missing = _images(draft)
     if not draft.has_splits:
         images = _split(images, val=val, test=test, seed=seed)
     if require_images:
-        images = [image for image in images if image.path.is_file()]
+        images = [image for image in images if image.image_id not in missing]
     if not images:
         raise DataError(_nothing(draft))
     _assert_disjoint(images)
@@ -195,22 +196,23 @@ def read_annotations(
     return Annotations(draft.format, draft.root, tuple(images), tuple(draft.problems), drawn)
 
 
-def _images(draft: Draft) -> list[CaptionedImage]:
-    """Images with captions; those without a file, and files without captions, are noted."""
-    images = []
+def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
+    """Images with captions, and the ids of those without a file, which are noted, as are images in lists that have no caption."""
+    images, missing = [], set()
     for image, captions in draft.captions.items():
         path = draft.paths.get(image)
         if path is None or not path.is_file():
             file, line = draft.places[image]
             message = f"{image} has {len(captions)} captions and no image file; it is left out"
             draft.problems.append(Problem(file, line, "missing-image", message))
+            missing.add(image)
         images.append(CaptionedImage(image, path or draft.root / image, tuple(captions), draft.splits.get(image)))
     for image in draft.splits.keys() - draft.captions.keys():
         file, line = draft.places.get(image, (str(draft.root), None))
         draft.problems.append(
             Problem(file, line, "no-caption", f"{image} is in {draft.splits[image]} and has no caption")
         )
-    return images
+    return images, missing
 
 
 def _split(images: list[CaptionedImage], *, val: float, test: float, seed: int) -> list[CaptionedImage]:

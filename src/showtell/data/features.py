@@ -304,10 +304,17 @@ def _decoded(
 
 def holds_features_of(folder: Path, fingerprint: str) -> bool:
     """Whether a folder is the cache of this encoder's features."""
+    header = folder / "cache.json"
+    return header.is_file() and _read_header(header).get("fingerprint") == fingerprint
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """What a cache says of itself; nothing where it is damaged."""
     try:
-        return bool(json.loads((folder / "cache.json").read_text())["fingerprint"] == fingerprint)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        found = json.loads(path.read_text())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _digest(data: bytes) -> str:
@@ -320,11 +327,7 @@ def _check_header(path: Path, header: dict[str, Any]) -> None:
             raise CacheError(f"{path.parent} is not a feature cache and not empty; name another folder as data.cache")
         write_whole(path, json.dumps(header))
         return
-    try:
-        found = json.loads(path.read_text())
-    except ValueError:
-        found = {}
-    found = found if isinstance(found, dict) else {}
+    found = _read_header(path)
     if found.get("fingerprint") == header["fingerprint"] and found.get("version") != header["version"]:
         raise CacheError(
             f"{path.parent} holds features as another version of showtell wrote them (version {found.get('version')} of the cache, "

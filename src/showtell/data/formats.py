@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,9 +65,8 @@ def _read_token_file(path: Path, root: Path) -> Draft | None:
             image = wrong[1]
         draft.add(image, caption, file=token_file, line=number)
     for file in _files(path if path.is_dir() else root, (".txt",)):
-        match = _LIST_NAME.search(file.stem) if file != token_file else None
-        if match is not None:
-            _read_list(draft, file, (match[1] or match[2]).lower())
+        if file != token_file and (split := _split_in_the_name(file)):
+            _read_list(draft, file, split)
     draft.find(_image_folders(root))
     return draft
 
@@ -83,14 +83,15 @@ def _read_list(draft: Draft, file: Path, split: str) -> None:
 
 def _read_json(path: Path, root: Path) -> Draft | None:
     """Karpathy's JSON and COCO's annotation files."""
-    for file, content in _objects(path):
+    objects = _objects(path)
+    for file, content in objects:
         if not isinstance(content.get("images"), list) or not content["images"]:
             continue
         first = content["images"][0]
         if isinstance(first, dict) and "sentences" in first:
             return _karpathy(root, file, content)
         if isinstance(first, dict) and isinstance(content.get("annotations"), list):
-            return _coco(path, root)
+            return _coco(root, itertools.chain([(file, content)], objects))
     return None
 
 
@@ -114,11 +115,11 @@ def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
     return draft
 
 
-def _coco(path: Path, root: Path) -> Draft:
+def _coco(root: Path, objects: Iterable[tuple[Path, dict[str, Any]]]) -> Draft:
     """captions_train*.json, captions_val*.json: the id of an image is COCO's number, its split the file's name."""
     draft = Draft(root, "coco (JSON)")
     names: dict[str, str] = {}
-    for file, content in _objects(path):
+    for file, content in objects:
         if "annotations" not in content or "images" not in content:
             continue
         for entry in content["images"]:
@@ -158,10 +159,10 @@ def _read_table(path: Path, root: Path) -> Draft | None:
 
 def _a_table_a_split(tables: list[Path], root: Path) -> dict[str, Path]:
     """Of tables those that are each of another split, two at least, by their names or their folders'; else by parts of their names."""
-    for named in (_split_named, _split_in_the_name):
+    for named in (lambda file: _split_named(file, root), _split_in_the_name):
         found: dict[str, Path] = {}
         for file in tables:
-            if split := named(file, root):
+            if split := named(file):
                 found.setdefault(split, file)
         if len(found) > 1:
             return found
@@ -173,7 +174,7 @@ def _split_named(file: Path, root: Path) -> str:
     return next((name for name in names if name in SPLIT_NAMES), "")
 
 
-def _split_in_the_name(file: Path, root: Path) -> str:
+def _split_in_the_name(file: Path) -> str:
     match = _LIST_NAME.search(file.stem)
     return (match[1] or match[2]).lower() if match else ""
 
@@ -303,6 +304,8 @@ def _table_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]
 def _physical_lines(lines: list[str], at: int, *, cells: int, delimiter: str) -> int:
     """How many lines the row that begins there has: more than one where quotation marks hold line breaks. 0: one that opens and is never
     closed, or closed only by a mark that opens a cell of another row."""
+    if '"' not in lines[at]:
+        return 1
     for end in range(at + 1, min(at + _LONGEST_ROW, len(lines)) + 1):
         try:
             rows = list(csv.reader(io.StringIO("\n".join(lines[at:end])), delimiter=delimiter, strict=True))

@@ -176,7 +176,7 @@ def _label(run: RunReport, runs: Sequence[RunReport]) -> str:
 
 def _made(run: RunReport) -> str:
     """What the run is, in a line."""
-    encoder = EncoderConfig.model_validate(run.recipe["encoder"]).describe().replace("`", "")
+    encoder = EncoderConfig.model_validate(run.recipe["encoder"]).describe()
     trained = ""
     if run.epochs:
         phases, kept = len({epoch.phase for epoch in run.epochs}), _kept(run.epochs)

@@ -87,7 +87,7 @@ class Encodings:
             for other in self.own.iterdir():
                 if other != folder:
                     shutil.rmtree(other, ignore_errors=True)
-        of = self.recipe.encoder.describe().replace("`", "")
+        of = self.recipe.encoder.describe()
         if source is not self.encoder:
             of += f", what comes out below {phase.encoder_from}"
         for number in range(phase.cached_views):
