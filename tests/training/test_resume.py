@@ -1,0 +1,202 @@
+"""A run goes on exactly where it was stopped, or says why it cannot."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+from training_runs import lines, refuse, same, steps_an_epoch, stopped
+
+from showtell.bundle import build_encoder
+from showtell.config import Recipe
+from showtell.data.annotations import read_annotations
+from showtell.data.scenes import draw_scenes
+from showtell.errors import BundleError, RecipeError
+from showtell.recipe import load_recipe
+from showtell.training.run import train
+from showtell.training.runlog import EpochReport
+
+
+@pytest.mark.parametrize("points", [[1], [3], [4, 3], [7, 1, 6], [13]])
+def test_resume_equals_never_stopped(
+    points: Sequence[int], whole: Path, recipe_file: Path, data: Path, tmp_path: Path
+) -> None:
+    recipe, out = load_recipe(recipe_file), tmp_path / "run"
+    for after in points:
+        stopped(recipe, data, out, after=after)
+    train(recipe, data=data, out=out, resume=True)
+    same(whole, out)
+
+
+@pytest.mark.slow
+def test_a_self_critical_phase_resumes_exactly(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """Cross-entropy with the model's own words, then the reward from the cache, then the reward through the CNN."""
+    phases = (
+        'train.phases=[{epochs=1, lr=5e-3, scheduled_sampling=0.5}, {epochs=1, lr=1e-3, objective="self-critical", samples=2},'
+        '{epochs=1, lr=1e-3, objective="self-critical", samples=2, baseline="greedy", encoder_from="layers"}]'
+    )
+    recipe = load_recipe(recipe_file, [phases, "train.word_dropout=0.1"])
+    train(recipe, data=data, out=tmp_path / "whole")
+    log = lines(tmp_path / "whole")
+    assert [line["train_loss"] is None for line in log] == [False, True, True]
+    assert [line["reward"] is None for line in log] == [True, False, False]
+    steps = log and 3 * ((len(read_annotations(data).split("train")) + 3) // 4)
+    stopped(recipe, data, tmp_path / "stopped", after=steps // 2)
+    stopped(recipe, data, tmp_path / "stopped", after=steps // 3)
+    train(recipe, data=data, out=tmp_path / "stopped", resume=True)
+    same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_captioner_without_its_checkpoint_is_not_trained_over(
+    whole: Path, recipe_file: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    (out / "checkpoint.safetensors").unlink()
+    before = (out / "bundle" / "model.safetensors").read_bytes()
+    with pytest.raises(RecipeError, match="no checkpoint to go on from"):
+        train(load_recipe(recipe_file), data=data, out=out, resume=True)
+    assert (out / "bundle" / "model.safetensors").read_bytes() == before
+
+
+def test_resume_after_the_end_changes_nothing(whole: Path, recipe_file: Path, data: Path) -> None:
+    before = (whole / "bundle" / "model.safetensors").read_bytes()
+    reports: list[EpochReport] = []
+    result = train(load_recipe(recipe_file), data=data, out=whole, resume=True, report=reports.append)
+    assert not reports
+    assert result.epochs == 4
+    assert (whole / "bundle" / "model.safetensors").read_bytes() == before
+
+
+def test_phases_that_have_not_begun_may_change(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """A run of one phase gets a second, as if it had had it from the start; what has begun stays, from its first step."""
+
+    def recipe(*phases: str) -> Recipe:
+        return load_recipe(recipe_file, [f"train.phases=[{', '.join(phases)}]"])
+
+    def refuse_other_phases(words: str, *phases: str) -> None:
+        refuse(RecipeError, words, lambda: train(recipe(*phases), data=data, out=out, resume=True))
+
+    out, first, second = tmp_path / "run", "{epochs=1, lr=5e-3}", "{epochs=2, lr=1e-3}"
+    both, batches = recipe(first, second), 2 * steps_an_epoch(data)
+    train(both, data=data, out=tmp_path / "whole")
+    train(recipe(first), data=data, out=out)
+    refuse_other_phases(r"train\.phases\.0\.epochs was 1, is 2", second)
+    stopped(both, data, out, after=3)  # in the second phase, after a step
+    refuse_other_phases(r"train\.phases\.1\.epochs was 2, is 3", first, "{epochs=3, lr=1e-3}")
+    stopped(both, data, out, after=batches)  # after an epoch
+    refuse_other_phases(r"train\.phases\.1\.lr was 0\.001, is 0\.002", first, "{epochs=2, lr=2e-3}")
+    stopped(recipe(first, second, first), data, out, after=1)  # a third one may come
+    train(both, data=data, out=out, resume=True)
+    same(tmp_path / "whole", out)
+    assert (out / "recipe.json").read_bytes() == (tmp_path / "whole" / "recipe.json").read_bytes()
+    refuse_other_phases(r"train\.phases\.1 is gone", first)
+
+
+def test_ctrl_c_ends_politely_and_exactly(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    def progress(what: str, done: int, total: int) -> None:
+        if what == "epoch 3" and done == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    out, before = tmp_path / "run", signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_recipe(recipe_file), data=data, out=out, progress=progress)
+    assert signal.getsignal(signal.SIGINT) is before  # the default, or ignored where the tests run in the background
+    train(load_recipe(recipe_file), data=data, out=out, resume=True)
+    same(whole, out)
+
+
+def kill_after_progress(command: Sequence[str], checkpoint: Path, seconds: float) -> bool:
+    """Starts a run, kills it -9 so many seconds after its first checkpoint; whether it was still running."""
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and (checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0) == before:
+        time.sleep(0.005)
+    time.sleep(seconds)
+    if process.poll() is not None:
+        return False
+    process.kill()
+    process.wait()
+    return True
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    kills = int(os.environ.get("SHOWTELL_KILLS", "4"))
+    phases = f'train.phases=[{{epochs={2 * kills}, lr=5e-3}}, {{epochs={kills}, encoder_from="layers"}}]'
+    command = [
+        sys.executable, "-m", "showtell", "train", str(recipe_file), "--data", str(data), "--resume",
+        "train.patience=99", phases, "--out",
+    ]  # fmt: skip
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    out, draw = tmp_path / "run", random.Random(8)
+    killed = [
+        kill_after_progress([*command, str(out)], out / "checkpoint.safetensors", draw.uniform(0.0, 0.3))
+        for _ in range(kills)
+    ]
+    assert all(killed[: kills // 2])  # a very fast machine may be done before the last one
+    subprocess.run([*command, str(out)], check=True, capture_output=True)
+    same(tmp_path / "whole", out)
+
+
+def test_how_captions_are_looked_for_may_change_on_the_way(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """Views shape no training: validation has one."""
+    phases = 'train.phases=[{epochs=1, augment="aerial"}]'
+    train(load_recipe(recipe_file, [phases]), data=data, out=tmp_path / "run")
+    train(load_recipe(recipe_file, [phases, "search.views=8"]), data=data, out=tmp_path / "run", resume=True)
+
+
+def test_a_run_goes_on_with_what_it_began_with(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    recipe, out = load_recipe(recipe_file), Path(shutil.copytree(whole, tmp_path / "run"))
+    others = draw_scenes(tmp_path / "scenes", images=26, size=40)
+    refuse(RecipeError, "other images or captions", lambda: train(recipe, data=others, out=out, resume=True))
+    weights = build_encoder(recipe).network.state_dict()
+    save_file({name: (tensor + 1).contiguous() for name, tensor in weights.items()}, tmp_path / "other.safetensors")
+    refuse(
+        RecipeError,
+        "other weights of the encoder",
+        lambda: train(recipe, data=data, out=out, resume=True, encoder_weights=tmp_path / "other.safetensors"),
+    )
+    same(whole, out)
+
+
+def test_ctrl_c_in_the_last_validation_ends_the_run_too(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file, ["train.phases=[{epochs=1}]"])
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, data=data, out=tmp_path / "run", report=lambda _: os.kill(os.getpid(), signal.SIGINT))
+    assert train(recipe, data=data, out=tmp_path / "run", resume=True).epochs == 1
+
+
+def test_ctrl_c_while_features_are_encoded_ends_at_once(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(
+        recipe_file, ["train.phases=[{epochs=1}, {epochs=1, cached_views=4}]", f"data.cache={tmp_path}/cache"]
+    )
+    seen: list[str] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        seen.append(what)
+        if what == "encoding images, view 2 of 4":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, data=data, out=tmp_path / "run", progress=progress)
+    assert seen[-1] == "encoding images, view 2 of 4" and seen.count(seen[-1]) == 1
+    assert train(recipe, data=data, out=tmp_path / "run", resume=True).epochs == 2
+
+
+def test_a_torn_checkpoint_is_said(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in ("recipe.json", "checkpoint.safetensors"):
+        (out / name).write_bytes((whole / name).read_bytes())
+    (out / "checkpoint.safetensors").write_bytes((whole / "checkpoint.safetensors").read_bytes()[:1000])
+    refuse(BundleError, "checkpoint", lambda: train(load_recipe(recipe_file), data=data, out=out, resume=True))
