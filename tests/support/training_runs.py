@@ -13,6 +13,8 @@ from showtell.config import Recipe
 from showtell.data.annotations import read_annotations
 from showtell.training.run import TrainResult, train
 
+# A CNN of its own size, two phases (LSTM on cached features, then CNN + LSTM), dropout, averaged weights, accumulation:
+# all that has a state is in it.
 SMALL = """
 [data]
 min_count = 1
