@@ -6,7 +6,7 @@ ShowtellError                 anything below; the command line prints it and exi
 │   └── ImageError            one image cannot be decoded
 ├── WeightsError              an encoder's weights cannot be had, or are of another encoder
 ├── BundleError               a bundle is missing, incomplete or of a newer version
-├── CacheError                a feature cache belongs to another encoder
+├── CacheError                a feature cache belongs to another encoder, or has no room
 ├── DownloadError             no mirror delivered what was asked for
 └── MissingExtraError         an optional dependency is not installed
 """
@@ -40,7 +40,7 @@ class BundleError(ShowtellError):
 
 
 class CacheError(ShowtellError):
-    """A feature cache belongs to another encoder."""
+    """A feature cache belongs to another encoder, or has no room."""
 
 
 class DownloadError(ShowtellError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from hashlib import blake2b
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from showtell.data.features import FeatureCache, Key, encode_into, encode_rows
+from showtell.data.features import FeatureCache, Key, encode_into, encode_rows, space_needed
 from showtell.errors import CacheError
 from showtell.images import ImageTransform
 
@@ -177,3 +178,17 @@ def test_large_features_do_not_become_infinite(tmp_path: Path) -> None:
     paths, cache = paint(tmp_path, 1), open_cache(tmp_path)
     encode_into(cache, paths, encode=lambda images: torch.full((len(images), 1, 3), 1e6), transform=TRANSFORM)
     assert torch.isfinite(cache.rows([0])).all()
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = paint(tmp_path, 5)
+    first, second = (FeatureCache(tmp_path / name, fingerprint=name, regions=1, feature_size=3) for name in "ab")
+    encode_into(first, paths[:2], encode=encode, transform=TRANSFORM)
+    assert space_needed([(first, paths), (second, [*paths, paths[0]])]) == (3 + 5) * 3 * 2
+    usage = shutil.disk_usage(tmp_path)._replace(free=40)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    assert space_needed([(first, paths)]) == 18
+    with pytest.raises(CacheError, match=r"^the features of 5 images need 0\.0 GB in .*b, which has 0\.0 GB free; "):
+        space_needed([(first, paths), (second, paths)])

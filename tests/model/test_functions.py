@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from showtell.model import functions
-from showtell.model.functions import Dropout, additive_scores, exponential, lstm_cell
+from showtell.model.functions import LSTM, Dropout, additive_scores, exponential, lstm_cell
 
 
 def plain_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
@@ -86,3 +86,22 @@ def test_variational_dropout_drops_the_same_at_all_steps() -> None:
     assert 0.3 < dropped.float().mean() < 0.7 and dropped.any(-1).float().mean() > 0.9
     regions = dropout(torch.ones(5, 20, 8)) == 0  # no steps here
     assert (regions != regions[:, :1]).any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, whose LSTM autocast would run in float16")
+def test_an_lstm_on_a_gpu_computes_in_single_precision() -> None:
+    lstm = LSTM(6, 4, 2, batch_first=True).cuda()
+    inputs, zeros = torch.randn(3, 5, 6, device="cuda"), torch.zeros(2, 3, 4, device="cuda")
+    expected, _ = lstm(inputs, (zeros, zeros))
+    with torch.autocast("cuda", torch.bfloat16):
+        hidden, (h, c) = lstm(inputs.bfloat16().float(), (zeros.bfloat16(), zeros))
+    assert (hidden.dtype, h.dtype, c.dtype) == (torch.float32,) * 3
+    torch.testing.assert_close(hidden, expected, atol=0.05, rtol=0)
+
+
+def test_an_lstm_on_a_processor_is_that_of_torch() -> None:
+    torch.manual_seed(0)
+    lstm, plain = LSTM(6, 4, 2, batch_first=True), torch.nn.LSTM(6, 4, 2, batch_first=True)
+    plain.load_state_dict(lstm.state_dict())
+    inputs = torch.randn(3, 5, 6)
+    torch.testing.assert_close(lstm(inputs), plain(inputs), rtol=0, atol=0)

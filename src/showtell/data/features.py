@@ -13,8 +13,9 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,22 @@ class Failure:
 
     path: Path
     reason: str
+
+
+def space_needed(wanted: Iterable[tuple[FeatureCache, Sequence[Path]]]) -> int:
+    """Bytes that the features of files will add to their caches, at the least: a cache may know a file by its content. `CacheError`
+    where the disk has no such room."""
+    needed = 0
+    for cache, paths in wanted:
+        needed += max(0, len(set(paths)) - len(cache)) * cache.regions * cache.feature_size * 2
+        free = shutil.disk_usage(cache.folder).free
+        if needed > free:
+            raise CacheError(
+                f"the features of {len(set(paths))} images need {needed / 1e9:.1f} GB in {cache.folder}, which has {free / 1e9:.1f} GB "
+                "free; make room there (showtell data cache says what features take), name another place as data.cache, or lower "
+                "cached_views"
+            )
+    return needed
 
 
 def encode_into(

@@ -109,9 +109,13 @@ class Encoder(nn.Module):
     @torch.inference_mode()
     def encode(self, images: Tensor, *, exact: bool = False) -> Tensor:
         """`forward` without gradients, in bfloat16 where the processor multiplies it natively: the path of the
-        feature cache, of validation and of captioning alike. `exact` keeps single precision."""
+        feature cache, of validation and of captioning alike. `exact` keeps single precision, on a GPU too, whose
+        convolutions would round to TF32."""
         device = images.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=not exact and fast_bfloat16(device)):
+        with (
+            torch.autocast(device, torch.bfloat16, enabled=not exact and fast_bfloat16(device)),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=not exact),
+        ):
             return self(images)  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> Encoder:
@@ -163,7 +167,7 @@ class Encoder(nn.Module):
                 f"encoder_from is '{module}', and nothing from there on has weights to train; name a block before it"
             )
         images = torch.zeros(2, 3, self.transform.size, self.transform.size, device=blocks[0][0].device)
-        facts = ["stem", self.transform.to_dict(), fast_bfloat16("cpu")]
+        facts = ["stem", self.transform.to_dict(), fast_bfloat16(images.device.type)]
         self._stem = split(self.network, module, images, facts=facts)
         if any(parameter.requires_grad for parameter in self._stem.below.parameters()):
             raise RecipeError(
@@ -173,9 +177,10 @@ class Encoder(nn.Module):
         return self._stem
 
     def fingerprint(self) -> str:
-        """A hash of all that decides a feature: weights, layer, pooling, transform, precision."""
+        """A hash of all that decides a feature: weights, layer, pooling, transform, the precision of the device where they lie."""
         joined = self._joined if len(self._joined) > 1 else []
-        facts = [self.transform.to_dict(), self.pooled, fast_bfloat16("cpu"), *joined]
+        device = next(self.network.parameters()).device.type
+        facts = [self.transform.to_dict(), self.pooled, fast_bfloat16(device), *joined]
         digest = hashlib.sha256(json.dumps(facts).encode())
         digest.update(str(self.network).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
@@ -359,7 +364,9 @@ def _some(names: list[str], wrong: str) -> str:
 
 
 def fast_bfloat16(device: str) -> bool:
-    """Whether the processor multiplies bfloat16 natively."""
+    """Whether a device of that kind multiplies bfloat16 natively; older GPUs emulate it, slowly."""
+    if device == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return device == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 

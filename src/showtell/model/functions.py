@@ -139,6 +139,22 @@ def _gates(gates: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return torch.sigmoid(i), torch.sigmoid(f), torch.sigmoid(o), torch.tanh(g)
 
 
+class LSTM(nn.LSTM):
+    """`nn.LSTM`, which on a GPU computes in single precision: autocast would have cuDNN run it in float16, whatever type the rest
+    is in, and bfloat16 comes without the loss scaling that float16's gradients need."""
+
+    def forward(  # type: ignore[override]
+        self, inputs: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """inputs (N,T,I), h and c (L,N,H), zeros where none are given -> hidden (N,T,H), h and c (L,N,H)."""
+        if inputs.device.type != "cuda":
+            return super().forward(inputs, state)
+        if state is not None:
+            state = (state[0].float(), state[1].float())
+        with torch.autocast("cuda", enabled=False):
+            return super().forward(inputs.float(), state)
+
+
 class Dropout(nn.Module):
     """Dropout that draws a byte where `nn.Dropout` draws a number on the CPU, which costs a tenth of the time there.
 

@@ -45,7 +45,7 @@ def _replace(module: nn.Module) -> None:
     for name, child in module.named_children():
         if type(child) is nn.Linear and child.out_features >= _SMALLEST:
             setattr(module, name, PackedLinear(child.weight, child.bias))
-        elif type(child) is nn.LSTM:
+        elif isinstance(child, nn.LSTM):
             setattr(module, name, PackedLSTM(child))
         else:
             _replace(child)

@@ -36,6 +36,7 @@ class Position:
     best_epoch: int = 0
     encoder_trained: bool = False
     averaged: int = 0
+    processes: int = 0  # that shared the epoch under way; 0: written before it was noted
 
     @property
     def begun(self) -> int:

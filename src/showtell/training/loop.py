@@ -10,9 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from showtell.config import TrainConfig
+from showtell.config import Recipe, TrainConfig
 from showtell.data.dataset import Batch
+from showtell.errors import RecipeError, first_line
 from showtell.model.captioner import CaptionerModel
+from showtell.recipe import phase_key
 from showtell.training.objectives import Objective
 from showtell.training.optim import AveragedWeights, set_learning_rate
 
@@ -73,3 +75,12 @@ def train_steps(
             if averaged is not None:
                 averaged.update(trained)
         yield StepReport(value=lesson.value, weight=lesson.weight, lr=lr, complete=complete)
+
+
+def too_large(recipe: Recipe, phase: int, error: torch.OutOfMemoryError) -> RecipeError:
+    """What to do where the accelerator's memory was too small for a step of a phase, counted from 0."""
+    images = recipe.train.phases[phase].batch_images or recipe.train.batch_images
+    return RecipeError(
+        f"{phase_key(phase)}: batches of {images} images are too large for the accelerator's memory ({first_line(error)}); "
+        f"set train.phases.{phase}.batch_images={max(1, images // 2)}, with --resume if the phase had only begun"
+    )

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -35,9 +34,10 @@ from showtell.training.checkpoint import Position, load_optimizer, optimizer_ten
 from showtell.training.encodings import Encodings
 from showtell.training.folder import check_folder, save_recipe
 from showtell.training.interrupt import Interrupt
-from showtell.training.loop import train_steps
+from showtell.training.loop import too_large, train_steps
 from showtell.training.objectives import build_objective
 from showtell.training.optim import AveragedWeights, build_optimizer
+from showtell.training.processes import check_processes, epoch_seed, share
 from showtell.training.runlog import EpochReport, RunLog
 from showtell.training.samples import Samples
 
@@ -74,12 +74,15 @@ def train(
 
     `report` is called after every epoch, `note` with sentences for people, `progress` with (what, done, total).
     Raises `RecipeError` and `DataError` for wrong input before anything is written; `KeyboardInterrupt`, after a
-    checkpoint, when interrupted.
+    checkpoint, when interrupted; `RecipeError` where the accelerator's memory is too small for a phase.
     """
     if data is not None:
         recipe = recipe.trained_on(data)
     run = Run(recipe, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
-    result = run.run(report)
+    try:
+        result = run.run(report)
+    except torch.OutOfMemoryError as error:
+        raise too_large(recipe, run.position.phase, error) from None
     if recipe.train.choose_decoding and run.accelerator.is_main_process:
         choice, protocol = keep_best_decoding(
             result.bundle,
@@ -119,7 +122,7 @@ class Run:
         self.samples = Samples(recipe, Path(recipe.data.path), note=note, progress=progress)
         if recipe.encoder.pretrained and encoder_weights is None:
             note(f"encoder weights: {', '.join(recipe.encoder.names())}, from the hub or its cache on this machine")
-        encoder = build_encoder(recipe, weights=encoder_weights)
+        encoder = build_encoder(recipe, weights=encoder_weights).to(self.accelerator.device)
         self.encodings = Encodings(recipe, encoder, own=out / "features", device=self.accelerator.device)
         self._weights_name = encoder_weights.name if encoder_weights is not None else ""
         self.model = build_model(recipe, encoder, len(self.samples.vocabulary)).to(self.accelerator.device)
@@ -145,6 +148,7 @@ class Run:
                 f"{self.out} began with other weights of the encoder, or with a processor, torch or timm that computes it otherwise; give the "
                 "same --encoder-weights on such a machine, or use another --out"
             )
+        check_processes(self.position, self.accelerator.num_processes, out=self.out)
         self._restore_model(tensors)
         return tensors
 
@@ -184,13 +188,13 @@ class Run:
         """Trains to the end of the epoch under way; yields after each step of the optimizer."""
         place, train = self.position, self.recipe.train
         saved = place.step
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
         if place.step == 0:
-            torch.manual_seed(_seed(train.seed, place.epoch))
+            torch.manual_seed(epoch_seed(train.seed, place.epoch, rank=rank))
         batch_images = self.phase.batch_images or train.batch_images
         order = self.samples.order(place.epoch, batch_images=batch_images)
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        order = order[rank : len(order) - len(order) % world : world] if world > 1 else order
-        total = len(order)
+        order = share(order, rank=rank, world=world)
+        total, place.processes = len(order), world
         steps = train_steps(
             self.samples.batches(order[place.step :], encoder=self.model.encoder, phase=self.phase, epoch=place.epoch),
             model=self.wrapped,
@@ -285,7 +289,8 @@ class Run:
         """Epochs of the phase under way: the recipe's, or, where images are few, as many as have the phase's `min_steps`."""
         phase, train = self.phase, self.recipe.train
         batches = math.ceil(len(self.samples.train) / (phase.batch_images or train.batch_images))
-        wanted = math.ceil(phase.min_steps / math.ceil(batches / train.accumulate))
+        each = max(1, batches // int(self.accelerator.num_processes))
+        wanted = math.ceil(phase.min_steps / math.ceil(each / train.accumulate))
         epochs = max(phase.epochs, min(wanted, _MORE_EPOCHS * phase.epochs))
         if epochs > phase.epochs:
             self._note(
@@ -384,15 +389,10 @@ class Run:
 def _precision(wanted: str) -> str:
     if wanted != "auto":
         return wanted
-    native = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return "bf16" if native or fast_bfloat16("cpu") else "no"
+    return "bf16" if fast_bfloat16("cuda" if torch.cuda.is_available() else "cpu") else "no"
 
 
 def _three(images: Sequence[CaptionedImage], candidates: Sequence[str]) -> list[str]:
     draw = random.Random(0)
     chosen = draw.sample(range(len(images)), min(3, len(images)))
     return [f"{images[i].image_id}: {candidates[i]}" for i in chosen]
-
-
-def _seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch + 1]).generate_state(1)[0])

@@ -15,13 +15,23 @@ from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.data.augment import AugmentedView
 from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, image_batches, image_paths, make_groups
-from showtell.data.features import Failure, FeatureCache, encode_all, encode_into, encode_rows, find_broken
+from showtell.data.features import (
+    Failure,
+    FeatureCache,
+    encode_all,
+    encode_into,
+    encode_rows,
+    find_broken,
+    space_needed,
+)
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import DataError
 from showtell.model.encoder import Encoder
 from showtell.model.splitting import Stem
 
 Encode = Callable[[Tensor], Tensor]
+
+_WORTH_TELLING = 1_000_000_000  # bytes of features
 
 
 @dataclass(frozen=True)
@@ -93,8 +103,12 @@ class Samples:
     ) -> None:
         """Reads features of an encoder that rests, or what its `stem` gives, from the caches, one for each view; encodes what is
         missing there, from `half_way` where that has it. The first view is validated on. `ahead` is `encode_into`'s; raises as
-        `from_images`."""
+        `from_images`, and `CacheError` where the disk is too small."""
         plain = next(iter(caches.values()))
+        train_paths = image_paths(self._listed[0])
+        wanted = [(cache, train_paths if view.number else self._paths()) for view, cache in caches.items()]
+        if (more := space_needed(wanted)) >= _WORTH_TELLING:
+            self._note(f"features: {more / 1e9:.1f} GB more in {plain.folder}")
         for view, cache in caches.items():
             paths = self._paths()
             if view.number:  # the first view is there, and has shown what cannot be decoded

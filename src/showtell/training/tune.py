@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from showtell.config import Recipe
-from showtell.errors import DataError, MissingExtraError, RecipeError, WeightsError, first_line
+from showtell.errors import DataError, MissingExtraError, RecipeError, WeightsError
 from showtell.paths import write_whole
 from showtell.recipe import parse_recipe, read_value, refuse_idle_keys, set_key
 
@@ -146,18 +146,13 @@ def _run(
     note: Callable[[str], None],
     progress: Callable[[str, int, int], None],
 ) -> TrainResult:
-    import torch
-
     from showtell.training.run import train
 
     note(f"{out.name}: {', '.join(f'{key}={_short(value)}' for key, value in values.items())}")
-    try:
-        return train(
-            with_values(recipe, values), data=data, encoder_weights=encoder_weights, out=out,
-            resume=(out / "recipe.json").exists(), report=lambda epoch: note(epoch.line()), progress=progress,
-        )  # fmt: skip
-    except torch.OutOfMemoryError as error:
-        raise RecipeError(f"the accelerator's memory is too small ({first_line(error)})") from None
+    return train(
+        with_values(recipe, values), data=data, encoder_weights=encoder_weights, out=out,
+        resume=(out / "recipe.json").exists(), report=lambda epoch: note(epoch.line()), progress=progress,
+    )  # fmt: skip
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from showtell.errors import RecipeError
 from showtell.model.contract import Output, Step, init_embedding
-from showtell.model.functions import Dropout
+from showtell.model.functions import LSTM, Dropout
 from showtell.model.injection import INJECTIONS
 
 
@@ -93,7 +93,7 @@ class LSTMDecoder(nn.Module):
         self.embedding = init_embedding(nn.Embedding(vocabulary_size, embedding))
         self.inject = INJECTIONS[inject](embedding=embedding, hidden=hidden, layers=layers)
         between = dropout if layers > 1 else 0.0
-        self.lstm = nn.LSTM(self.inject.input_size, hidden, layers, batch_first=True, dropout=between)
+        self.lstm = LSTM(self.inject.input_size, hidden, layers, batch_first=True, dropout=between)
         for layer in range(layers):
             nn.init.ones_(getattr(self.lstm, f"bias_ih_l{layer}")[hidden : 2 * hidden])  # gates i, f, g, o
         self.dropout = Dropout(dropout)
