@@ -371,7 +371,7 @@ def test_words_views_and_ensembles_by_command(tiny_bundle: Path, scenes: Path, c
     assert "half sentences" in run("evaluate", tiny_bundle, "--data", scenes).stdout
 
 
-def test_trace_names_shapes_and_lines(tiny_bundle: Path, captioned: Path) -> None:
+def test_trace_names_shapes_and_lines(tiny_bundle: Path, captioned: Path, tmp_path: Path) -> None:
     result = run("trace", tiny_bundle, captioned / "images" / "a.png")
     assert result.exit_code == 0, result.output
     for text in ("RGB 32×24", "(3,S,S) = 3×64×64", "1×16×128", "vocabulary.decode", "showtell/search/beam.py:"):
@@ -379,6 +379,13 @@ def test_trace_names_shapes_and_lines(tiny_bundle: Path, captioned: Path) -> Non
     caption = run("caption", tiny_bundle, captioned / "images" / "a.png", "--format", "jsonl").stdout
     assert f'"{json.loads(caption)["caption"]}"' in result.stdout
     refused(run("trace", tiny_bundle, captioned / "captions.jsonl"), "captions.jsonl")
+    assert "views" not in result.stdout
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    config = json.loads((bundle / "config.json").read_text(encoding="utf-8"))
+    config["recipe"]["search"]["views"] = 2
+    (bundle / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    seen = run("trace", bundle, captioned / "images" / "a.png").stdout
+    assert "the first of 2 views" in seen
 
 
 def test_interruption_says_what_is_left(monkeypatch: pytest.MonkeyPatch, scenes: Path, tmp_path: Path) -> None:

@@ -47,7 +47,11 @@ def trace_image(bundle: Path, image: Path) -> Iterator[Stage]:
     picture = open_image(image)
     yield Stage("images.open_image", f"{picture.mode} {picture.width}×{picture.height}", _place(open_image))
     pixels = loaded.transform(picture)
-    yield Stage("ImageTransform", _shape("(3,S,S)", pixels), _place(type(loaded.transform).__call__))
+    views = int(loaded.search.get("views", 1))
+    value = _shape("(3,S,S)", pixels) + f"; the first of {views} views, of which captions are found together" * (
+        views > 1
+    )
+    yield Stage("ImageTransform", value, _place(type(loaded.transform).__call__))
     images = torch.from_numpy(pixels)[None]
     features = encoder.encode(images)
     yield Stage("encoder.encode", _shape("(B,R,F)", features), _place(encoder.encode))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -288,7 +289,14 @@ def test_names() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ada")
-def test_an_exported_folder_travels_too(hub: Any, trained: Path, photo: Path, tmp_path: Path) -> None:
+def test_an_exported_folder_travels_too(
+    hub: Any,
+    trained: Path,
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     assert run("export", trained, "--onnx", tmp_path / "onnx").exit_code == 0
     assert run("push", tmp_path / "onnx", "ada/small", "--license", "mit").exit_code == 0
@@ -296,6 +304,10 @@ def test_an_exported_folder_travels_too(hub: Any, trained: Path, photo: Path, tm
         hub.repositories["ada/small"].commits[hub.repositories["ada/small"].branches["main"]]["README.md"].decode()
     )
     assert "onnx" in card.data.tags
+    (example,) = re.findall(r"```python\n(.*?)```", card.content, re.DOTALL)
+    monkeypatch.chdir(photo.parent)
+    exec(example.replace("photo.jpg", photo.name), {})
+    assert capsys.readouterr().out.strip() == run("caption", tmp_path / "onnx", photo).stdout.strip().split(": ", 1)[1]
     assert {r.metric_name for r in card.data.eval_results} == {"BLEU-4 ×100", "CIDEr ×100"}
     assert run("caption", "ada/small", photo).stdout == run("caption", tmp_path / "onnx", photo).stdout != ""
 

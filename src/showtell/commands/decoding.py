@@ -36,7 +36,8 @@ def decoding(
         choice, protocol = find(
             folder, data, split=split, report=lambda tried: typer.echo(str(tried)), progress=bar, note=note
         )
-    typer.echo(f"best: {choice.search.describe()}")
+    typer.echo(f"best: {choice.search.one_view().describe()}")
     typer.echo(f"protocol: {protocol}")
     if not dry_run:
-        note(f"{bundle}/config.json has it now")
+        views = f", beside its {choice.search.views} views; it was chosen with one" * (choice.search.views > 1)
+        note(f"{bundle}/config.json has it now{views}")

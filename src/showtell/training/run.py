@@ -92,7 +92,7 @@ def train(
             report=lambda tried: note(str(tried)),
             progress=progress,
         )
-        note(f"best decoding: {choice.search.describe()}")
+        note(f"best decoding: {choice.search.one_view().describe()}")
         return replace(result, scores=choice.best.scores, protocol=protocol)
     return result
 
