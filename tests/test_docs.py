@@ -22,6 +22,7 @@ import typer
 from doc_pages import NAMES, ROOT, Block, Command, read_blocks, read_command, read_commands
 from hub_server import hub
 from PIL import Image
+from recipe_page import recipe_page
 from serve_process import Running
 from typer.testing import CliRunner
 
@@ -215,6 +216,11 @@ def run(command: Command) -> None:
     assert result.stdout, command.line
     if command.stdout:
         Path(command.stdout).write_text(result.stdout)
+
+
+def test_the_page_of_keys_is_what_the_recipe_takes() -> None:
+    page = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    assert page == recipe_page(), "python tests/support/recipe_page.py > docs/recipe.md"
 
 
 def shortened(command: Command) -> list[str]:

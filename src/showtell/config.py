@@ -23,11 +23,11 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Where the samples come from and how captions become tokens."""
 
-    path: str = "flickr8k"
+    path: str = Field("flickr8k", description="the data set; --data on the command line")
     val: float = Field(0.1, gt=0, lt=1, description="share of images, where the data has no split of its own")
-    test: float = Field(0.1, ge=0, lt=1)
-    split_seed: int = 0
-    vocabulary: Literal["word", "bpe"] = "word"
+    test: float = Field(0.1, ge=0, lt=1, description="as val")
+    split_seed: int = Field(0, description="of the draw of both")
+    vocabulary: Literal["word", "bpe"] = Field("word", description="what a token is: a word, or a subword")
     min_count: int = Field(5, ge=1, description="rarer words become <unk> (word)")
     vocabulary_size: int = Field(8000, ge=10, description="number of subwords (bpe)")
     max_tokens: int = Field(30, ge=2, description="longer captions are cut for training")
@@ -46,10 +46,12 @@ class EncoderConfig(_Section):
         "or one for each name",
     )
     pooled: Literal[False, True, "both"] = Field(
-        False, description="True: one vector an image (1×1×F); False: the grid (R×F); both: the grid and the vector"
+        False, description="true: one vector an image (1×1×F); false: the grid (R×F); both: the grid and the vector"
     )
-    pretrained: bool = True
-    image_size: int = Field(0, ge=0, description="0: the weights' own")
+    pretrained: bool = Field(
+        True, description="weights of timm's hub, or of --encoder-weights; false: none, it learns from scratch"
+    )
+    image_size: int = Field(0, ge=0, description="side of the square input in pixels; 0: the weights' own")
     crop: Literal["", "center", "squash"] = Field("", description="empty: the weights' own; squash: the whole frame")
 
     def names(self) -> tuple[str, ...]:
@@ -67,8 +69,8 @@ class EncoderConfig(_Section):
 class DecoderConfig(_Section):
     """What tells the caption. A key that the chosen decoder does not have may not be set, `attention` excepted."""
 
-    name: str = "attention"
-    embedding: int = Field(512, ge=1)
+    name: str = Field("attention", description="lstm, attention, adaptive, updown or transformer")
+    embedding: int = Field(512, ge=1, description="size of a word's vector and of a region's")
     hidden: int = Field(
         512, ge=1, description="size of the LSTM's state; transformer: width of its feed-forward network"
     )
@@ -79,7 +81,7 @@ class DecoderConfig(_Section):
     inject: Literal["first", "state", "every"] = Field(
         "first", description="lstm: the image is the first input, the initial state, or part of every input"
     )
-    dropout: float = Field(0.5, ge=0, lt=1)
+    dropout: float = Field(0.5, ge=0, lt=1, description="of features, words and the output's input")
     variational: bool = Field(False, description="dropout drops the same numbers at all steps of a caption")
     tied: bool = Field(
         False, description="the output layer shares the word embeddings (needs embedding == hidden for lstm)"
@@ -89,14 +91,14 @@ class DecoderConfig(_Section):
 class PhaseConfig(_Section):
     """A stretch of training. Without `encoder_from` the CNN is left alone and the feature cache is used."""
 
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(20, ge=1, description="at most; patience may end the phase before")
     min_steps: int = Field(
         0,
         ge=0,
         description="where images are few, the phase has as many epochs as have so many steps, ten times its own at most, and patience "
         "in proportion; epochs that are set on the command line put it to 0",
     )
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(1e-3, gt=0, description="the decoder's highest learning rate")
     encoder_from: str = Field("", description="train the CNN from this module on, e.g. Mixed_6e")
     encoder_lr: float = Field(1e-5, gt=0, description="of the CNN's last block")
     encoder_lr_decay: float = Field(
@@ -127,7 +129,9 @@ class PhaseConfig(_Section):
         le=1,
         description="share of the words fed that are the model's own, at the phase's end; it grows from 0",
     )
-    objective: Literal["cross-entropy", "self-critical"] = "cross-entropy"
+    objective: Literal["cross-entropy", "self-critical"] = Field(
+        "cross-entropy", description="say what people wrote, or what earns a reward"
+    )
     samples: int = Field(5, ge=1, le=100, description="captions drawn for each image (self-critical)")
     temperature: float = Field(
         1.0,
@@ -167,23 +171,23 @@ class PhaseConfig(_Section):
 class TrainConfig(_Section):
     """How the weights are found."""
 
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, lt=2**32, description="of first weights, order, views, dropout and drawn captions")
     batch_images: int = Field(
         32, ge=1, description="images a batch; each brings all of its captions, up to captions_per_image"
     )
-    captions_per_image: int = Field(5, ge=1)
-    accumulate: int = Field(1, ge=1)
+    captions_per_image: int = Field(5, ge=1, description="at most; an image with more comes several times an epoch")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are averaged for a step")
     precision: Literal["auto", "no", "bf16", "fp16"] = Field("auto", description="auto: bf16 where it is native")
-    weight_decay: float = Field(0.0, ge=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    doubly_stochastic: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW; not of biases and norms")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability that is spread over all words")
+    doubly_stochastic: float = Field(0.0, ge=0, description="weight of the loss by which attention covers the image")
     word_dropout: float = Field(0.0, ge=0, lt=1, description="share of the words fed that are hidden as <unk>")
     warmup: int = Field(0, ge=0, description="steps of linear warm-up in each phase, a quarter of them at most")
     cosine: bool = Field(True, description="the learning rate falls to a twentieth along a half cosine in each phase")
     clip: float = Field(5.0, ge=0, description="largest norm of the gradient; 0: unlimited")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights that are scored and kept; 0: none")
     patience: int = Field(5, ge=1, description="epochs without a better validation CIDEr that end a phase")
-    max_phases: int = Field(0, ge=0, description="0: all")
+    max_phases: int = Field(0, ge=0, description="how many of the phases are run; 0: all")
     choose_decoding: bool = Field(
         False,
         description="after the last epoch, try some decodings on the validation split and keep the best in the bundle",
@@ -192,16 +196,22 @@ class TrainConfig(_Section):
     checkpoint_steps: int = Field(
         0, ge=0, description="also write a checkpoint after so many steps; 0: after each epoch"
     )
-    phases: tuple[PhaseConfig, ...] = Field((PhaseConfig(),), min_length=1)
+    phases: tuple[PhaseConfig, ...] = Field(
+        (PhaseConfig(),), min_length=1, description="one after the other, each from the best epoch before it"
+    )
 
 
 class SearchConfig(_Section):
     """Decoding defaults: used for validation, stored in the bundle."""
 
-    beam: int = Field(3, ge=1, le=100)
-    length_penalty: float = Field(1.0, ge=0)
-    max_length: int = Field(25, ge=1)
-    no_repeat_ngram: int = Field(0, ge=0)
+    beam: int = Field(
+        3, ge=1, le=100, description="captions that are kept at each step; 1: the likeliest word each time"
+    )
+    length_penalty: float = Field(
+        1.0, ge=0, description="captions are ranked by log-probability / length to this power"
+    )
+    max_length: int = Field(25, ge=1, description="longest caption, in tokens")
+    no_repeat_ngram: int = Field(0, ge=0, description="sequences of so many tokens occur once at most; 0: as they come")
     consensus: int = Field(
         0, ge=0, le=100, description="candidates ranked by what they are worth to each other; 0: none"
     )
