@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from showtell.errors import DataError, ImageError
-from showtell.images import ImageTransform, find_images, open_image
+from showtell.images import ImageTransform, decoding_threads, find_images, open_image
 
 
 def bomb(path: Path, side: int = 20_000) -> Path:
@@ -122,3 +123,16 @@ def test_the_transform_by_hand() -> None:
     assert transform().crop_box(16, 8) == (5.0, 1.0, 11.0, 7.0)
     assert transform(crop_mode="squash").crop_box(16, 8) == (0.0, 0.0, 16.0, 8.0)
     assert ImageTransform.from_dict(transform().to_dict()) == transform()
+
+
+@pytest.mark.parametrize(
+    ("cores", "together", "threads"), [(2, None, 2), (1, None, 1), (64, None, 8), (16, "4", 4), (2, "4", 1)]
+)
+def test_as_many_threads_as_cores_decode(
+    cores: int, together: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if together:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", together)
+    assert decoding_threads() == threads

@@ -192,7 +192,9 @@ class TrainConfig(_Section):
         False,
         description="after the last epoch, try some decodings on the validation split and keep the best in the bundle",
     )
-    workers: int = Field(2, ge=1, description="threads that decode images")
+    workers: int = Field(
+        0, ge=0, description="threads that decode images; 0: one for each core that the process may use, eight at most"
+    )
     checkpoint_steps: int = Field(
         0, ge=0, description="also write a checkpoint after so many steps; 0: after each epoch"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import io
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -128,6 +129,13 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, name: str = "") 
         raise ImageError(f"{name}: no such file") from None
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged data
         raise ImageError(f"{name}: cannot be read as an image ({_reason(error)})") from None
+
+
+def decoding_threads(most: int = 8) -> int:
+    """One for each core that this process may use: its share, where several train together on a machine."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's
+    return max(1, min(most, allowed // max(1, together)))
 
 
 def find_images(arguments: Iterable[str]) -> Iterator[Path]:

@@ -26,6 +26,7 @@ from showtell.data.features import (
 )
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import DataError
+from showtell.images import decoding_threads
 from showtell.model.encoder import Encoder
 from showtell.model.splitting import Stem
 
@@ -57,6 +58,7 @@ class Samples:
     ) -> None:
         """Reads the annotations at `path`. `DataError` where they cannot be read, or give no vocabulary."""
         self._recipe, self._note, self._progress = recipe, note, progress
+        self._workers = recipe.train.workers or decoding_threads()
         data = recipe.data
         annotations = read_annotations(path, val=data.val, test=data.test, seed=data.split_seed)
         for sentence in annotations.summary():
@@ -118,7 +120,7 @@ class Samples:
             if half_way and (source := half_way.cache(view)):
                 encode_rows(cache, paths, source=source, encode=half_way.finish, progress=progress)
             failures = encode_into(
-                cache, paths, encode=encode, transform=view, workers=self._recipe.train.workers, ahead=ahead,
+                cache, paths, encode=encode, transform=view, workers=self._workers, ahead=ahead,
                 progress=progress,
             )  # fmt: skip
             self._tell(failures)
@@ -132,7 +134,7 @@ class Samples:
         """Images themselves, whose features change. `DataError` where none of a split can be decoded."""
         if self._broken is None:
             failures = find_broken(
-                self._paths(), workers=self._recipe.train.workers,
+                self._paths(), workers=self._workers,
                 progress=lambda done, total: self._progress("checking images", done, total),
             )  # fmt: skip
             self._tell(failures)
@@ -161,14 +163,14 @@ class Samples:
             return (replace(batch, inputs=unpack(batch.inputs)) for batch in batches)
         return image_batches(
             order, transform=encoder.transform, vocabulary=self.vocabulary, augment=phase.augment, swap_words=not as_it_is,
-            seed=seed, epoch=epoch, workers=self._recipe.train.workers, max_tokens=max_tokens,
+            seed=seed, epoch=epoch, workers=self._workers, max_tokens=max_tokens,
         )  # fmt: skip
 
     def val_features(self, *, encode: Encode, encoder: Encoder) -> Iterator[Tensor]:
         """Features (B,R,F) of the val split, some images at a time."""
         if not self.caches:
-            workers = self._recipe.train.workers
-            return encode_all(image_paths(self.val), encode=encode, transform=encoder.transform, workers=workers)
+            paths = image_paths(self.val)
+            return encode_all(paths, encode=encode, transform=encoder.transform, workers=self._workers)
         cache = next(iter(self.caches.values()))
         rows = [row for image in self.val if (row := cache.row(image.path)) is not None]
         if self._stem is None:
