@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from showtell.captioning import Caption, Word
 from showtell.cli import app
+from showtell.data.annotations import read_annotations
 from showtell.errors import DataError
 from showtell.images import ImageTransform
 from showtell.report.charts import Band, Series, line_chart
@@ -150,6 +151,18 @@ def test_from_the_command_line(run: Path, scenes: Path, tmp_path: Path) -> None:
         refused = CliRunner().invoke(app, ["report", *arguments])
         assert refused.exit_code == 2
         assert said in refused.stderr
+
+
+def test_a_picture_that_cannot_be_decoded_is_told_and_the_page_is_written(
+    run: Path, scenes: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(scenes, tmp_path / "data"))
+    broken = read_annotations(data).split("test")[0].path
+    broken.write_bytes(broken.read_bytes()[:50])
+    result = CliRunner().invoke(app, ["report", str(run), "--data", str(data), "--out", str(tmp_path / "page.html")])
+    assert result.exit_code == 1
+    assert f"left out: {broken}" in result.stderr
+    assert (tmp_path / "page.html").exists()
 
 
 def test_charts_are_well_formed_and_say_their_values() -> None:

@@ -50,6 +50,11 @@ def report(
         ]
     write_page(page, reports, title=" · ".join(dict.fromkeys(report.name for report in reports)))
     typer.echo(str(page))
+    left_out = dict.fromkeys(failure for report in reports for failure in report.evaluation.failures)
+    for failure in left_out:
+        note(f"left out: {failure}")
+    if left_out:
+        raise typer.Exit(1)
 
 
 def _is_run(path: Path) -> bool:
