@@ -12,13 +12,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from showtell.errors import BundleError, DataError
 from showtell.paths import write_whole
+from showtell.writing import word_pattern
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 
-# A word: letters, marks and digits, with apostrophes or hyphens inside ("t-shirt", "man's", "l'été"). Scripts that are
-# written without spaces give one token a character; `bpe` does better on those.
-_SPACELESS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
-_WORD = rf"{_SPACELESS}\p{{M}}*|[\p{{L}}\p{{M}}\p{{N}}]+(?:['’\-][\p{{L}}\p{{M}}\p{{N}}]+)*"
+_WORD = word_pattern(r"\p{L}\p{M}\p{N}", r"\p{M}")
 
 
 class Vocabulary:
