@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from showtell.errors import BundleError, DataError
 from showtell.paths import write_whole
-from showtell.writing import word_pattern
+from showtell.writing import join_words, word_pattern
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 
@@ -26,6 +27,7 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._subwords = tokenizer.decoder is not None
         for index, token in enumerate(SPECIAL):
             if tokenizer.token_to_id(token) != index:
                 raise BundleError(
@@ -74,8 +76,11 @@ class Vocabulary:
         return [[self.start_id, *encoding.ids, self.end_id] for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids up to `<end>`; markers never appear in it."""
-        return str(self._tokenizer.decode(self._spoken(ids), skip_special_tokens=True))
+        """The text of token ids up to `<end>`, with spaces where its script has them; markers never appear in it."""
+        spoken = self._spoken(ids)
+        if self._subwords:
+            return str(self._tokenizer.decode(spoken, skip_special_tokens=True))
+        return join_words([str(self._tokenizer.id_to_token(i)) for i in spoken])
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The tokens of ids up to `<end>`, one by one (subwords keep their `▁` as a space)."""
@@ -154,18 +159,24 @@ class Vocabulary:
         return spoken
 
 
+def _normal() -> list[normalizers.Normalizer]:
+    """NFKC and lower case; the vowel "am" of Thai and Lao, which NFKC takes apart, stays as people write it."""
+    am = [normalizers.Replace(unicodedata.normalize("NFKC", vowel), vowel) for vowel in ("\u0e33", "\u0eb3")]
+    return [normalizers.NFKC(), normalizers.Lowercase(), *am]
+
+
 def _word_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     # Data sets that were tokenised before ("dog 's", "is n't") mean the same words as those that were not.
     rejoin = normalizers.Replace(Regex(r"\s+(?=(?:['’](?:s|re|ve|ll|d|m)|n['’]t)(?:\s|$))"), "")
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), rejoin])
+    tokenizer.normalizer = normalizers.Sequence([*_normal(), rejoin])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
     return tokenizer
 
 
 def _bpe_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.normalizer = normalizers.Sequence(_normal())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     return tokenizer
