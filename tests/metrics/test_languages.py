@@ -69,6 +69,13 @@ def test_references_said_by_a_captioner_have_full_scores(
     assert scores["cider"] == pytest.approx(10)
 
 
+@pytest.mark.parametrize("language", CAPTIONS)
+def test_the_protocol_says_where_characters_are_tokens(language: str) -> None:
+    protocol = Protocol.of(CAPTIONS[language], dataset="made up", split="val", decoding="beam 3", version="0")
+    expected = "PTB and character" if language in ("Chinese", "Japanese", "Thai") else "PTB"
+    assert f", 2 references each, {expected} tokens, beam 3" in str(protocol)
+
+
 def test_the_reward_of_ids_is_full_for_a_reference_and_less_for_another_images(
     vocabulary: Vocabulary, references: list[list[str]]
 ) -> None:
