@@ -78,6 +78,18 @@ def test_each_character_of_a_script_without_spaces_is_a_word() -> None:
         assert vocabulary.tokens(vocabulary.encode(text)) == words
 
 
+def test_words_of_a_script_without_spaces_are_asked_for_where_they_are_tokens() -> None:
+    captions = ["一只小狗在跑", "小猫在睡"]
+    words = Vocabulary.train(captions, min_count=1)
+    assert words.phrase("小狗") == words.phrase("小 狗") == tuple(words.encode("小狗")[1:-1])
+    with pytest.raises(DataError, match="does not have '马'"):
+        words.phrase("马")
+    subwords = Vocabulary.train([*captions, "a dog"], kind="bpe", size=60)
+    assert subwords.decode(subwords.phrase("dog")) == "dog"
+    with pytest.raises(DataError, match=r"'小狗' cannot be asked for or ruled out: .* data\.vocabulary = \"word\""):
+        subwords.phrase("小狗")
+
+
 def test_a_vocabulary_of_nothing_is_refused() -> None:
     with pytest.raises(DataError, match="min_count"):
         Vocabulary.train(["one two three"], min_count=9)

@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from showtell.errors import BundleError, DataError
 from showtell.paths import write_whole
-from showtell.writing import join_words, word_pattern
+from showtell.writing import is_spaceless, join_words, word_pattern
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 
@@ -88,7 +88,8 @@ class Vocabulary:
 
     def phrase(self, text: str) -> tuple[int, ...]:
         """The ids of words that a caption is to hold, or not. `DataError`, naming near words, for one that is unknown, and where what no
-        word has, as the comma of "dog,cat", stands between two (a vocabulary of subwords has commas too)."""
+        word has, as the comma of "dog,cat", stands between two (a vocabulary of subwords has commas too). And for subwords of a
+        script without spaces: the same characters are not always cut into the same ones."""
         ids = tuple(self._tokenizer.encode(text).ids)
         if not text.strip() or text.strip() in SPECIAL:
             raise DataError(f"'{text}' is no word; name one or more that a caption may hold, as in 'red dog'")
@@ -97,6 +98,11 @@ class Vocabulary:
                 f"'{text}' has {left}, which no word has; name a word, or words that follow each other, as in 'red dog'"
             )
         if ids and min(ids) >= len(SPECIAL):  # `<start>` is no word to ask for
+            if self._subwords and is_spaceless(text):
+                raise DataError(
+                    f"'{text}' cannot be asked for or ruled out: the captioner's subwords do not tell words of a script without spaces apart; "
+                    'expected a captioner trained with data.vocabulary = "word"'
+                )
             return ids
         known = self.listed()[len(SPECIAL) :]
         near = difflib.get_close_matches(text.strip().lower(), [t.replace("▁", "") for t in known], n=3, cutoff=0.5)
