@@ -35,12 +35,12 @@ LAYERS = (
     ("decoding", "images"),
     ("recipe",),
     ("config",),
-    ("errors", "paths"),
+    ("errors", "paths", "writing"),
 )
 LIGHT = (
     "metrics", "data/annotations.py", "data/formats.py", "data/check.py", "config.py", "recipe.py", "matching.py", "errors.py", "images.py",
     "commands", "cli.py", "evaluation.py", "demo.py", "captioning.py", "decoding.py", "loading.py", "runtime.py",
-    "card.py", "hub.py",
+    "card.py", "hub.py", "writing.py",
 )  # fmt: skip
 HEAVY = {
     "torch",

@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 import showtell
-from showtell import Captioner
+from showtell import Captioner, Sampling
 from showtell.bundle import build_encoder, build_model, save_bundle
 from showtell.cli import app
 from showtell.data.annotations import read_annotations
@@ -106,6 +106,19 @@ def test_torch_is_never_imported(exported: Path, photos: list[Path]) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["image"] == str(photos[0])
+
+
+@pytest.mark.slow
+def test_a_script_without_spaces_has_none(exported: Path, photos: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "onnx"
+    shutil.copytree(exported, folder)
+    vocabulary = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
+    characters = [chr(0x4E00 + i) for i in range(len(vocabulary["tokens"]))]
+    vocabulary["tokens"][4:] = characters[4:]
+    (folder / "vocabulary.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    captions = OnnxCaptioner.load(folder).caption(photos, sampling=Sampling(top_p=1.0))
+    assert max(len(caption.words) for caption in captions) > 1
+    assert all(caption.text == "".join(word.text for word in caption.words) for caption in captions)
 
 
 @pytest.mark.slow

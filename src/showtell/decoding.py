@@ -57,10 +57,10 @@ class Wishes:
     """What captions are asked for beyond the bundle's own decoding.
 
     Every caption has each of the words `required`, where "dog|dogs" is met by either, and none of `excluded`, where "dog|dogs" are
-    both ruled out. To a captioner of subwords (`data.vocabulary = "bpe"`) a word that goes on, "doghouse", holds "dog". `diverse`
-    searches as many groups as there are captions, each shunning what the others say by `diversity` nats a word. `consensus`
-    candidates are ranked by what they are worth to each other, and the image is looked at in `views` ways (1 to 4; to 8 for
-    a bundle trained on turned pictures); None is the bundle's.
+    both ruled out. To a captioner of subwords (`data.vocabulary = "bpe"`) a word that goes on, "doghouse", holds "dog", and words of
+    a script without spaces cannot be told apart. `diverse` searches as many groups as there are captions, each shunning what
+    the others say by `diversity` nats a word. `consensus` candidates are ranked by what they are worth to each other, and
+    the image is looked at in `views` ways (1 to 4; to 8 for a bundle trained on turned pictures); None is the bundle's.
     """
 
     required: tuple[str, ...] = ()

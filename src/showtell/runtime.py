@@ -21,6 +21,7 @@ from showtell.decoding import Sampling, SearchOptions
 from showtell.errors import BundleError, MissingExtraError, first_line
 from showtell.images import ImageTransform
 from showtell.paths import EXPORT_FILES
+from showtell.writing import join_words
 
 RUNTIME_VERSION = 1
 _PAD, _START, _END, _UNK = range(4)
@@ -113,7 +114,7 @@ class OnnxCaptioner(BaseCaptioner):
 
     def _text(self, ids: Sequence[int]) -> str:
         tokens = [self._tokens[i] for i in ids]
-        return "".join(tokens).replace("▁", " ").removeprefix(" ") if self._subwords else " ".join(tokens)
+        return "".join(tokens).replace("▁", " ").removeprefix(" ") if self._subwords else join_words(tokens)
 
 
 def _session(path: Path, threads: int) -> Any:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from showtell.data.annotations import read_annotations
-from showtell.data.check import check
+from showtell.data.check import _words, check
 from showtell.data.scenes import draw_scenes
+from showtell.data.vocabulary import Vocabulary
 
 
 def test_figures(scenes: Path) -> None:
@@ -23,6 +24,14 @@ def test_figures(scenes: Path) -> None:
     assert not report.problems
     assert json.loads(json.dumps(report.to_dict()))["images"] == 40
     assert any("40" in line for line in report.lines())
+
+
+@pytest.mark.parametrize(
+    "caption", ["A dog's T-shirt, red.", "穿T恤的3个人。", "サッカーをする", "हिन्दी बोलता है।", "cho\u0301 con", "ขี่ช้าง"]
+)
+def test_words_are_those_of_a_vocabulary(caption: str) -> None:
+    vocabulary = Vocabulary.train([caption], min_count=1)
+    assert _words(caption) == vocabulary.tokens(vocabulary.encode(caption))
 
 
 def test_what_the_pixels_show(tmp_path: Path) -> None:

@@ -55,6 +55,41 @@ def test_subwords_give_back_a_language_without_spaces() -> None:
     assert vocabulary.decode(vocabulary.encode("青い犬が道を走る")) == "青い犬が道を走る"
 
 
+@pytest.mark.parametrize("kind", ["word", "bpe"])
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "一只棕色的狗在草地上奔跑", "穿白色t恤的3个人", "少年がサッカーをする", "tシャツを着た人々",
+        "ชายกำลังขี่ม้าในน้ำ", "ເດັກຫຼິ້ນນ້ຳ", "ក្មេងប្រុសរត់", "ကလေးပြေးနေသည်", "हिन्दी में दो लड़के", "một con chó nhỏ",
+    ],
+)  # fmt: skip
+def test_what_people_wrote_comes_back(kind: str, caption: str) -> None:
+    vocabulary = Vocabulary.train([caption], kind=kind, min_count=1, size=99)  # type: ignore[arg-type]
+    assert vocabulary.decode(vocabulary.encode(caption)) == caption.replace("ड़", "ड\u093c")  # which NFKC always parts
+
+
+def test_each_character_of_a_script_without_spaces_is_a_word() -> None:
+    vocabulary = Vocabulary.train(["T恤的3个人", "サッカーを ขี่"], min_count=1)
+    for text, words in (
+        ("t恤3个人", ["t", "恤", "3", "个", "人"]),
+        ("サッカーを", ["サ", "ッ", "カ", "ー", "を"]),
+        ("ขี่", ["ขี่"]),
+    ):
+        assert vocabulary.tokens(vocabulary.encode(text)) == words
+
+
+def test_words_of_a_script_without_spaces_are_asked_for_where_they_are_tokens() -> None:
+    captions = ["一只小狗在跑", "小猫在睡"]
+    words = Vocabulary.train(captions, min_count=1)
+    assert words.phrase("小狗") == words.phrase("小 狗") == tuple(words.encode("小狗")[1:-1])
+    with pytest.raises(DataError, match="does not have '马'"):
+        words.phrase("马")
+    subwords = Vocabulary.train([*captions, "a dog"], kind="bpe", size=60)
+    assert subwords.decode(subwords.phrase("dog")) == "dog"
+    with pytest.raises(DataError, match=r"'小狗' cannot be asked for or ruled out: .* data\.vocabulary = \"word\""):
+        subwords.phrase("小狗")
+
+
 def test_a_vocabulary_of_nothing_is_refused() -> None:
     with pytest.raises(DataError, match="min_count"):
         Vocabulary.train(["one two three"], min_count=9)

@@ -26,6 +26,10 @@ def test_captions_are_described_as_tokens() -> None:
         describe([], ["a dog runs"])
 
 
+def test_the_most_frequent_caption_is_written_as_people_do() -> None:
+    assert describe(["两只狗。", "两只狗"], ["一只猫"]).most_frequent == "两只狗"
+
+
 def test_a_rare_word_may_end_a_caption_and_a_slip_does_not_excuse_a_frequent_one() -> None:
     training = ["a dog on a lawn with a cat"] * 200 + ["a dog on a"]
     shares = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,14 @@ _BRACKETS = {"-LRB-", "-RRB-", "-LCB-", "-RCB-"}  # in coco-caption's list; in l
         ('a sign says "stop" ...', ["a", "sign", "says", "stop"]),
         ("Number 3,500 at 10:30", ["number", "3,500", "at", "10:30"]),
         ("Ein Mädchen läuft über Straße", ["ein", "mädchen", "läuft", "über", "straße"]),
-        ("女孩 在 跑", ["女孩", "在", "跑"]),
+        ("女孩 在 跑", ["女", "孩", "在", "跑"]),
+        ("穿T恤的3个人，在跑。", ["穿", "t", "恤", "的", "3", "个", "人", "在", "跑"]),
+        ("ｻｯｶｰをする「少年」", ["サ", "ッ", "カ", "ー", "を", "す", "る", "少", "年"]),
+        ("ขี่ม้า", ["ขี่", "ม้", "า"]),
+        ("हिन्दी बोलता है।", ["हिन्दी", "बोलता", "है"]),
+        ("cho\u0301 co\u0301.", ["chó", "có"]),
+        ("naïve boy’s — “mid–air”", ["naïve", "boy", "'s", "mid–air"]),
+        ("می\u200cرود", ["می", "رود"]),
         ("", []),
         (" . , ", []),
     ],
@@ -47,6 +55,12 @@ def test_any_text_becomes_clean_tokens(text: str) -> None:
 @given(st.text(max_size=60) | st.text("aAb .,'’-–()\"&3n\t\u2028", max_size=40))
 def test_pieces_between_white_space_are_tokenised_by_themselves(text: str) -> None:
     assert tokenize(text) == list(_tokenize.__wrapped__(text))
+
+
+@given(st.text(max_size=60) | st.text("aé–’狗กี่ーでか\u3099\u0301 .،。", max_size=20))
+def test_the_same_text_has_the_same_tokens_however_it_is_encoded(text: str) -> None:
+    expected = tokenize(unicodedata.normalize("NFC", text))
+    assert tokenize(text) == expected == tokenize(unicodedata.normalize("NFD", text))
 
 
 @given(st.lists(st.text("abcdefghij", min_size=2, max_size=6), max_size=8))

@@ -58,6 +58,24 @@ def say(example: Example) -> Example:
     return replace(example, caption=Caption("a red dog", -2.0, -0.5, words))
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a red dog", ["a", "red", "dog"]),
+        ("两只t恤", ["两", "只", "t", "恤"]),
+        ("a doghouse", ["a", "dog", "·", "house"]),
+    ],
+)
+def test_words_stand_apart_as_in_the_caption(collected: RunReport, tmp_path: Path, text: str, words: list[str]) -> None:
+    part = collected.examples["Random"]
+    said = Caption(text, -2.0, -0.5, tuple(Word(word, -0.5, None) for word in words))
+    report = replace(collected, examples={"Random": (replace(part[0], caption=said),)})
+    write_page(tmp_path / "report.html", [report], title="words")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    (paragraph,) = re.findall(r'<p class="caption"[^>]*>(.*?)</p>', page)
+    assert re.sub("<[^>]*>|·", "", paragraph) == text
+
+
 def test_a_report_holds_what_it_promises(run: Path, collected: RunReport, tmp_path: Path) -> None:
     write_page(tmp_path / "report.html", [collected], title="made up <run>")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

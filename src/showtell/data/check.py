@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from showtell.data.annotations import SPLITS, Annotations, CaptionedImage, Problem, read_annotations
 from showtell.errors import ImageError
+from showtell.writing import marks, word_pattern
 
-_WORD = re.compile(r"\w+(?:['’\-]\w+)*")
 _MIN_COUNTS = (1, 2, 3, 5)
 _SHOWN = 5  # problems of a kind that people see; programs get all
 
@@ -70,14 +72,24 @@ def check(path: Path, *, decode: bool = True) -> CheckReport:
         splits={**sizes, **({"in no list": unlisted} if unlisted else {})},
         vocabulary={c: sum(n >= c for n in counts["train"].values()) for c in _MIN_COUNTS},
         unknown_rate={s: _unknown(counts[s], counts["train"]) for s in ("val", "test") if counts[s]},
-        lengths=_percentiles([len(_WORD.findall(caption)) for caption in captions]),
+        lengths=_percentiles([len(_words(caption)) for caption in captions]),
         problems=tuple(problems),
     )
 
 
 def _count(annotations: Annotations, split: str) -> Counter[str]:
     chosen = (image for image in annotations.images if image.split == split)
-    return Counter(word for image in chosen for c in image.captions for word in _WORD.findall(c.lower()))
+    return Counter(word for image in chosen for caption in image.captions for word in _words(caption))
+
+
+def _words(caption: str) -> list[str]:
+    """A caption's words as a vocabulary has them."""
+    return _word().findall(unicodedata.normalize("NFKC", caption).lower())
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    return re.compile(word_pattern(rf"\w{marks()}", marks()))
 
 
 def _unknown(counts: Counter[str], known: Counter[str]) -> dict[int, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,13 +13,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from showtell.errors import BundleError, DataError
 from showtell.paths import write_whole
+from showtell.writing import is_spaceless, join_words, word_pattern
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 
-# A word: letters, marks and digits, with apostrophes or hyphens inside ("t-shirt", "man's", "l'été"). Scripts that are
-# written without spaces give one token a character; `bpe` does better on those.
-_SPACELESS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
-_WORD = rf"{_SPACELESS}\p{{M}}*|[\p{{L}}\p{{M}}\p{{N}}]+(?:['’\-][\p{{L}}\p{{M}}\p{{N}}]+)*"
+_WORD = word_pattern(r"\p{L}\p{M}\p{N}", r"\p{M}")
 
 
 class Vocabulary:
@@ -28,6 +27,7 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._subwords = tokenizer.decoder is not None
         for index, token in enumerate(SPECIAL):
             if tokenizer.token_to_id(token) != index:
                 raise BundleError(
@@ -76,8 +76,11 @@ class Vocabulary:
         return [[self.start_id, *encoding.ids, self.end_id] for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids up to `<end>`; markers never appear in it."""
-        return str(self._tokenizer.decode(self._spoken(ids), skip_special_tokens=True))
+        """The text of token ids up to `<end>`, with spaces where its script has them; markers never appear in it."""
+        spoken = self._spoken(ids)
+        if self._subwords:
+            return str(self._tokenizer.decode(spoken, skip_special_tokens=True))
+        return join_words([str(self._tokenizer.id_to_token(i)) for i in spoken])
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The tokens of ids up to `<end>`, one by one (subwords keep their `▁` as a space)."""
@@ -85,7 +88,8 @@ class Vocabulary:
 
     def phrase(self, text: str) -> tuple[int, ...]:
         """The ids of words that a caption is to hold, or not. `DataError`, naming near words, for one that is unknown, and where what no
-        word has, as the comma of "dog,cat", stands between two (a vocabulary of subwords has commas too)."""
+        word has, as the comma of "dog,cat", stands between two (a vocabulary of subwords has commas too). And for subwords of a
+        script without spaces: the same characters are not always cut into the same ones."""
         ids = tuple(self._tokenizer.encode(text).ids)
         if not text.strip() or text.strip() in SPECIAL:
             raise DataError(f"'{text}' is no word; name one or more that a caption may hold, as in 'red dog'")
@@ -94,6 +98,11 @@ class Vocabulary:
                 f"'{text}' has {left}, which no word has; name a word, or words that follow each other, as in 'red dog'"
             )
         if ids and min(ids) >= len(SPECIAL):  # `<start>` is no word to ask for
+            if self._subwords and is_spaceless(text):
+                raise DataError(
+                    f"'{text}' cannot be asked for or ruled out: the captioner's subwords do not tell words of a script without spaces apart; "
+                    'expected a captioner trained with data.vocabulary = "word"'
+                )
             return ids
         known = self.listed()[len(SPECIAL) :]
         near = difflib.get_close_matches(text.strip().lower(), [t.replace("▁", "") for t in known], n=3, cutoff=0.5)
@@ -156,18 +165,24 @@ class Vocabulary:
         return spoken
 
 
+def _normal() -> list[normalizers.Normalizer]:
+    """NFKC and lower case; the vowel "am" of Thai and Lao, which NFKC takes apart, stays as people write it."""
+    am = [normalizers.Replace(unicodedata.normalize("NFKC", vowel), vowel) for vowel in ("\u0e33", "\u0eb3")]
+    return [normalizers.NFKC(), normalizers.Lowercase(), *am]
+
+
 def _word_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     # Data sets that were tokenised before ("dog 's", "is n't") mean the same words as those that were not.
     rejoin = normalizers.Replace(Regex(r"\s+(?=(?:['’](?:s|re|ve|ll|d|m)|n['’]t)(?:\s|$))"), "")
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), rejoin])
+    tokenizer.normalizer = normalizers.Sequence([*_normal(), rejoin])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
     return tokenizer
 
 
 def _bpe_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.normalizer = normalizers.Sequence(_normal())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     return tokenizer

@@ -15,6 +15,7 @@ from showtell.metrics.java import METRICS, Skipped, score_meteor
 from showtell.metrics.ngrams import MAX_N, Corpus, check_corpus
 from showtell.metrics.rouge import rouge_counted
 from showtell.metrics.tokenize import tokenize
+from showtell.writing import is_spaceless
 
 NAMES = {
     "bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr",
@@ -38,11 +39,14 @@ class Protocol:
     def of(
         cls, references: Iterable[Sequence[str]], *, dataset: str, split: str, decoding: str, version: str
     ) -> Protocol:
-        """The protocol of scoring PTB tokens against these references."""
-        counts = [len(captions) for captions in references]
+        """The protocol of scoring PTB tokens against these references; in scripts without spaces, characters are tokens."""
+        listed = list(references)
+        counts = [len(captions) for captions in listed]
         low, high = min(counts), max(counts)
         per_image = str(low) if low == high else f"{low}–{high}"
-        return cls(dataset, split, len(counts), per_image, "PTB", decoding, version)
+        spaceless = any(is_spaceless(caption) for captions in listed for caption in captions)
+        tokenizer = "PTB and character" if spaceless else "PTB"
+        return cls(dataset, split, len(counts), per_image, tokenizer, decoding, version)
 
     def __str__(self) -> str:
         return (

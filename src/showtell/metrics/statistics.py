@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from showtell.errors import DataError
 from showtell.metrics.tokenize import tokenize
+from showtell.writing import join_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def describe(captions: Sequence[str], training: Collection[str]) -> TextStatisti
         lengths={length: times / total for length, times in sorted(Counter(map(len, spoken)).items())},
         vocabulary=len({word for words in spoken for word in words}),
         distinct=len(set(spoken)) / total,
-        most_frequent=" ".join(most_frequent),
+        most_frequent=join_words(most_frequent),
         most_frequent_share=times / total,
         copies=sum(words in known for words in spoken) / total,
         unfinished=sum(not words or words[-1] in dangling for words in spoken) / total,

@@ -1,9 +1,16 @@
-"""PTB tokenization as coco-caption has it: Stanford's PTBTokenizer, lower case, punctuation removed; without Java."""
+"""PTB tokenization as coco-caption has it: Stanford's PTBTokenizer, lower case, punctuation removed; without Java.
+
+It knows ASCII. Beyond it, tokens are what a vocabulary has for words: text is normalised (NFKC), marks belong to their word,
+each character of a script without spaces is a token, and no punctuation is one.
+"""
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+import unicodedata
+from functools import cache, lru_cache
+
+from showtell.writing import SPACELESS, marks
 
 # coco-caption removes these; brackets stay, as "-lrb-" (its list has them in upper case, the tokens are in lower case).
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
@@ -41,38 +48,57 @@ _ABBREVIATIONS = [
     "blvd",
 ]
 
-_TOKEN = re.compile(
-    rf"""
-      (?:https?://|www\.)\S+                                  # addresses
-    | [a-z0-9_.+-]+@[a-z0-9-]+(?:\.[a-z0-9-]+)+
-    | [a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|org|net|edu|gov)\b   # example.com
-    | (?:[a-z]\.){{2,}}                                         # u.s.
-    | (?<!\w)[a-z]\.(?!\w)                                    # an initial
-    | (?:{"|".join(_ABBREVIATIONS)})\.                                # mr.
-    | \.{{2,}}
-    | (?:can(?=not\b)|gon(?=na\b)|got(?=ta\b)|wan(?=na\b)|gim(?=me\b)|lem(?=me\b))
-    | \w+(?=n['’]t\b)
-    | n['’]t\b
-    | ['’](?:s|m|d|ll|re|ve)\b
-    | (?-i:[A-Z]+(?:&[A-Z]+)+)                                # AT&T; in lower case it is three tokens
-    | ['’]n['’](?!\w)                                         # rock 'n' roll
-    | [+-]?\d+(?:[.,:/]\d+)+ | \d+(?:st|nd|rd|th)\b
-    | o['’]\w+                                                # o'clock
-    | \w+(?:[-–]\w+)+(?=['’]|\b) | \w+
-    | `` | '' | -{{2,}}
-    | \S
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
+
+def _pattern(letter: str, rest: str = "") -> re.Pattern[str]:
+    """Matches one token: `letter` a letter, digit or underscore of a word; `rest` what stays with a character that is in none."""
+    return re.compile(
+        rf"""
+          (?:https?://|www\.)\S+                                  # addresses
+        | [a-z0-9_.+-]+@[a-z0-9-]+(?:\.[a-z0-9-]+)+
+        | [a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|org|net|edu|gov)\b   # example.com
+        | (?:[a-z]\.){{2,}}                                         # u.s.
+        | (?<!\w)[a-z]\.(?!\w)                                    # an initial
+        | (?:{"|".join(_ABBREVIATIONS)})\.                                # mr.
+        | \.{{2,}}
+        | (?:can(?=not\b)|gon(?=na\b)|got(?=ta\b)|wan(?=na\b)|gim(?=me\b)|lem(?=me\b))
+        | {letter}+(?=n['’]t\b)
+        | n['’]t\b
+        | ['’](?:s|m|d|ll|re|ve)\b
+        | (?-i:[A-Z]+(?:&[A-Z]+)+)                                # AT&T; in lower case it is three tokens
+        | ['’]n['’](?!\w)                                         # rock 'n' roll
+        | [+-]?\d+(?:[.,:/]\d+)+ | \d+(?:st|nd|rd|th)\b
+        | o['’]{letter}+                                          # o'clock
+        | {letter}+(?:[-–]{letter}+)*
+        | `` | '' | -{{2,}}
+        | \S{rest}
+        """,
+        re.VERBOSE | re.IGNORECASE,
+    )
+
+
+_ASCII = _pattern(r"\w")
+
+
+@cache
+def _beyond_ascii() -> re.Pattern[str]:
+    """The pattern for all scripts: made when the first caption needs it, as finding the marks takes a while."""
+    return _pattern(rf"(?:(?!{SPACELESS})[\w{marks()}])", f"[{marks()}]*")
 
 
 @lru_cache(maxsize=200_000)
 def _tokenize(piece: str) -> tuple[str, ...]:
     """The tokens of a piece between white space, which no token has or looks across: captions share their pieces."""
-    tokens = (_BRACKETS.get(token, token).lower() for token in _TOKEN.findall(piece))
-    return tuple(
-        token.replace("’", "'") for token in tokens if token not in PUNCTUATION and token not in ('"', "“", "”")
-    )
+    pattern = _ASCII if piece.isascii() else _beyond_ascii()
+    found = pattern.findall(unicodedata.normalize("NFKC", piece))
+    tokens = (_BRACKETS.get(token, token).lower() for token in found if not _is_punctuation(token))
+    return tuple(token.replace("’", "'") for token in tokens)
+
+
+def _is_punctuation(text: str) -> bool:
+    if text.isascii():
+        return text in PUNCTUATION or text == '"'
+    kind = unicodedata.category(text) if len(text) == 1 else ""
+    return kind[:1] == "P" or kind == "Cf"  # invisible ones, as the joiners of Persian, are in no word either
 
 
 def tokenize(caption: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import showtell
+from showtell.captioning import Caption
 from showtell.config import EncoderConfig
 from showtell.errors import DataError
 from showtell.images import ImageTransform, open_image
@@ -221,10 +222,19 @@ def _said(example: Example, transform: ImageTransform, size: tuple[int, int]) ->
                 "probability": math.exp(word.log_prob),
                 "map": "" if word.attention is None else _bytes(word.attention),
                 "columns": 0 if word.attention is None else word.attention.shape[1],
+                "behind": behind,
             }
-            for word in example.caption.words
+            for word, behind in zip(example.caption.words, _behind(example.caption), strict=True)
         ],
     }
+
+
+def _behind(caption: Caption) -> Iterator[str]:
+    """What stands behind each word in the caption's text: a space, or nothing in a script without spaces and inside a word."""
+    end = 0
+    for word in caption.words:
+        end = max(end, caption.text.find(word.text, end) + len(word.text))
+        yield " " if caption.text[end : end + 1] == " " else ""
 
 
 def _bytes(attention: NDArray[np.float32]) -> str:
