@@ -243,6 +243,41 @@ def test_karpathys_splits(name: str, folder: str, filepath: str, suffix: str, tm
     assert not found.problems
 
 
+def test_of_data_without_val_some_train_images_are_taken_for_it(tmp_path: Path) -> None:
+    def said(*names: str, val: float = 0.1, seed: int = 0) -> Annotations:
+        rows = [
+            {"image": name, "caption": f"a {name}", "split": "test" if name > "photo-29" else "train"} for name in names
+        ]
+        write(tmp_path / "captions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        return read_annotations(tmp_path, val=val, seed=seed, require_images=False)
+
+    def held_out(found: Annotations) -> set[str]:
+        return {image.image_id for image in found.split("val")}
+
+    names = [f"photo-{number}" for number in range(10, 33)]
+    found = said(*names)
+    assert [len(found.split(split)) for split in ("train", "val", "test")] == [18, 2, 3]
+    assert held_out(said(*reversed(names))) == held_out(found)
+    assert {frozenset(held_out(said(*names, seed=seed))) for seed in range(6)} > {frozenset(held_out(found))}
+    assert len(held_out(said(*names, val=0.5))) == 10
+    assert "2 of its 20 train images" in said(*names).notes[0] and "data.val=0.1" in "".join(found.summary())
+    assert found.drawn == "val 0.1 of train by seed 0"
+    for image in found.images[::2]:
+        paint(tmp_path / f"{image.image_id}.png")
+    there = {image.image_id: image.split for image in read_annotations(tmp_path).images}
+    assert there == {image.image_id: image.split for image in found.images[::2]}
+
+
+def test_splits_of_ones_own_stay_as_they_are(tmp_path: Path) -> None:
+    own_jsonl(tmp_path)
+    assert not read_annotations(tmp_path, val=0.4, seed=3).drawn
+    assert not read_annotations(tmp_path).notes
+    rows = [{"image": name, "captions": CAPTIONS[name], "split": "test"} for name in CAPTIONS]
+    write(tmp_path / "captions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"'val'; it has test \(4\)"):
+        read_annotations(tmp_path).split("val")
+
+
 def test_what_is_wrong_is_named_by_file_and_line(tmp_path: Path) -> None:
     flickr8k(tmp_path)
     text = tmp_path / "Flickr8k_text" / "Flickr8k.token.txt"

@@ -54,6 +54,7 @@ class Annotations:
     images: tuple[CaptionedImage, ...]
     problems: tuple[Problem, ...]
     drawn: str = ""  # how it was split, where that was not its own doing and not as by default
+    notes: tuple[str, ...] = ()  # what reading made of it, a sentence each
 
     def split(self, name: str) -> tuple[CaptionedImage, ...]:
         """The images of a split ("dev" means "val"); `DataError` naming the splits that are there if it has none."""
@@ -68,6 +69,7 @@ class Annotations:
         """What was found, in a sentence or two."""
         counted = ", ".join(f"{sum(image.split == name for image in self.images)} {name}" for name in SPLITS)
         yield f"{self.root}: {self.format}, {len(self.images)} images with captions ({counted})"
+        yield from self.notes
         if self.problems:
             yield f"{len(self.problems)} problems in the data; see  showtell data check {self.root}"
 
@@ -177,23 +179,21 @@ def read_annotations(
     """The data set in a folder, or that an annotation file describes; its format is found out by looking.
 
     Images whose file is missing are problems and are left out, unless `require_images` is False. Data without splits
-    are split by image, seeded, in the proportions `val` and `test`; which files are missing changes no image's split.
+    are split by image, seeded, in the proportions `val` and `test`; of data with a train split and no val split the share `val` of
+    train becomes val. Which files are missing changes no image's split.
     Raises `DataError` where nothing can be read.
     """
     from showtell.data.formats import read_draft
 
     draft = read_draft(path)
     images, missing = _images(draft)
-    if not draft.has_splits:
-        images = _split(images, val=val, test=test, seed=seed)
+    images, drawn, notes = _with_splits(images, given=draft.has_splits, val=val, test=test, seed=seed)
     if require_images:
         images = [image for image in images if image.image_id not in missing]
     if not images:
         raise DataError(_nothing(draft))
     _assert_disjoint(images)
-    as_usual = draft.has_splits or (val, test, seed) == (0.1, 0.1, 0)
-    drawn = "" if as_usual else f"split by seed {seed}, val {val:g}, test {test:g}"
-    return Annotations(draft.format, draft.root, tuple(images), tuple(draft.problems), drawn)
+    return Annotations(draft.format, draft.root, tuple(images), tuple(draft.problems), drawn, tuple(notes))
 
 
 def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
@@ -213,6 +213,26 @@ def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
             Problem(file, line, "no-caption", f"{image} is in {draft.splits[image]} and has no caption")
         )
     return images, missing
+
+
+def _with_splits(
+    images: list[CaptionedImage], *, given: bool, val: float, test: float, seed: int
+) -> tuple[list[CaptionedImage], str, list[str]]:
+    """The images with what splits their data lacks, if it lacks any; how that was drawn, as `Annotations.drawn` has it; notes."""
+    if not given:
+        as_usual = (val, test, seed) == (0.1, 0.1, 0)
+        drawn = "" if as_usual else f"split by seed {seed}, val {val:g}, test {test:g}"
+        return _split(images, val=val, test=test, seed=seed), drawn, []
+    train = [image for image in images if image.split == "train"]
+    if not train or not val or any(image.split == "val" for image in images):
+        return images, "", []
+    parted = {image.image_id: image for image in _split(train, val=val, test=0, seed=seed)}
+    held_out = sum(image.split == "val" for image in parted.values())
+    note = (
+        f"the data has no val split: {held_out} of its {len(train)} train images are taken for it "
+        f"(data.val={val:g}, data.split_seed={seed})"
+    )
+    return [parted.get(image.image_id, image) for image in images], f"val {val:g} of train by seed {seed}", [note]
 
 
 def _split(images: list[CaptionedImage], *, val: float, test: float, seed: int) -> list[CaptionedImage]:

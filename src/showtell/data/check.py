@@ -33,6 +33,7 @@ class CheckReport:
     unknown_rate: dict[str, dict[int, float]]  # split -> minimal count -> share of its words not among them
     lengths: dict[str, float]
     problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()  # what reading made of the data, a sentence each
 
     def to_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -49,6 +50,7 @@ class CheckReport:
             "vocabulary  " + ", ".join(f"{n} words at min count {c}" for c, n in self.vocabulary.items()),
             *(f"unknown     {s}: " + _rates(rates) for s, rates in self.unknown_rate.items()),
             f"words       {lengths}",
+            *self.notes,
             *_grouped(self.problems),
         ]
 
@@ -72,6 +74,7 @@ def check(path: Path, *, decode: bool = True) -> CheckReport:
         unknown_rate={s: _unknown(counts[s], counts["train"]) for s in ("val", "test") if counts[s]},
         lengths=_percentiles([len(_WORD.findall(caption)) for caption in captions]),
         problems=tuple(problems),
+        notes=annotations.notes,
     )
 
 
