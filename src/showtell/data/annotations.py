@@ -11,6 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Literal
 
 from showtell.data.copies import first_equals
+from showtell.data.markers import find_markers, without_markers
 from showtell.errors import DataError
 from showtell.images import SUFFIXES
 
@@ -190,12 +191,14 @@ def read_annotations(
     Images whose file is missing are problems and are left out, unless `require_images` is False. Data without splits
     are split by image, seeded, in the proportions `val` and `test`; of data with a train split and no val split the share `val` of
     train becomes val. Files that are equal, byte for byte, get one split then, that of the first name among them; beyond that, which
-    files are missing changes no image's split.
+    files are missing changes no image's split. Markers around the captions ("startseq … endseq") are removed where half of the captions
+    or more have one.
     Raises `DataError` where nothing can be read.
     """
     from showtell.data.formats import read_draft
 
     draft = read_draft(path)
+    marked = _remove_markers(draft)
     images, missing = _images(draft)
     images, drawn, notes = _with_splits(images, given=draft.has_splits, val=val, test=test, seed=seed)
     if require_images:
@@ -204,8 +207,28 @@ def read_annotations(
         raise DataError(_nothing(draft))
     _assert_disjoint(images)
     return Annotations(
-        draft.format, draft.root, tuple(images), tuple(draft.problems), drawn, tuple(notes), draft.has_splits
+        draft.format, draft.root, tuple(images), tuple(draft.problems), drawn, (*marked, *notes), draft.has_splits
     )
+
+
+def _remove_markers(draft: Draft) -> list[str]:
+    """Takes the markers off the captions where `find_markers` finds them, and captions of nothing else out; a note that names them."""
+    markers = find_markers(caption for captions in draft.captions.values() for caption in captions)
+    if not markers:
+        return []
+    for image, captions in list(draft.captions.items()):
+        kept = [caption for caption in map(without_markers, captions) if caption]
+        if len(kept) < len(captions):
+            file, line = draft.places[image]
+            message = f"a caption of {image} is empty but for markers; it is left out"
+            draft.problems.append(Problem(file, line, "empty-caption", message))
+        draft.captions[image] = kept
+        if not kept:
+            del draft.captions[image]
+    names = ", ".join(f"'{marker}'" for marker in markers)
+    return [
+        f"the captions begin or end with {names}: markers, no words, which would raise every score; they are removed"
+    ]
 
 
 def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
