@@ -122,6 +122,17 @@ def test_predictions_are_scored_as_fractions(captioned: Path, tmp_path: Path) ->
         assert (found["protocol"]["images"], found["protocol"]["split"]) == (4, "test")
 
 
+def test_markers_around_predictions_are_removed_and_told(captioned: Path, tmp_path: Path) -> None:
+    evaluate = ("evaluate", "--data", captioned, "--json", "--predictions")
+    predictions = write_predictions(tmp_path / "p.json")
+    wanted = json.loads(run(*evaluate, predictions).stdout)
+    rows = [row | {"caption": f"<s> {row['caption']} </s>"} for row in json.loads(predictions.read_text())]
+    predictions.write_text(json.dumps(rows))
+    (note,) = (found := json.loads(run(*evaluate, predictions).stdout)).pop("notes")
+    assert "<s>, </s>" in note and "removed" in note
+    assert found == wanted
+
+
 def test_predictions_do_not_need_images_or_torch(captioned: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()

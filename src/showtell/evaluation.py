@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import showtell
 from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
+from showtell.data.markers import find_markers, without_markers
 from showtell.errors import DataError, ImageError
 from showtell.hub import read_config
 from showtell.matching import Predictions
@@ -136,7 +137,9 @@ def evaluate_predictions(
 
     Where the file has a caption a line and no images, they are those of the split in its order, or those that `listed`
     names, one a line. `more` is as `metrics.evaluate` has it. Data without splits of their own are split as `trained`, a bundle or an
-    exported folder, says; without it as recipes do that do not say otherwise. `DataError` where images of the split have no prediction,
+    exported folder, says; without it as recipes do that do not say otherwise. Markers around the predictions ("startseq … endseq") are
+    removed where half of them or more have one, and the report says so: they are how a captioner was taught, not what it says, the references
+    have none, and who is refused would do nothing but remove them. `DataError` where images of the split have no prediction,
     unless `allow_missing` leaves those images out.
     """
     shares = {} if trained is None else shares_of(read_config(trained)["recipe"])
@@ -162,9 +165,15 @@ def evaluate_predictions(
         )
     references = [list(image.captions) for image, _ in pairs]
     candidates = [caption for _, caption in pairs]
+    notes = list(annotations.notes)
+    if markers := find_markers(candidates):
+        candidates = [without_markers(caption) for caption in candidates]
+        notes.append(
+            f"the predictions begin or end with {', '.join(markers)}: markers, no words; they were removed before scoring"
+        )
     protocol = make_protocol(annotations, split, references, decoding=decoding)
     left_out = (f"{missing} images without a prediction",) if missing else ()
-    report = evaluate(candidates, references, protocol=protocol, more=more)
+    report = _noted(evaluate(candidates, references, protocol=protocol, more=more), notes)
     kept = tuple(image for image, _ in pairs)
     spoken, written = _described(annotations, kept, candidates)
     return Evaluation(
@@ -231,7 +240,7 @@ def evaluate_captioner(
     spoken = list(candidates.values())
     if more:
         note(f"computing {' and '.join(more)}: Java, for the captions and for both floors")
-    report = evaluate(spoken, references, protocol=protocol, more=more)
+    report = _noted(evaluate(spoken, references, protocol=protocol, more=more), annotations.notes)
     more = [name for name in more if name in report.scores]
     floors = {}
     if len(spoken) > 1:
@@ -244,6 +253,11 @@ def evaluate_captioner(
         }  # fmt: skip
     described = _described(annotations, kept, spoken)
     return Evaluation(report, floors, constant, tuple(failures), tuple(kept), tuple(spoken), *described)
+
+
+def _noted(report: Report, notes: Iterable[str]) -> Report:
+    """The report with what there is to say of the data and the captions, before its own notes."""
+    return replace(report, notes=[*notes, *report.notes])
 
 
 def constant_caption(annotations: Annotations) -> str:

@@ -148,6 +148,136 @@ def test_kaggle_has_no_splits_and_gets_seeded_ones(tmp_path: Path) -> None:
         read_annotations(tmp_path, val=0.5, test=0.5)
 
 
+FLICKR30K = "image_name| comment_number| comment\n"
+
+
+@pytest.mark.parametrize("within", ["", "flickr30k_images", "flickr30k_images/flickr30k_images"])
+@pytest.mark.parametrize("table", ["results.csv", "flickr30k_images/results.csv"])
+def test_flickr30k_as_kaggle_has_it(within: str, table: str, tmp_path: Path) -> None:
+    images(tmp_path / within)
+    rows = [f"{name}| {index}| {caption.replace('.', ' .')}\n" for name, index, caption in ROWS]
+    rows.insert(3, "one.jpg| 2   A cat " + '" waits " on a mat .\n')  # as one row of the published file is
+    write(tmp_path / table, FLICKR30K + "".join(rows) + "two.jpg| two\n" + 'two.jpg| 3| "Hello" , says a girl .\n')
+    found = read_annotations(tmp_path)
+    captions = {name: captions for name, (captions, _) in told(found).items()}
+    assert captions["one.jpg"] == ("A cat, on a mat .", "the cat sits", 'A cat " waits " on a mat .')
+    assert captions["two.jpg"] == ("Ein Mädchen läuft .", "a girl runs", '"Hello" , says a girl .')
+    assert captions["four.jpg"] == WANTED["four.jpg"][0]
+    assert [(p.kind, p.line) for p in found.problems] == [("no-delimiter", 5), ("not-a-caption", 11)]
+    assert "the number 2 and the caption 'A cat" in found.problems[0].message
+
+
+def test_a_number_that_begins_a_caption_is_part_of_it(tmp_path: Path) -> None:
+    images(tmp_path)
+    write(tmp_path / "captions.csv", "image,split,caption\none.jpg,train,3 cats\ntwo.jpg,3 dogs\n")
+    found = read_annotations(tmp_path)
+    assert [image.captions for image in found.images] == [("3 cats",)]
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("image_name,title,caption", "one.jpg,No. 1,a cat"),
+        ("id,filepath,caption_text,image_id", "1,photos/one.jpg,a cat,17"),
+        ("filename,filepath,alt_text", "one.jpg,photos,a cat"),
+        ("image_path,name,title", "photos/one.jpg,Tom,a cat"),
+    ],
+)
+def test_columns_by_other_names(header: str, row: str, tmp_path: Path) -> None:
+    images(tmp_path / "photos")
+    write(tmp_path / "table.csv", f"{header}\n{row}\n")
+    (found,) = read_annotations(tmp_path).images
+    assert (found.path, found.captions) == (tmp_path / "photos" / "one.jpg", ("a cat",))
+
+
+def coco_caption(entry: int) -> str:
+    return f"the caption of number {entry}"
+
+
+def test_coco_as_published(tmp_path: Path) -> None:
+    """Its captions lie beside boxes of the same images, and beside a list of images that nobody described."""
+    for split, numbers in (("train", (9, 25)), ("val", (139, 285)), ("test", (1,))):
+        files = {number: f"{number:012d}.jpg" for number in numbers}
+        paint(*(tmp_path / f"{split}2017" / name for name in files.values()))
+        listed = [{"id": number, "file_name": name, "height": 8, "width": 8} for number, name in files.items()]
+        captions = [{"id": 7 * n, "image_id": n, "caption": coco_caption(n)} for n in files]
+        boxes = [{"id": 5 * n, "image_id": n, "bbox": [0, 0, 1, 1]} for n in files]
+        parts = {"image_info": None} if split == "test" else {"captions": captions, "instances": boxes}
+        for name, said in parts.items():
+            content = {"info": {}, "images": listed} | ({"annotations": said} if said else {})
+            write(tmp_path / "annotations" / f"{name}_{split}2017.json", json.dumps(content))
+    found = read_annotations(tmp_path)
+    assert {image.path.relative_to(tmp_path).as_posix(): (image.captions, image.split) for image in found.images} == {
+        f"{split}2017/{number:012d}.jpg": ((coco_caption(number),), split)
+        for number, split in ((9, "train"), (25, "train"), (139, "val"), (285, "val"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "filepath", "suffix"),
+    [
+        ("dataset_flickr30k.json", "flickr30k-images", "", ".jpg"),
+        ("dataset_coco.json", "val2014", "val2014", ".jpg"),
+        ("dataset_coco.json", "images/val2014", "val2014", ".jpg"),
+        ("dataset_rsicd.json", "RSICD_images", "", ".jpg"),
+        ("dataset.json", "imgs", "", ".tif"),  # Sydney-Captions
+    ],
+)
+def test_karpathys_splits(name: str, folder: str, filepath: str, suffix: str, tmp_path: Path) -> None:
+    splits = ("train", "restval", "val", "test")
+    files = [f"{index}{suffix}" for index in range(len(splits))]
+    paint(*(tmp_path / folder / file for file in files))
+    entries = [
+        {
+            "filename": file, "split": split, "imgid": index, "sentids": [index],
+            "sentences": [{"raw": f"Number {index} .", "tokens": ["number", str(index)], "imgid": index, "sentid": index}],
+        }
+        | ({"filepath": filepath} if filepath else {})
+        for index, (file, split) in enumerate(zip(files, splits, strict=True))
+    ]  # fmt: skip
+    write(tmp_path / name, json.dumps({"images": entries, "dataset": "own"}))
+    found = read_annotations(tmp_path)
+    assert [image.split for image in found.images] == ["train", "train", "val", "test"]
+    assert [image.captions for image in found.images] == [(f"Number {index} .",) for index in range(4)]
+    assert [image.path for image in found.images] == [tmp_path / folder / file for file in files]
+    assert not found.problems
+
+
+def test_of_data_without_val_some_train_images_are_taken_for_it(tmp_path: Path) -> None:
+    def said(*names: str, val: float = 0.1, seed: int = 0) -> Annotations:
+        rows = [
+            {"image": name, "caption": f"a {name}", "split": "test" if name > "photo-29" else "train"} for name in names
+        ]
+        write(tmp_path / "captions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        return read_annotations(tmp_path, val=val, seed=seed, require_images=False)
+
+    def held_out(found: Annotations) -> set[str]:
+        return {image.image_id for image in found.split("val")}
+
+    names = [f"photo-{number}" for number in range(10, 33)]
+    found = said(*names)
+    assert [len(found.split(split)) for split in ("train", "val", "test")] == [18, 2, 3]
+    assert held_out(said(*reversed(names))) == held_out(found)
+    assert {frozenset(held_out(said(*names, seed=seed))) for seed in range(6)} > {frozenset(held_out(found))}
+    assert len(held_out(said(*names, val=0.5))) == 10
+    assert "2 of its 20 train images" in said(*names).notes[0] and "data.val=0.1" in "".join(found.summary())
+    assert found.drawn == "val 0.1 of train by seed 0"
+    for image in found.images[::2]:
+        (tmp_path / f"{image.image_id}.png").write_text(image.image_id)
+    there = {image.image_id: image.split for image in read_annotations(tmp_path).images}
+    assert there == {image.image_id: image.split for image in found.images[::2]}
+
+
+def test_splits_of_ones_own_stay_as_they_are(tmp_path: Path) -> None:
+    own_jsonl(tmp_path)
+    assert not read_annotations(tmp_path, val=0.4, seed=3).drawn
+    assert not read_annotations(tmp_path).notes
+    rows = [{"image": name, "captions": CAPTIONS[name], "split": "test"} for name in CAPTIONS]
+    write(tmp_path / "captions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"'val'; it has test \(4\)"):
+        read_annotations(tmp_path).split("val")
+
+
 def test_what_is_wrong_is_named_by_file_and_line(tmp_path: Path) -> None:
     flickr8k(tmp_path)
     text = tmp_path / "Flickr8k_text" / "Flickr8k.token.txt"

@@ -6,10 +6,12 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
+from showtell.data.copies import first_equals
+from showtell.data.markers import find_markers, without_markers
 from showtell.errors import DataError
 from showtell.images import SUFFIXES
 
@@ -54,6 +56,8 @@ class Annotations:
     images: tuple[CaptionedImage, ...]
     problems: tuple[Problem, ...]
     drawn: str = ""  # how it was split, where that was not its own doing and not as by default
+    notes: tuple[str, ...] = ()  # what reading made of it, a sentence each
+    given: bool = True  # whether the data says how it is split; val taken from train counts as such
 
     def split(self, name: str) -> tuple[CaptionedImage, ...]:
         """The images of a split ("dev" means "val"); `DataError` naming the splits that are there if it has none."""
@@ -64,10 +68,18 @@ class Annotations:
             raise DataError(f"{self.root} has no image in the split '{name}'; it has {sizes or 'no splits'}")
         return chosen
 
+    def in_two_splits(self) -> Iterator[tuple[CaptionedImage, CaptionedImage]]:
+        """Images whose file is the same, byte for byte, as that of one in another split; with the first such one."""
+        listed = [image for image in self.images if image.split is not None]
+        for image, first in zip(listed, first_equals([image.path for image in listed]), strict=True):
+            if listed[first].split != image.split:
+                yield image, listed[first]
+
     def summary(self) -> Iterator[str]:
         """What was found, in a sentence or two."""
         counted = ", ".join(f"{sum(image.split == name for image in self.images)} {name}" for name in SPLITS)
         yield f"{self.root}: {self.format}, {len(self.images)} images with captions ({counted})"
+        yield from self.notes
         if self.problems:
             yield f"{len(self.problems)} problems in the data; see  showtell data check {self.root}"
 
@@ -177,23 +189,46 @@ def read_annotations(
     """The data set in a folder, or that an annotation file describes; its format is found out by looking.
 
     Images whose file is missing are problems and are left out, unless `require_images` is False. Data without splits
-    are split by image, seeded, in the proportions `val` and `test`; which files are missing changes no image's split.
+    are split by image, seeded, in the proportions `val` and `test`; of data with a train split and no val split the share `val` of
+    train becomes val. Files that are equal, byte for byte, get one split then, that of the first name among them; beyond that, which
+    files are missing changes no image's split. Markers around the captions ("startseq … endseq") are removed where half of the captions
+    or more have one.
     Raises `DataError` where nothing can be read.
     """
     from showtell.data.formats import read_draft
 
     draft = read_draft(path)
+    marked = _remove_markers(draft)
     images, missing = _images(draft)
-    if not draft.has_splits:
-        images = _split(images, val=val, test=test, seed=seed)
+    images, drawn, notes = _with_splits(images, given=draft.has_splits, val=val, test=test, seed=seed)
     if require_images:
         images = [image for image in images if image.image_id not in missing]
     if not images:
         raise DataError(_nothing(draft))
     _assert_disjoint(images)
-    as_usual = draft.has_splits or (val, test, seed) == (0.1, 0.1, 0)
-    drawn = "" if as_usual else f"split by seed {seed}, val {val:g}, test {test:g}"
-    return Annotations(draft.format, draft.root, tuple(images), tuple(draft.problems), drawn)
+    return Annotations(
+        draft.format, draft.root, tuple(images), tuple(draft.problems), drawn, (*marked, *notes), draft.has_splits
+    )
+
+
+def _remove_markers(draft: Draft) -> list[str]:
+    """Takes the markers off the captions where `find_markers` finds them, and captions of nothing else out; a note that names them."""
+    markers = find_markers(caption for captions in draft.captions.values() for caption in captions)
+    if not markers:
+        return []
+    for image, captions in list(draft.captions.items()):
+        kept = [caption for caption in map(without_markers, captions) if caption]
+        if len(kept) < len(captions):
+            file, line = draft.places[image]
+            message = f"a caption of {image} is empty but for markers; it is left out"
+            draft.problems.append(Problem(file, line, "empty-caption", message))
+        draft.captions[image] = kept
+        if not kept:
+            del draft.captions[image]
+    names = ", ".join(f"'{marker}'" for marker in markers)
+    return [
+        f"the captions begin or end with {names}: markers, no words, which would raise every score; they are removed"
+    ]
 
 
 def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
@@ -215,16 +250,52 @@ def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
     return images, missing
 
 
-def _split(images: list[CaptionedImage], *, val: float, test: float, seed: int) -> list[CaptionedImage]:
-    """Splits by image; the same image gets the same split whatever order the data came in."""
+def _with_splits(
+    images: list[CaptionedImage], *, given: bool, val: float, test: float, seed: int
+) -> tuple[list[CaptionedImage], str, list[str]]:
+    """The images with what splits their data lacks, if it lacks any; how that was drawn, as `Annotations.drawn` has it; notes."""
+    if not given:
+        as_usual = (val, test, seed) == (0.1, 0.1, 0)
+        drawn = "" if as_usual else f"split by seed {seed}, val {val:g}, test {test:g}"
+        images, moved = _split(images, val=val, test=test, seed=seed)
+        return images, drawn, _of_copies(moved)
+    train = [image for image in images if image.split == "train"]
+    if not train or not val or any(image.split == "val" for image in images):
+        return images, "", []
+    drawn_from_train, moved = _split(train, val=val, test=0, seed=seed)
+    parted = {image.image_id: image for image in drawn_from_train}
+    held_out = sum(image.split == "val" for image in drawn_from_train)
+    note = (
+        f"the data has no val split: {held_out} of its {len(train)} train images are taken for it "
+        f"(data.val={val:g}, data.split_seed={seed})"
+    )
+    return (
+        [parted.get(image.image_id, image) for image in images],
+        f"val {val:g} of train by seed {seed}",
+        [note, *_of_copies(moved)],
+    )
+
+
+def _of_copies(moved: int) -> list[str]:
+    what = "1 image is a copy of another" if moved == 1 else f"{moved} images are copies of others"
+    return [f"{what}, byte for byte, and put into the split of the first of them"] if moved else []
+
+
+def _split(images: list[CaptionedImage], *, val: float, test: float, seed: int) -> tuple[list[CaptionedImage], int]:
+    """Splits by image; the same image gets the same split whatever order the data came in. Copies follow the first name among them,
+    and how many would have lain elsewhere is the second value: one that is moved moves no other image."""
     if val + test >= 1:
         raise DataError(f"val {val} and test {test} leave nothing to train on; their sum must be below 1")
-    shuffled = sorted(images, key=lambda image: image.image_id)
+    ordered = sorted(images, key=lambda image: image.image_id)
+    shuffled = ordered.copy()
     random.Random(seed).shuffle(shuffled)
     held_out, tested = (max(1, round(share * len(images))) if share else 0 for share in (val, test))
     names: dict[str, Split] = {i.image_id: "val" for i in shuffled[:held_out]}
     names |= {i.image_id: "test" for i in shuffled[held_out : held_out + tested]}
-    return [CaptionedImage(i.image_id, i.path, i.captions, names.get(i.image_id, "train")) for i in images]
+    firsts = first_equals([image.path for image in ordered])
+    original = {image.image_id: ordered[first].image_id for image, first in zip(ordered, firsts, strict=True)}
+    moved = sum(names.get(copy) != names.get(first) for copy, first in original.items())
+    return [replace(image, split=names.get(original[image.image_id], "train")) for image in images], moved
 
 
 def _assert_disjoint(images: Iterable[CaptionedImage]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections import Counter
@@ -35,6 +34,7 @@ class CheckReport:
     unknown_rate: dict[str, dict[int, float]]  # split -> minimal count -> share of its words not among them
     lengths: dict[str, float]
     problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()  # what reading made of the data, a sentence each
 
     def to_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -51,6 +51,7 @@ class CheckReport:
             "vocabulary  " + ", ".join(f"{n} words at min count {c}" for c, n in self.vocabulary.items()),
             *(f"unknown     {s}: " + _rates(rates) for s, rates in self.unknown_rate.items()),
             f"words       {lengths}",
+            *self.notes,
             *_grouped(self.problems),
         ]
 
@@ -74,6 +75,7 @@ def check(path: Path, *, decode: bool = True) -> CheckReport:
         unknown_rate={s: _unknown(counts[s], counts["train"]) for s in ("val", "test") if counts[s]},
         lengths=_percentiles([len(_words(caption)) for caption in captions]),
         problems=tuple(problems),
+        notes=annotations.notes,
     )
 
 
@@ -107,26 +109,25 @@ def _image_problems(annotations: Annotations) -> Iterator[Problem]:
     """Images that cannot be decoded, and pictures that are in two splits by content."""
     with ThreadPoolExecutor() as pool:
         looked_at = list(pool.map(_look, annotations.images))
-    first: dict[str, CaptionedImage] = {}
-    for image, (digest, wrong) in zip(annotations.images, looked_at, strict=True):
-        name = _relative(image.path, annotations.root)
-        if wrong:
-            yield Problem(name, None, "undecodable", wrong)
-        other = first.setdefault(digest, image) if image.split else image
-        if other.split != image.split:
+    undecodable = {image.image_id: wrong for image, wrong in zip(annotations.images, looked_at, strict=True) if wrong}
+    for image in annotations.images:
+        if image.image_id in undecodable:
+            yield Problem(_relative(image.path, annotations.root), None, "undecodable", undecodable[image.image_id])
+    for image, other in annotations.in_two_splits():
+        if image.image_id not in undecodable:
             message = f"the same picture as {other.image_id}: one is in {other.split}, the other in {image.split}"
-            yield Problem(name, None, "same-picture", message)
+            yield Problem(_relative(image.path, annotations.root), None, "same-picture", message)
 
 
-def _look(image: CaptionedImage) -> tuple[str, str]:
+def _look(image: CaptionedImage) -> str:
+    """What is wrong with an image; empty where it can be decoded."""
     from showtell.images import open_image
 
     try:
-        data = image.path.read_bytes()
-        open_image(data)
+        open_image(image.path.read_bytes())
     except (ImageError, OSError) as error:
-        return str(image.path), f"{image.image_id} cannot be decoded ({str(error).removeprefix('image: ')})"
-    return hashlib.sha256(data).hexdigest(), ""
+        return f"{image.image_id} cannot be decoded ({str(error).removeprefix('image: ')})"
+    return ""
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -20,13 +20,20 @@ _MISKEYED = re.compile(r"^(.+\.(?:jpe?g|png))\.\d+$", re.IGNORECASE)
 _LIST_NAME = re.compile(
     r"(train|dev|val|test)[_.-]?images?|(?:^|[_.-])(train|dev|val|valid|validation|test)(?:[_.-]|$)", re.IGNORECASE
 )
-_IMAGE_KEYS = ("image", "file_name", "filename", "file", "path", "img", "image_path", "image_id", "name")
-_CAPTION_KEYS = ("caption", "captions", "text", "sentence", "sentences", "comment", "description")
+# The first of them that a row has counts: files before numbers, what was written as a caption before what else tells of the image.
+_IMAGE_KEYS = (
+    "image", "file_name", "filename", "image_name", "image_file", "image_filename", "file", "image_path", "path", "file_path", "filepath",
+    "img", "img_name", "img_path", "image_id", "name",
+)  # fmt: skip
+_CAPTION_KEYS = (
+    "caption", "captions", "caption_text", "text", "sentence", "sentences", "comment", "description", "alt_text", "title",
+)  # fmt: skip
+_RUN_TOGETHER = re.compile(r"\s*(\d+)\s+(\S.*)")  # a caption and its number
 _LONGEST_ROW = 50  # lines
 _SPLIT_KEYS = ("split", "set", "subset", "fold")
 
 LOOKED_FOR = (
-    "Flickr's token file with image lists, captions.txt (Kaggle), dataset*.json (Karpathy), COCO annotation files, "
+    "Flickr's token file with image lists, captions.txt or results.csv (Kaggle), dataset*.json (Karpathy), COCO annotation files, "
     "a .csv, .tsv or .jsonl with the columns image and caption, or images with a .txt beside each"
 )
 
@@ -186,7 +193,7 @@ def _read_rows(draft: Draft, file: Path, split: str, *, within: str) -> None:
         if image is None or captions is None:
             draft.problem(file, number, "not-a-caption", "expected an image and a caption in this row; it is left out")
             continue
-        name = str(image)
+        name = str(image).strip()
         if within not in ("", ".") and not name.startswith(f"{within}/"):
             name = f"{within}/{name}"
         for caption in captions if isinstance(captions, list) else [captions]:
@@ -294,11 +301,26 @@ def _table_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]
             for cells in csv.reader(rows, delimiter=delimiter, quoting=quoting):
                 if len(cells) > len(header) == 2:  # a caption with commas that nobody quoted
                     cells = [cells[0], delimiter.join(cells[1:])]
+                if len(cells) + 1 == len(header) and header[-2].endswith("number") and header[-1] in _CAPTION_KEYS:
+                    cells = _taken_apart(draft, file, at + 1, cells, delimiter)
                 if cells:
                     yield at + 1, dict(zip(header, cells, strict=False))
         except csv.Error as error:
             draft.problem(file, at + 1, "not-a-caption", f"cannot be read as a row ({error}); it is left out")
         at += max(1, count)
+
+
+def _taken_apart(draft: Draft, file: Path, line: int, cells: list[str], delimiter: str) -> list[str]:
+    """The cells of a row, its last one as two where a caption and its number lie in it, as in one row of Flickr30k."""
+    match = _RUN_TOGETHER.fullmatch(cells[-1])
+    if match is None:
+        return cells
+    number, caption = match.groups()
+    message = (
+        f"no '{delimiter}' between the number {number} and the caption '{caption.strip()[:40]}'; read as if there were"
+    )
+    draft.problem(file, line, "no-delimiter", message)
+    return [*cells[:-1], number, caption]
 
 
 def _physical_lines(lines: list[str], at: int, *, cells: int, delimiter: str) -> int:

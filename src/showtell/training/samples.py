@@ -63,6 +63,11 @@ class Samples:
         annotations = read_annotations(path, val=data.val, test=data.test, seed=data.split_seed)
         for sentence in annotations.summary():
             note(sentence)
+        if annotations.given and (shared := sum(1 for _ in annotations.in_two_splits())):
+            note(
+                f"{shared} of the pictures lie in two of the data's splits, byte for byte, so that scores on them flatter; "
+                f"see  showtell data check {path}"
+            )
         self.name = annotations.root.resolve().name
         self._listed = annotations.split("train"), annotations.split("val")
         self.vocabulary = Vocabulary.train(
