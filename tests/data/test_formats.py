@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -276,6 +277,32 @@ def test_splits_of_ones_own_stay_as_they_are(tmp_path: Path) -> None:
     write(tmp_path / "captions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match=r"'val'; it has test \(4\)"):
         read_annotations(tmp_path).split("val")
+
+
+def test_lemmas_beside_the_captions_are_not_read(tmp_path: Path) -> None:
+    """As the archive of Flickr8k has them, in a file that comes first in the alphabet."""
+    flickr8k(tmp_path)
+    lemmas = tmp_path / "Flickr8k_text" / "Flickr8k.lemma.token.txt"
+    write(lemmas, "".join(f"{name}#{index}\tit be told\n" for name, index, _ in ROWS))
+    found = read_annotations(tmp_path)
+    assert told(found) == WANTED
+    (problem,) = found.problems
+    assert (problem.kind, Path(problem.file).name) == ("unread-table", lemmas.name)
+    assert "Flickr8k.token.txt is" in problem.message
+    assert told(read_annotations(lemmas))["one.jpg"][0][0] == "it be told"  # who asks for them gets them
+
+
+@pytest.mark.parametrize(("alone", "splits"), [("val", {"val": 6}), ("train", {"train": 4, "val": 1, "test": 1})])
+def test_one_file_of_coco_alone(alone: str, splits: dict[str, int], tmp_path: Path) -> None:
+    """A split that somebody scores is whole; what somebody trains on is split."""
+    names = [f"{number}.jpg" for number in range(6)]
+    paint(*(tmp_path / f"{alone}2017" / name for name in names))
+    content = {
+        "images": [{"id": index, "file_name": name} for index, name in enumerate(names)],
+        "annotations": [{"image_id": index, "caption": coco_caption(index)} for index in range(6)],
+    }
+    write(tmp_path / "annotations" / f"captions_{alone}2017.json", json.dumps(content))
+    assert Counter(image.split for image in read_annotations(tmp_path).images) == splits
 
 
 def test_what_is_wrong_is_named_by_file_and_line(tmp_path: Path) -> None:

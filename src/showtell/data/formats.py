@@ -56,10 +56,14 @@ def read_draft(path: Path) -> Draft:
 
 def _read_token_file(path: Path, root: Path) -> Draft | None:
     """Flickr8k and Flickr30k as published, and the seed's layout: `name.jpg#0<TAB>caption` lines and image lists."""
-    token_file = next((p for p in _files(path, (".txt", ".token", ".csv", "")) if _looks_like_tokens(p)), None)
-    if token_file is None:
+    token_files = [p for p in _files(path, (".txt", ".token", ".csv", "")) if _looks_like_tokens(p)]
+    if not token_files:
         return None
+    # Flickr8k comes with its captions' lemmas, "a man be ride a bike", in a file of their own.
+    token_file, *others = sorted(token_files, key=lambda p: "lemma" in p.name.lower())
     draft = Draft(root, "flickr (token file)")
+    for other in others:
+        _not_read(draft, other, [token_file])
     for number, line in _lines(draft, token_file):
         match = _TOKEN_LINE.match(line)
         if match is None:
@@ -123,7 +127,8 @@ def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
 
 
 def _coco(root: Path, objects: Iterable[tuple[Path, dict[str, Any]]]) -> Draft:
-    """captions_train*.json, captions_val*.json: the id of an image is COCO's number, its split the file's name."""
+    """captions_train*.json, captions_val*.json: the id of an image is COCO's number, its split the file's name. A train file alone is
+    split anew, as there is nothing to validate on."""
     draft = Draft(root, "coco (JSON)")
     names: dict[str, str] = {}
     for file, content in objects:
@@ -138,7 +143,7 @@ def _coco(root: Path, objects: Iterable[tuple[Path, dict[str, Any]]]) -> Draft:
                 draft.add(str(entry["image_id"]), str(entry["caption"]), file=file, line=None)
     by_name = {p.name: p for folder in _image_folders(root) for p in folder.iterdir()}
     draft.paths |= {i: by_name[Path(n).name] for i, n in names.items() if Path(n).name in by_name}
-    draft.has_splits = len(set(draft.splits.values())) > 1
+    draft.has_splits = bool({*draft.splits.values()} - {"train"})
     return draft
 
 
@@ -157,11 +162,15 @@ def _read_table(path: Path, root: Path) -> Draft | None:
         _read_rows(draft, file, split, within=file.parent.relative_to(root).as_posix() if apart else "")
     for file in tables:
         if file not in chosen.values():
-            read = " and ".join(draft.name(other) for other in chosen.values())
-            draft.problem(file, None, "unread-table", f"looks like captions too and is not read, as {read} is")
+            _not_read(draft, file, chosen.values())
     draft.paths = {i: p for i in draft.places if (p := root / i).is_file()}
     draft.find(_image_folders(root))
     return draft
+
+
+def _not_read(draft: Draft, file: Path, instead: Iterable[Path]) -> None:
+    read = " and ".join(draft.name(other) for other in instead)
+    draft.problem(file, None, "unread-table", f"looks like captions too and is not read, as {read} is")
 
 
 def _a_table_a_split(tables: list[Path], root: Path) -> dict[str, Path]:
