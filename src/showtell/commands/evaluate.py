@@ -52,6 +52,13 @@ def evaluate(
     consensus: CONSENSUS = None,
     views: VIEWS = None,
     ensemble: ENSEMBLE = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write each image's caption and scores, as COCO results .json or as .csv; --predictions reads it.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
     """Score captions: BLEU-1…4, ROUGE-L and CIDEr with their protocol; a bundle also beside two floors."""
@@ -72,6 +79,10 @@ def evaluate(
     need_data(data)
     more = _more(metrics)
     from showtell.evaluation import evaluate_bundle, evaluate_predictions
+    from showtell.results import check_results, write_results
+
+    if captions is not None:
+        check_results(captions)
 
     if predictions is not None:
         need_file(predictions, "--predictions")
@@ -97,6 +108,8 @@ def evaluate(
         print_json(result.to_dict())
     else:
         typer.echo("\n".join(result.lines()))
+    if captions is not None:
+        write_results(captions, result)
     if result.failures and bundle is not None:
         raise typer.Exit(1)
 
