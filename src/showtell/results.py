@@ -55,7 +55,7 @@ def _json(rows: Rows) -> str:
 
 def _csv(rows: Rows) -> str:
     table = io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     writer.writerows(rows)
     return table.getvalue()
