@@ -22,6 +22,7 @@ from showtell.commands.terminal import (
 from showtell.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
+    from showtell.against import Against
     from showtell.evaluation import Evaluation
 
 SPLITS = ("train", "val", "dev", "test")
@@ -92,12 +93,7 @@ def evaluate(
 
     if captions is not None:
         check_results(captions)
-
-    given = [
-        _captions_in(file, option)
-        for file, option in ((predictions, "--predictions"), (against, "--against"))
-        if file is not None
-    ]
+    given = [*_captions_in(predictions, "--predictions"), *_captions_in(against, "--against")]
     listed = None if images is None else _list_of(given, images)
     trained = split_of if bundle is None else bundle
     folder = None if trained is None else need_bundle(trained)
@@ -114,7 +110,7 @@ def evaluate(
         assert folder is not None
         from showtell.decoding import Wishes
 
-        others = [need_bundle(folder) for folder in ensemble or ()]
+        others = [need_bundle(name) for name in ensemble or ()]
         wishes = Wishes(consensus=consensus, views=views)
         with progress() as bar:
             result = evaluate_bundle(
@@ -126,14 +122,18 @@ def evaluate(
     for failure in () if other is None else other.failures:
         note(f"left out of {against}: {failure}")
     compared = None if other is None else compare_evaluations(result, other, name=str(against))
-    if json:
-        print_json(result.to_dict() | ({} if compared is None else {"against": compared.to_dict()}))
-    else:
-        typer.echo("\n".join([*result.lines(), *([] if compared is None else ["", *compared.lines()])]))
+    _print(result, compared, json)
     if captions is not None:
         write_results(captions, result)
     if result.failures and bundle is not None:
         raise typer.Exit(1)
+
+
+def _print(result: Evaluation, compared: Against | None, as_json: bool) -> None:
+    if as_json:
+        print_json(result.to_dict() | ({} if compared is None else {"against": compared.to_dict()}))
+    else:
+        typer.echo("\n".join([*result.lines(), *([] if compared is None else ["", *compared.lines()])]))
 
 
 def _more(metrics: str) -> list[str]:
@@ -149,13 +149,15 @@ def _more(metrics: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _captions_in(file: Path, option: str) -> Path:
-    """A file of predictions that exists."""
+def _captions_in(file: Path | None, option: str) -> list[Path]:
+    """A file of predictions that exists, where one is given."""
+    if file is None:
+        return []
     if (file / "config.json").is_file():
         raise RecipeError(
             f"{option} {file} is a captioner; expected captions, which  showtell evaluate {file} --captions FILE  writes"
         )
-    return need_file(file, option)
+    return [need_file(file, option)]
 
 
 def _list_of(predictions: Sequence[Path], images: Path) -> Path:
