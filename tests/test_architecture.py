@@ -23,7 +23,7 @@ LAYERS = (
     ("demo",),
     ("report", "serve"),
     ("training",),
-    ("choosing",),
+    ("against", "choosing", "results"),
     ("evaluation", "trace"),
     ("matching",),
     ("loading",),
@@ -39,7 +39,7 @@ LAYERS = (
 )
 LIGHT = (
     "metrics", "data/annotations.py", "data/formats.py", "data/copies.py", "data/markers.py", "data/check.py", "config.py", "recipe.py", "matching.py", "errors.py", "images.py",
-    "commands", "cli.py", "evaluation.py", "demo.py", "captioning.py", "decoding.py", "loading.py", "runtime.py",
+    "commands", "cli.py", "evaluation.py", "against.py", "results.py", "demo.py", "captioning.py", "decoding.py", "loading.py", "runtime.py",
     "card.py", "hub.py", "writing.py",
 )  # fmt: skip
 HEAVY = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from showtell.config import PhaseConfig, Recipe
+from showtell.config import PhaseConfig, Recipe, SearchConfig
 from showtell.errors import RecipeError
 from showtell.recipe import find_recipe, load_recipe, parse_recipe
 
@@ -30,6 +30,19 @@ def test_recipes_alternate_between_the_lstm_and_both_for_eighty_epochs(name: str
     assert (True, True) not in itertools.pairwise(trained)
     assert sum(phase.epochs for phase in recipe.phases()) == 80
     assert len(load_recipe(name, ["train.max_phases=1"]).phases()) == 1
+
+
+def test_decodings_that_differ_are_called_otherwise() -> None:
+    usual = SearchConfig()
+    assert usual.describe() == "beam 3, length normalisation 1"
+    changes = ({"beam": 4}, {"length_penalty": 0.5}, {"max_length": 24}, {"max_length": 30}, {"no_repeat_ngram": 2},
+               {"no_repeat_ngram": 3}, {"consensus": 5}, {"views": 2})  # fmt: skip
+    named = [SearchConfig(**change).describe() for change in changes]  # type: ignore[arg-type]
+    assert len({usual.describe(), *named}) == 1 + len(changes)
+    both = SearchConfig(max_length=30, no_repeat_ngram=3, views=2)
+    assert both.describe() == "beam 3, length normalisation 1, max length 30, no 3-gram twice, 2 views"
+    every = {name for change in changes for name in change}
+    assert every == SearchConfig.model_fields.keys()
 
 
 def test_overrides_are_toml_values_or_bare_words() -> None:

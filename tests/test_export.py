@@ -200,6 +200,26 @@ def test_what_is_wrong_is_said(tiny_bundle: Path, exported: Path, photos: list[P
         OnnxCaptioner.load(broken)
     result = CliRunner().invoke(app, ["caption", str(exported), str(photos[0]), "--with", "red"])
     assert result.exit_code == 2
+    result = CliRunner().invoke(app, ["caption", str(exported), str(photos[0]), "--device", "cuda"])
+    assert result.exit_code == 2 and "runs on the cpu" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_other_providers_than_the_cpu(exported: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    plain = OnnxCaptioner.load(exported)
+    named = OnnxCaptioner.load(exported, providers=["CPUExecutionProvider"])
+    assert [c.text for c in named.caption(photos)] == [c.text for c in plain.caption(photos)]
+    monkeypatch.setattr(named, "_on_cpu", False)  # a batch at once gives what one by one does
+    pixels = np.random.default_rng(0).normal(size=(3, 3, 64, 64)).astype(np.float32)
+    np.testing.assert_allclose(named.features(pixels), plain.features(pixels), atol=1e-4)
+    with pytest.raises(DataError, match=r"no provider 'MadeUp'; expected some of .*CPUExecutionProvider"):
+        OnnxCaptioner.load(exported, providers=["MadeUp"])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["MadeUp", "CPUExecutionProvider"])
+    with pytest.raises(DataError, match="'MadeUp' could not be started here"):
+        OnnxCaptioner.load(exported, providers=["MadeUp"])
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -81,6 +82,14 @@ def save_bundle(
     vocabulary.save(folder / "tokenizer.json")
     write_whole(folder / "README.md", model_card(recipe, training))
     _write_json(folder / "config.json", config)
+
+
+def made_with(device: torch.device, processes: int) -> dict[str, Any]:
+    """What a captioner was trained by, for its `training`: versions, the kind of device, the number of processes."""
+    return {
+        "showtell": showtell.__version__, "torch": str(torch.__version__), "timm": timm.__version__,
+        "device": device.type, "processes": processes,
+    }  # fmt: skip
 
 
 def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:

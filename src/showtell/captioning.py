@@ -92,19 +92,21 @@ class BaseCaptioner(ABC):
         sampling: Sampling | None = None,
         wishes: Wishes | None = None,
         batch_size: int = 32,
+        workers: int = 2,
     ) -> Iterator[Caption | ImageError]:
         """One result a source, in order, as they come: its caption, or why it cannot be read.
 
-        Images are decoded in threads, one batch ahead of the model; never more than two batches are in memory. Raises
-        `DataError` for wishes that captions which are drawn cannot meet.
+        Images are decoded by `workers` threads, one batch ahead of the model; never more than two batches are in memory.
+        Raises `DataError` for wishes that captions which are drawn cannot meet.
         """
-        if batch_size < 1:
-            raise DataError(f"batch_size is {batch_size}; expected 1 or more")
+        for name, number in (("batch_size", batch_size), ("workers", workers)):
+            if number < 1:
+                raise DataError(f"{name} is {number}; expected 1 or more")
         if sampling is not None and wishes is not None and replace(wishes, views=None) != Wishes():
             raise DataError("wishes are searched for, and sampling draws; give one or the other")
         options = self.options(beam=beam, n=n)
         options = options if wishes is None else self._wished(options, wishes)
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(workers) as pool:
             waiting, first = None, 0
             for batch in itertools.chain(_batches(sources, batch_size), [None]):
                 loading = None if batch is None else [pool.submit(self._load, source, options) for source in batch]

@@ -55,7 +55,7 @@ def model_card(
 ) -> str:
     """README.md of a captioner that `source` loads.
 
-    `training` holds the data set's name, the epoch, the validation scores and their protocol (nothing, where that was not
+    `training` holds the data set's name, the epoch, what it was made with, the validation scores and their protocol (nothing, where that was not
     recorded); `decoding` those of the decoding that was chosen after it, if one was; `evaluations` are shown beside them.
     `precision` is that of an exported one.
     """
@@ -122,6 +122,11 @@ def _what(recipe: Recipe, training: Mapping[str, Any], precision: str) -> str:
         lines.append(
             f"Trained on {training['train_images']} images of {training['dataset']}; epoch {training['epoch']}, kept for its "
             "CIDEr on the validation split."
+        )
+    if made := training.get("made_with"):
+        several = f", {made['processes']} processes" * (made["processes"] > 1)
+        lines.append(
+            f"Made with showtell {made['showtell']}, torch {made['torch']} and timm {made['timm']}, on {made['device']}{several}."
         )
     if precision:
         lines.append(f"Exported as ONNX, the encoder in {precision}; it runs without torch.")

@@ -230,8 +230,11 @@ class SearchConfig(_Section):
         return self.model_copy(update={"views": 1})
 
     def describe(self) -> str:
-        """The decoding, as a protocol names it."""
-        more = [f"consensus of {self.consensus}"] * (self.consensus > 1) + [f"{self.views} views"] * (self.views > 1)
+        """The decoding, as a protocol names it; what is missing in it is as by default."""
+        usual = type(self).model_fields["max_length"].default
+        more = [f"max length {self.max_length}"] * (self.max_length != usual)
+        more += [f"no {self.no_repeat_ngram}-gram twice"] * (self.no_repeat_ngram > 0)
+        more += [f"consensus of {self.consensus}"] * (self.consensus > 1) + [f"{self.views} views"] * (self.views > 1)
         return ", ".join([f"beam {self.beam}", f"length normalisation {self.length_penalty:g}", *more])
 
 

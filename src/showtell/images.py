@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import io
+import itertools
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -141,15 +142,16 @@ def decoding_threads(most: int = 8) -> int:
 def find_images(arguments: Iterable[str]) -> Iterator[Path]:
     """The files that `photo.jpg folder/ '*.png'` name: folders are searched through, patterns expanded, sorted.
 
-    Raises `DataError` for an argument that names nothing.
+    Of a folder, the names in one folder at a time are in memory. Raises `DataError` for an argument that names nothing.
     """
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-            if not found:
+            found = _images_below(path)
+            first = next(found, None)
+            if first is None:
                 raise DataError(f"no image in {argument}: expected files ending in {', '.join(sorted(SUFFIXES))}")
-            yield from found
+            yield from itertools.chain([first], found)
         elif path.exists() or not glob.has_magic(argument):
             yield path  # a missing file is reported when it is opened, and the rest goes on
         else:
@@ -157,6 +159,25 @@ def find_images(arguments: Iterable[str]) -> Iterator[Path]:
             if not matches:
                 raise DataError(f"no file matches '{argument}'")
             yield from (p for p in matches if p.is_file())
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    """The images in a folder and in those within, by path; folders that may not be read are passed over, and so are links to folders."""
+    try:
+        with os.scandir(folder) as entries:
+            folders = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries if _is_wanted(entry)}
+    except PermissionError:
+        return
+    for name in sorted(folders):
+        path = folder / name
+        if folders[name]:
+            yield from _images_below(path)
+        elif path.is_file():
+            yield path
+
+
+def _is_wanted(entry: os.DirEntry[str]) -> bool:
+    return os.path.splitext(entry.name)[1].lower() in SUFFIXES or entry.is_dir(follow_symlinks=False)
 
 
 def _decode(source: Source, name: str, max_pixels: int) -> Image.Image:

@@ -19,7 +19,7 @@ from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
 from showtell.config import MOST_UPRIGHT_VIEWS
 from showtell.data.mirror import mirror_ids
 from showtell.decoding import MOST_VIEWS, Phrase, Sampling, SearchOptions, Wishes
-from showtell.errors import BundleError, DataError
+from showtell.errors import BundleError, DataError, first_line
 from showtell.generate import draw_captions, find_captions
 from showtell.hub import resolve
 from showtell.images import View, views_of
@@ -59,11 +59,11 @@ class Captioner(BaseCaptioner):
         join it. Its encoder computes in bfloat16 where the processor multiplies it natively; with `precision` "float32" it
         never does, and captions are the same on any processor. Raises `BundleError` for what is no bundle, is incomplete, or
         of a newer version, and for bundles whose words differ, `DownloadError` where the hub cannot be reached, `DataError` for another
-        precision.
+        precision, and for a device that is not there.
         """
         if precision not in get_args(Precision):
             raise DataError(f"precision is '{precision}'; expected one of {', '.join(get_args(Precision))}")
-        chosen = torch.device(device) if device is not None else _best_device()
+        chosen = _device(device) if device is not None else _best_device()
         torch.set_flush_denormal(True)
         bundles = (load_bundle(resolve(name), chosen) for name in (path, *ensemble))
         return cls(*bundles, device=chosen, precision=precision)
@@ -226,6 +226,18 @@ def _check_phrases(
 
 def _holds(phrase: Phrase, part: Phrase) -> bool:
     return any(phrase[i : i + len(part)] == part for i in range(len(phrase)))
+
+
+def _device(wanted: str | torch.device) -> torch.device:
+    """A device that can be used."""
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+        raise DataError(
+            f"device '{wanted}' cannot be used here ({first_line(error)}); expected cpu, or e.g. cuda, cuda:1 or mps"
+        ) from None
+    return device
 
 
 def _best_device() -> torch.device:

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from showtell.errors import BundleError
+from showtell.errors import BundleError, DataError
 from showtell.hub import resolve
 
 if TYPE_CHECKING:
     from showtell.captioning import BaseCaptioner
 
 
-def load_captioner(path: str | Path, *, ensemble: Sequence[str | Path] = ()) -> BaseCaptioner:
+def load_captioner(
+    path: str | Path, *, ensemble: Sequence[str | Path] = (), device: str | None = None
+) -> BaseCaptioner:
     """The captioner in a folder, a bundle or an exported one, or of a hub's name; with `ensemble`, of several bundles.
 
-    `BundleError` where it is neither, and where an exported one is to join an ensemble.
+    `device` is torch's, by default an accelerator where there is one. `BundleError` where it is neither, and where an exported
+    one is to join an ensemble; `DataError` for a device that is not there.
     """
     folder, *others = (resolve(name) for name in (path, *ensemble))
     if others and (exported := [each for each in (folder, *others) if is_exported(each)]):
@@ -25,10 +28,14 @@ def load_captioner(path: str | Path, *, ensemble: Sequence[str | Path] = ()) -> 
     if is_exported(folder):
         from showtell.runtime import OnnxCaptioner
 
+        if device not in (None, "cpu"):
+            raise DataError(
+                f"{folder} is an exported captioner, which runs on the cpu; expected no device, found '{device}'"
+            )
         return OnnxCaptioner.load(folder)
     from showtell.inference import Captioner
 
-    return Captioner.load(folder, ensemble=others)
+    return Captioner.load(folder, device, ensemble=others)
 
 
 def is_exported(folder: Path) -> bool:

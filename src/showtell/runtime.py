@@ -18,19 +18,22 @@ from numpy.typing import NDArray
 from showtell.array_search import Arrays, Floats, Hypothesis, Ints, beam_search, sample
 from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
 from showtell.decoding import Sampling, SearchOptions
-from showtell.errors import BundleError, MissingExtraError, first_line
+from showtell.errors import BundleError, DataError, MissingExtraError, first_line
 from showtell.images import ImageTransform
 from showtell.paths import EXPORT_FILES
 from showtell.writing import join_words
 
 RUNTIME_VERSION = 1
+_CPU = "CPUExecutionProvider"
 _PAD, _START, _END, _UNK = range(4)
 
 
 class OnnxCaptioner(BaseCaptioner):
     """An exported folder, ready to caption."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], *, threads: int = 0) -> None:
+    def __init__(
+        self, folder: Path, config: dict[str, Any], *, threads: int = 0, providers: Sequence[str] = ()
+    ) -> None:
         """`OnnxCaptioner.load` reads the configuration and checks it."""
         self.transform = ImageTransform.from_dict(config["transform"])
         # One look at the image, one search: consensus and views are the bundle's.
@@ -41,14 +44,19 @@ class OnnxCaptioner(BaseCaptioner):
         vocabulary = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
         self._tokens: list[str] = vocabulary["tokens"]
         self._subwords = vocabulary["kind"] == "bpe"
-        self._encoder, self._prepare, self._step = (_session(folder / name, threads) for name in EXPORT_FILES[:3])
+        self._on_cpu = set(providers) <= {_CPU}
+        self._encoder, self._prepare, self._step = (
+            _session(folder / name, threads, providers) for name in EXPORT_FILES[:3]
+        )
         self._step_inputs = [item.name for item in self._step.get_inputs()]  # only what the step uses
 
     @classmethod
-    def load(cls, path: str | Path, *, threads: int = 0) -> OnnxCaptioner:
+    def load(cls, path: str | Path, *, threads: int = 0, providers: Sequence[str] | None = None) -> OnnxCaptioner:
         """The captioner in an exported folder; `threads` 0 takes all cores.
 
-        Raises `BundleError` for what is incomplete or of a newer version, `MissingExtraError` without ONNX Runtime.
+        `providers` are ONNX Runtime's, the best one first, e.g. "CUDAExecutionProvider" or "CoreMLExecutionProvider"; by default
+        the CPU alone, which also computes what they cannot. Raises `BundleError` for what is incomplete or of a newer version,
+        `MissingExtraError` without ONNX Runtime, `DataError` for a provider that is not there.
         """
         folder = Path(path)
         try:
@@ -64,7 +72,7 @@ class OnnxCaptioner(BaseCaptioner):
         if missing:
             raise BundleError(f"{folder} is incomplete: {', '.join(missing)} is missing; export the bundle again")
         try:
-            return cls(folder, config, threads=threads)
+            return cls(folder, config, threads=threads, providers=providers or ())
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(
                 f"{folder} is damaged ({type(error).__name__}: {error}); export the bundle again"
@@ -73,9 +81,12 @@ class OnnxCaptioner(BaseCaptioner):
     def features(self, pixels: Pixels) -> Floats:
         """Transformed images (B,3,S,S) -> features (B,R,F): the encoder alone.
 
-        One by one: on two cores no batch was faster a photo, and those of 32 were slower (experiments/LOG.md), in memory
+        On the CPU one by one: on two cores no batch was faster a photo, and those of 32 were slower (experiments/LOG.md), in memory
         that grows with them. What a batch saves is in the search.
         """
+        if not self._on_cpu:
+            features: Floats = self._encoder.run(None, {"images": pixels})[0]
+            return features
         return np.concatenate([self._encoder.run(None, {"images": image[None]})[0] for image in pixels])
 
     def _search(
@@ -117,11 +128,15 @@ class OnnxCaptioner(BaseCaptioner):
         return "".join(tokens).replace("▁", " ").removeprefix(" ") if self._subwords else join_words(tokens)
 
 
-def _session(path: Path, threads: int) -> Any:
+def _session(path: Path, threads: int, providers: Sequence[str]) -> Any:
     try:
         import onnxruntime
     except ImportError:
         raise MissingExtraError("an exported captioner", "onnx") from None
+    known = onnxruntime.get_available_providers()
+    missing = next((name for name in providers if name not in known), None)
+    if missing is not None:
+        raise DataError(f"this ONNX Runtime has no provider '{missing}'; expected some of {', '.join(known)}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -130,6 +145,12 @@ def _session(path: Path, threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=[*dict.fromkeys([*providers, _CPU])])
     except Exception as error:  # onnxruntime raises many kinds of its own
         raise BundleError(f"{path} cannot be read ({first_line(error)}); export the bundle again") from None
+    idle = next((name for name in providers if name not in session.get_providers()), None)
+    if idle is not None:  # a driver is missing, and it would go on without it
+        raise DataError(
+            f"the provider '{idle}' could not be started here; see that its driver is installed, or leave it out"
+        )
+    return session

@@ -153,6 +153,7 @@ def test_the_card_is_metadata_and_scores(trained: Path, tmp_path: Path) -> None:
     assert "| CIDEr | 200.00 | 150.00 – 250.00 | 20.00 |" in text
     assert "photos test, 10 images, 5 references each, PTB tokens, beam 3" in text
     assert 'Captioner.load("ada/scenes")' in text
+    assert "Made with" not in text  # of an earlier version, which did not keep it
     assert f"{(trained / 'model.safetensors').stat().st_size:,} bytes  model.safetensors" in text
 
 

@@ -10,8 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from accelerate import Accelerator
 from training_runs import lines, refuse, same, steps_an_epoch
 
+import showtell
 from showtell.bundle import load_bundle
 from showtell.data.annotations import read_annotations
 from showtell.data.scenes import draw_scenes
@@ -37,6 +41,21 @@ def test_a_run_leaves_what_it_says(whole: Path, data: Path) -> None:
     assert training["epoch"] == best["epoch"]
     val = evaluate_bundle(whole / "bundle", data, split="val")
     assert val.report.scores == pytest.approx(training["scores"], abs=1e-9)
+
+
+def test_a_bundle_and_its_card_say_what_it_was_made_with(whole: Path) -> None:
+    made = load_bundle(whole / "bundle").config["training"]["made_with"]
+    device = Accelerator().device.type
+    assert made == {
+        "showtell": showtell.__version__, "torch": torch.__version__, "timm": timm.__version__,
+        "device": device, "processes": 1,
+    }  # fmt: skip
+    card = (whole / "bundle" / "README.md").read_text(encoding="utf-8")
+    assert (
+        f"Made with showtell {showtell.__version__}, torch {torch.__version__} and timm {timm.__version__}, on {device}."
+        in card
+    )
+    assert "max length 12" in card
 
 
 def test_training_is_deterministic(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:

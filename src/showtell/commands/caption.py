@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
-import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from showtell.commands.inputs import Input, list_inputs, shard, sources
+from showtell.commands.rows import CaptionFile, Printer, one_line
 from showtell.commands.terminal import CONSENSUS, ENSEMBLE, VIEWS, need_bundle, note
 from showtell.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from showtell.captioning import BaseCaptioner, Caption
     from showtell.decoding import Sampling
-
-Input = tuple[str, Path | bytes]  # what it is called in the output, and what is opened
-
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a")  # the other formats have a NUL, which no path has
 
 
 def caption(
@@ -37,7 +31,24 @@ def caption(
         list[str],
         typer.Argument(metavar="IMAGE...", help="Files, folders, patterns; '-' reads stdin: paths, or one image."),
     ],
-    format: Annotated[Literal["text", "jsonl", "csv"], typer.Option(help="What is printed.")] = "text",
+    format: Annotated[
+        Literal["text", "jsonl", "csv"] | None, typer.Option(help="What is printed [default: text].")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Append the captions to this .jsonl or .csv as they come; images that it has already are passed over.",
+        ),
+    ] = None,
+    part: Annotated[
+        str, typer.Option("--shard", metavar="I/N", help="Every N-th image from number I on: 0/4, 1/4, 2/4, 3/4.")
+    ] = "",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps [default: an accelerator where there is one].")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images that are captioned together.")] = 32,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
     n: Annotated[int, typer.Option("--n", min=1, max=100, help="Captions an image.")] = 1,
     beam: Annotated[
         int | None,
@@ -83,22 +94,34 @@ def caption(
         raise typer.BadParameter(f"--n {n} captions need --beam {n} or more, found {beam}")
     if not sample and (temperature, top_p, seed) != (1.0, 0.9, 0):
         raise typer.BadParameter("--temperature, --top-p and --seed go with --sample, which is missing")
+    if out is not None and (format is not None or attention is not None):
+        raise typer.BadParameter("--format and --attention go with what is printed, and --out is a file; leave out one")
+    if sample and (out is not None or part):
+        raise typer.BadParameter(
+            "--sample draws by an image's place among all, which --out and --shard change; leave out one"
+        )
     folder, *others = (need_bundle(name) for name in (bundle, *(ensemble or ())))
     inputs = list_inputs(images)
+    inputs = shard(inputs, part) if part else inputs
     from showtell.decoding import Sampling, Wishes
     from showtell.loading import load_captioner
 
     sampling = Sampling(temperature, top_p, seed) if sample else None
     wishes = Wishes(tuple(required or ()), tuple(excluded or ()), diverse, diversity, consensus, views)
-    captioner = load_captioner(folder, ensemble=others)
-    draw = _drawer(attention, captioner, sampling) if attention is not None else None
-    names: deque[Input] = deque()
-    results = captioner.caption_each(
-        _sources(inputs, names), beam=beam, n=n, sampling=sampling, wishes=wishes if wishes != Wishes() else None
-    )
-    done, failed = _print_all(results, names, format, n, draw)
-    if not done:
+    with nullcontext() if out is None else CaptionFile(out, n) as file:
+        captioner = load_captioner(folder, ensemble=others, device=device)
+        draw = _drawer(attention, captioner, sampling) if attention is not None else None
+        names: deque[Input] = deque()
+        results = captioner.caption_each(
+            sources(inputs if file is None else file.left(inputs), names), beam=beam, n=n, sampling=sampling,
+            wishes=wishes if wishes != Wishes() else None, batch_size=batch, workers=workers,
+        )  # fmt: skip
+        done, failed = _write_all(results, names, file or Printer(format or "text", n), draw)
+        before = 0 if file is None else len(file.done)
+    if not done and not before:
         raise DataError(f"no image was captioned: {_how_many(failed)}")
+    if out is not None:
+        typer.echo(f"{out}: {done} images captioned, {before} were there already")
     if failed:
         note(f"{done} captioned, {failed} failed")
         raise typer.Exit(1)
@@ -108,18 +131,15 @@ def _how_many(failed: int) -> str:
     return f"all {failed} failed" if failed > 1 else "the only one failed" if failed else "none was given"
 
 
-def _print_all(
+def _write_all(
     results: Iterable[Caption | ImageError],
     names: deque[Input],
-    format: str,
-    n: int,
+    output: Printer | CaptionFile,
     draw: Callable[[str, Path | bytes, Caption], None] | None,
 ) -> tuple[int, int]:
-    """Prints captions as they come; how many there were, and how many images failed."""
+    """Writes captions as they come; how many there were, and how many images failed."""
     done = failed = 0
     try:
-        for line in _header(format):
-            typer.echo(line)
         for result in results:
             name, source = names.popleft()
             if isinstance(result, ImageError):
@@ -129,46 +149,10 @@ def _print_all(
             done += 1
             if draw is not None:
                 draw(name, source, result)
-            for line in _FORMATS[format](name, result, n):
-                typer.echo(line)
-            sys.stdout.flush()
+            output.write(name, result)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted after {done} captioned images; what was printed is whole") from None
+        raise KeyboardInterrupt(f"interrupted after {done} captioned images; what was written is whole") from None
     return done, failed
-
-
-def list_inputs(arguments: Iterable[str]) -> Iterator[Input]:
-    """Every image that the arguments name. Wrong ones raise `DataError` here, before anything is loaded."""
-    from showtell.images import find_images
-
-    parts: list[Callable[[], Iterator[Input]]] = []
-    for argument in arguments:
-        if argument == "-":
-            parts.append(read_stdin)
-        else:
-            found: list[Input] = [(str(path), path) for path in find_images([argument])]
-            parts.append(lambda found=found: iter(found))  # type: ignore[misc]
-    return (item for part in parts for item in part())
-
-
-def read_stdin() -> Iterator[Input]:
-    """Paths, one a line; or, where standard input starts like an image file, that image, called '-'."""
-    stream = sys.stdin.buffer
-    head = stream.read(16)
-    if head.startswith(_MAGIC) or b"\0" in head or head[8:12] == b"WEBP":
-        yield "-", head + stream.read()
-        return
-    begun = head if head.endswith(b"\n") else head + stream.readline()
-    for lines in (io.BytesIO(begun), stream):
-        for line in lines:
-            name = os.fsdecode(line.rstrip(b"\r\n"))
-            if name.strip():
-                yield name, Path(name)
-
-
-def one_line(text: str) -> str:
-    """Text whose line breaks (a file's name may have some) are written out."""
-    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def _drawer(
@@ -201,45 +185,3 @@ def _drawer(
         draw_caption(open_image(source), caption, captioner.transform).save(target)
 
     return draw
-
-
-def _sources(inputs: Iterable[Input], names: deque[Input]) -> Iterator[Path | bytes]:
-    """What the captioner opens; it reads ahead, so the names wait in `names`."""
-    for name, source in inputs:
-        names.append((name, source))
-        yield source
-
-
-def _header(format: str) -> list[str]:
-    return ["image,rank,caption,log_prob"] if format == "csv" else []
-
-
-def _ranked(best: Caption, n: int) -> list[Caption]:
-    return [best, *best.alternatives][:n]
-
-
-def _text(name: str, best: Caption, n: int) -> Iterator[str]:
-    yield f"{one_line(name)}: {best.text}"
-    for other in _ranked(best, n)[1:]:
-        yield f"    {other.text}  ({other.log_prob:.2f})"
-
-
-def _jsonl(name: str, best: Caption, n: int) -> Iterator[str]:
-    value = {"image": name, **_values(best), "words": [{"text": w.text, "log_prob": w.log_prob} for w in best.words]}
-    if n > 1:
-        value["alternatives"] = [_values(other) for other in _ranked(best, n)[1:]]
-    yield json.dumps(value, ensure_ascii=False)
-
-
-def _csv(name: str, best: Caption, n: int) -> Iterator[str]:
-    for rank, item in enumerate(_ranked(best, n), start=1):
-        row = io.StringIO()
-        csv.writer(row, lineterminator="").writerow([name, rank, item.text, f"{item.log_prob:.6f}"])
-        yield row.getvalue()
-
-
-def _values(item: Caption) -> dict[str, object]:
-    return {"caption": item.text, "log_prob": item.log_prob, "score": item.score}
-
-
-_FORMATS: dict[str, Callable[[str, Caption, int], Iterator[str]]] = {"text": _text, "jsonl": _jsonl, "csv": _csv}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,10 @@ from showtell.commands.terminal import (
 )
 from showtell.errors import DataError, RecipeError
 
+if TYPE_CHECKING:
+    from showtell.against import Against
+    from showtell.evaluation import Evaluation
+
 SPLITS = ("train", "val", "dev", "test")
 
 
@@ -31,6 +36,10 @@ def evaluate(
     predictions: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Captions made elsewhere: COCO results JSON, JSONL, CSV, or text."),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Predictions to compare with: each score's difference, its interval and p."),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With text: the images of its lines, one a line.")
@@ -52,13 +61,20 @@ def evaluate(
     consensus: CONSENSUS = None,
     views: VIEWS = None,
     ensemble: ENSEMBLE = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write each image's caption and scores, as COCO results .json or as .csv; --predictions reads it.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
     """Score captions: BLEU-1…4, ROUGE-L and CIDEr with their protocol; a bundle also beside two floors."""
     if (bundle is None) == (predictions is None):
         raise typer.BadParameter("expected either a bundle or --predictions FILE")
-    if images is not None and predictions is None:
-        raise typer.BadParameter("--images goes with --predictions, which is missing")
+    if images is not None and predictions is None and against is None:
+        raise typer.BadParameter("--images goes with --predictions or --against, which are missing")
     if split_of is not None and predictions is None:
         raise typer.BadParameter(
             "--split-of goes with --predictions; a bundle's own data settings are those of its training anyway"
@@ -71,34 +87,53 @@ def evaluate(
         raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
     need_data(data)
     more = _more(metrics)
+    from showtell.against import compare_evaluations
     from showtell.evaluation import evaluate_bundle, evaluate_predictions
+    from showtell.results import check_results, write_results
 
+    if captions is not None:
+        check_results(captions)
+    given = [*_captions_in(predictions, "--predictions"), *_captions_in(against, "--against")]
+    listed = None if images is None else _list_of(given, images)
+    trained = split_of if bundle is None else bundle
+    folder = None if trained is None else need_bundle(trained)
+
+    def score(file: Path) -> Evaluation:
+        return evaluate_predictions(
+            file, data, split=split, listed=listed, allow_missing=allow_missing, more=more, trained=folder
+        )
+
+    other = None if against is None else score(against)  # before images are captioned in vain
     if predictions is not None:
-        need_file(predictions, "--predictions")
-        listed = _list_of(predictions, images) if images is not None else None
-        result = evaluate_predictions(
-            predictions, data, split=split, listed=listed, allow_missing=allow_missing, more=more,
-            trained=None if split_of is None else need_bundle(split_of),
-        )  # fmt: skip
+        result = score(predictions)
     else:
-        assert bundle is not None
+        assert folder is not None
         from showtell.decoding import Wishes
 
-        others = [need_bundle(folder) for folder in ensemble or ()]
+        others = [need_bundle(name) for name in ensemble or ()]
         wishes = Wishes(consensus=consensus, views=views)
         with progress() as bar:
             result = evaluate_bundle(
-                need_bundle(bundle), data, split=split, more=more, ensemble=others, progress=bar, note=note,
+                folder, data, split=split, more=more, ensemble=others, progress=bar, note=note,
                 wishes=wishes if wishes != Wishes() else None,
             )  # fmt: skip
     for failure in result.failures:
         note(f"left out: {failure}")
-    if json:
-        print_json(result.to_dict())
-    else:
-        typer.echo("\n".join(result.lines()))
+    for failure in () if other is None else other.failures:
+        note(f"left out of {against}: {failure}")
+    compared = None if other is None else compare_evaluations(result, other, name=str(against))
+    _print(result, compared, json)
+    if captions is not None:
+        write_results(captions, result)
     if result.failures and bundle is not None:
         raise typer.Exit(1)
+
+
+def _print(result: Evaluation, compared: Against | None, as_json: bool) -> None:
+    if as_json:
+        print_json(result.to_dict() | ({} if compared is None else {"against": compared.to_dict()}))
+    else:
+        typer.echo("\n".join([*result.lines(), *([] if compared is None else ["", *compared.lines()])]))
 
 
 def _more(metrics: str) -> list[str]:
@@ -114,10 +149,22 @@ def _more(metrics: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _list_of(predictions: Path, images: Path) -> Path:
+def _captions_in(file: Path | None, option: str) -> list[Path]:
+    """A file of predictions that exists, where one is given."""
+    if file is None:
+        return []
+    if (file / "config.json").is_file():
+        raise RecipeError(
+            f"{option} {file} is a captioner; expected captions, which  showtell evaluate {file} --captions FILE  writes"
+        )
+    return [need_file(file, option)]
+
+
+def _list_of(predictions: Sequence[Path], images: Path) -> Path:
     """The file of --images, which only a text of captions alone needs."""
     from showtell.metrics.predictions import is_text
 
-    if not is_text(predictions) or b"\t" in predictions.read_bytes():
-        raise RecipeError(f"--images goes with a text of one caption a line; {predictions} names its images itself")
+    if not any(is_text(file) and b"\t" not in file.read_bytes() for file in predictions):
+        named = " and ".join(map(str, predictions))
+        raise RecipeError(f"--images goes with a text of one caption a line; found none in {named}")
     return need_file(images, "--images")

@@ -6,7 +6,7 @@ from showtell.metrics.evaluate import Protocol, Report, evaluate
 from showtell.metrics.floors import best_constant_caption, leave_one_out
 from showtell.metrics.predictions import read_predictions
 from showtell.metrics.rouge import rouge_l
-from showtell.metrics.significance import Comparison, Interval, bootstrap, compare
+from showtell.metrics.significance import Comparison, Interval, bootstrap, compare, verdict
 from showtell.metrics.statistics import TextStatistics, describe
 from showtell.metrics.tokenize import tokenize
 
@@ -27,4 +27,5 @@ __all__ = [
     "read_predictions",
     "rouge_l",
     "tokenize",
+    "verdict",
 ]

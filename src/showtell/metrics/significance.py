@@ -7,16 +7,17 @@ resampled. CIDEr keeps the document frequencies of the whole split: an image's s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from showtell.errors import DataError
-from showtell.metrics.evaluate import Additive, Report
+from showtell.metrics.evaluate import NAMES, Additive, Report
 
 _CHUNK = 128  # resamples at a time: flat memory
+_LEVEL = 0.05  # of significance
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,16 @@ def compare(
     extreme = _swapped(one, two, resamples, seed, np.abs(observed) - 1e-12)
     p = (extreme + 1) / (resamples + 1)
     return {n: Comparison(float(observed[i]), float(low[i]), float(high[i]), float(p[i])) for i, n in enumerate(names)}
+
+
+def verdict(compared: Mapping[str, Comparison]) -> str:
+    """Which differences are significant, in a sentence."""
+    parts = []
+    for word, sign in (("higher", 1), ("lower", -1)):
+        names = [NAMES[name] for name, c in compared.items() if c.p < _LEVEL and sign * c.difference > 0]
+        if names:
+            parts.append(f"significantly {word} in {', '.join(names)}")
+    return "; ".join(parts) or f"no difference is significant at p < {_LEVEL}"
 
 
 Parts = Sequence[Additive]

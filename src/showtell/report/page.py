@@ -21,7 +21,7 @@ from showtell.captioning import Caption
 from showtell.config import EncoderConfig
 from showtell.errors import DataError
 from showtell.images import ImageTransform, open_image
-from showtell.metrics import Comparison, TextStatistics, compare
+from showtell.metrics import Comparison, TextStatistics, compare, verdict
 from showtell.metrics.evaluate import NAMES
 from showtell.paths import write_whole
 from showtell.report.charts import Band, Series, line_chart
@@ -29,7 +29,6 @@ from showtell.report.collect import RANDOM, Epoch, Example, RunReport
 
 _SIDE = 360  # pixels of a photo's longer side, as it lies in the page
 _BAND = 6  # colours that the page has
-_LEVEL = 0.05  # of significance
 _SHOWN = ("cider", "bleu_4", "rouge_l")  # an image's own scores
 
 
@@ -43,7 +42,7 @@ def write_page(path: Path, runs: Sequence[RunReport], *, title: str) -> None:
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     environment.filters["signed"] = lambda value: f"{100 * value:+.2f}".replace("-", "−")
-    environment.filters["verdict"] = _verdict
+    environment.filters["verdict"] = verdict
     page = environment.get_template("page.html.j2").render(
         title=title,
         runs=runs,
@@ -96,16 +95,6 @@ def _one_fewer(references: str) -> str:
 def _comparisons(runs: Sequence[RunReport]) -> list[tuple[str, Mapping[str, Comparison]]]:
     first = runs[0].evaluation.report
     return [(run.name, compare(first, run.evaluation.report)) for run in runs[1:]]
-
-
-def _verdict(compared: Mapping[str, Comparison]) -> str:
-    """Which differences are significant, in a sentence."""
-    parts = []
-    for word, sign in (("higher", 1), ("lower", -1)):
-        names = [NAMES[name] for name, c in compared.items() if c.p < _LEVEL and sign * c.difference > 0]
-        if names:
-            parts.append(f"significantly {word} in {', '.join(names)}")
-    return "; ".join(parts) or f"no difference is significant at p < {_LEVEL}"
 
 
 def _charts(runs: Sequence[RunReport]) -> list[str]:

@@ -19,7 +19,7 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor
 
 import showtell
-from showtell.bundle import build_encoder, build_model, load_weights, save_bundle, unique_tensors
+from showtell.bundle import build_encoder, build_model, load_weights, made_with, save_bundle, unique_tensors
 from showtell.choosing import keep_best_decoding
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage
@@ -349,7 +349,8 @@ class Run:
     def _save_bundle(self, scored: Report) -> None:
         training = {
             "dataset": self.samples.name, "epoch": self.position.epoch, "phase": self.position.phase + 1,
-            "train_images": self.samples.listed, "encoder_weights": self._weights_name, **scored.to_dict(),
+            "train_images": self.samples.listed, "encoder_weights": self._weights_name,
+            "made_with": made_with(self.accelerator.device, self.accelerator.num_processes), **scored.to_dict(),
         }  # fmt: skip
         save_bundle(
             self.out / "bundle", model=self.model, vocabulary=self.samples.vocabulary,

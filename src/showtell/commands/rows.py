@@ -1,0 +1,180 @@
+"""Captions as text, JSON lines or CSV: printed, or appended to a file that goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+import typer
+
+from showtell.commands.inputs import Input
+from showtell.errors import DataError
+
+if TYPE_CHECKING:
+    from showtell.captioning import Caption
+
+_HEADER = "image,rank,caption,log_prob"
+_ENDINGS = {".jsonl": "jsonl", ".csv": "csv"}
+
+
+class Printer:
+    """Captions on standard output, as they come."""
+
+    def __init__(self, format: str, n: int) -> None:
+        self._rows, self._n = _FORMATS[format], n
+        if format == "csv":
+            typer.echo(_HEADER)
+
+    def write(self, name: str, caption: Caption) -> None:
+        """The n best captions of an image."""
+        for line in self._rows(name, caption, self._n):
+            typer.echo(line)
+        sys.stdout.flush()
+
+
+class CaptionFile:
+    """A file of JSON lines or CSV, by its ending, to which captions are appended image by image.
+
+    `done` names the images that it has. A record that an interruption tore is cut off; `DataError` for a file of another
+    kind, and for one that another process writes.
+    """
+
+    def __init__(self, path: Path, n: int) -> None:
+        if path.suffix.lower() not in _ENDINGS:
+            raise DataError(f"--out {path}: captions are written as {' or '.join(_ENDINGS)}; name a file that ends so")
+        if path.is_dir() or not path.parent.is_dir():
+            raise DataError(f"--out {path}: expected a file's name in a folder that exists")
+        format = _ENDINGS[path.suffix.lower()]
+        if format == "csv" and n > 1:
+            raise DataError(f"--out {path}: a row an image has no room for --n {n} captions; name a .jsonl")
+        self._rows, self._n, self._csv = _FORMATS[format], n, format == "csv"
+        self._file: BinaryIO = path.open("a+b")
+        _lock(self._file, path)
+        self._file.seek(0)
+        self.done: set[str] = set()
+        end = 0
+        for number, record in enumerate(_records(self._file, quoted=self._csv), start=1):
+            end += len(record)
+            self.done.update(_names(path, number, record, table=self._csv))
+        self._file.seek(end)
+        if not (end or _may_begin(self._file.read(64), table=self._csv)):
+            raise _foreign(path, 1)
+        self._file.truncate(end)
+        self._empty = end == 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def left(self, inputs: Iterable[Input]) -> Iterator[Input]:
+        """Those of the inputs that the file has not; an image from standard input has no name, and is always one of them."""
+        return (item for item in inputs if isinstance(item[1], bytes) or _text_of(item[0]) not in self.done)
+
+    def write(self, name: str, caption: Caption) -> None:
+        """One image's record; it is in the file when this returns."""
+        lines = [_HEADER] * (self._csv and self._empty) + [*self._rows(name, caption, self._n)]
+        self._file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+        self._file.flush()
+        self._empty = False
+
+
+def one_line(text: str) -> str:
+    """Text whose line breaks (a file's name may have some) are written out."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Holds the file until it is closed, where the system can: two processes would cut off each other's rows."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(
+            f"--out {path} is being written by another process; give each --shard a file of its own"
+        ) from None
+    except (ImportError, OSError):  # Windows; a network's file system
+        return
+
+
+def _records(file: BinaryIO, *, quoted: bool) -> Iterator[bytes]:
+    """The whole records of a file; in quotation marks lines may break."""
+    record = b""
+    for line in file:
+        record += line
+        if line.endswith(b"\n") and not (quoted and record.count(b'"') % 2):
+            yield record
+            record = b""
+
+
+def _names(path: Path, number: int, record: bytes, *, table: bool) -> list[str]:
+    """The image of a record, none of a table's header; `DataError` for what `write` does not write."""
+    try:
+        text = record.decode("utf-8")
+        if not table:
+            row = json.loads(text)
+            row["caption"], row["log_prob"]
+            return [_text_of(str(row["image"]))]
+        if number == 1:
+            if text.strip() != _HEADER:
+                raise ValueError
+            return []
+        ((image, _, _, _),) = csv.reader(io.StringIO(text, newline=""))
+        return [image]
+    except (ValueError, KeyError, TypeError, csv.Error):
+        raise _foreign(path, number) from None
+
+
+def _may_begin(torn: bytes, *, table: bool) -> bool:
+    """Whether what has no end could be the first record: nobody's file is emptied."""
+    start = (_HEADER if table else '{"image": ').encode()
+    return torn[: len(start)] == start[: len(torn)]
+
+
+def _foreign(path: Path, number: int) -> DataError:
+    return DataError(f"--out {path}, record {number}, was not written by  showtell caption --out; name another file")
+
+
+def _text_of(name: str) -> str:
+    """A file's name as `CaptionFile` has it: bytes that are no text are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _ranked(best: Caption, n: int) -> list[Caption]:
+    return [best, *best.alternatives][:n]
+
+
+def _text(name: str, best: Caption, n: int) -> Iterator[str]:
+    yield f"{one_line(name)}: {best.text}"
+    for other in _ranked(best, n)[1:]:
+        yield f"    {other.text}  ({other.log_prob:.2f})"
+
+
+def _jsonl(name: str, best: Caption, n: int) -> Iterator[str]:
+    value = {"image": name, **_values(best), "words": [{"text": w.text, "log_prob": w.log_prob} for w in best.words]}
+    if n > 1:
+        value["alternatives"] = [_values(other) for other in _ranked(best, n)[1:]]
+    yield json.dumps(value, ensure_ascii=False)
+
+
+def _csv(name: str, best: Caption, n: int) -> Iterator[str]:
+    for rank, item in enumerate(_ranked(best, n), start=1):
+        row = io.StringIO()
+        csv.writer(row, lineterminator="\r\n").writerow(
+            [name, rank, item.text, f"{item.log_prob:.6f}"]
+        )  # its signs are quoted
+        yield row.getvalue().removesuffix("\r\n")
+
+
+def _values(item: Caption) -> dict[str, Any]:
+    return {"caption": item.text, "log_prob": item.log_prob, "score": item.score}
+
+
+_FORMATS: dict[str, Callable[[str, Caption, int], Iterator[str]]] = {"text": _text, "jsonl": _jsonl, "csv": _csv}

@@ -1,0 +1,64 @@
+"""An evaluation's captions with the scores of each image as a file: COCO's results or a table. `--predictions` reads both."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from showtell.errors import DataError
+from showtell.paths import write_whole
+
+if TYPE_CHECKING:
+    from showtell.evaluation import Evaluation
+
+Rows = Sequence[dict[str, Any]]
+
+
+def check_results(path: Path) -> None:
+    """`DataError` where `write_results` could not write, or would replace what is there: a data set's captions, perhaps."""
+    if path.suffix.lower() not in _FORMATS:
+        raise DataError(f"{path}: captions are written as {' or '.join(_FORMATS)}; name a file that ends so")
+    if path.exists():
+        raise DataError(f"{path} is there already and is not replaced; name another file, or remove it")
+    if not path.parent.is_dir():
+        raise DataError(f"{path}: expected a file's name in a folder that exists")
+
+
+def write_results(path: Path, evaluation: Evaluation) -> None:
+    """Writes one object or row an image, whole or not at all: `image_id`, `caption`, and its own scores under the names of
+    `Evaluation.report.each`, as fractions (CIDEr 0 … 10).
+
+    `path` ends in .json (a list, as COCO's results) or .csv; `DataError` as `check_results` has it. An id that is a number is
+    written as one where all are, as COCO's tools expect it.
+    """
+    check_results(path)
+    ids = [image.image_id for image in evaluation.images]
+    numbered = all(re.fullmatch(r"0|[1-9][0-9]*", image_id) for image_id in ids)
+    each = evaluation.report.each
+    rows = [
+        {"image_id": int(image_id) if numbered else image_id, "caption": caption}
+        | {name: values[place] for name, values in each.items()}
+        for place, (image_id, caption) in enumerate(zip(ids, evaluation.candidates, strict=True))
+    ]
+    # A file's name may be no text: JSON has the same escapes.
+    write_whole(path, _FORMATS[path.suffix.lower()](rows).encode("utf-8", "backslashreplace"))
+
+
+def _json(rows: Rows) -> str:
+    return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"
+
+
+def _csv(rows: Rows) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
+
+
+_FORMATS: dict[str, Callable[[Rows], str]] = {".json": _json, ".csv": _csv}

@@ -1,0 +1,69 @@
+"""An evaluation's captions as a file: what was written is what `--predictions` scores, and nothing is replaced."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from command_line import IDS, make_captioned, refused, run, write_predictions
+
+SCORES = {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"}
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_captioned(tmp_path_factory.mktemp("captioned"))
+
+
+@pytest.mark.parametrize("name", ["own.json", "own.csv"])
+def test_what_a_bundle_said_scores_the_same_again(name: str, tiny_bundle: Path, scenes: Path, tmp_path: Path) -> None:
+    written = tmp_path / name
+    said = run("evaluate", tiny_bundle, "--data", scenes, "--json", "--captions", written)
+    assert said.exit_code == 0, said.output
+    again = run("evaluate", "--predictions", written, "--data", scenes, "--json")
+    first, second = json.loads(said.stdout), json.loads(again.stdout)
+    assert {score: first[score] for score in SCORES} == {score: second[score] for score in SCORES}
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_each_image_has_its_caption_and_its_scores(captioned: Path, tmp_path: Path) -> None:
+    predictions = write_predictions(tmp_path / "p.json")
+    evaluate = ("evaluate", "--data", captioned, "--json", "--predictions", predictions, "--captions")
+    total = json.loads(run(*evaluate, tmp_path / "own.json").stdout)
+    rows = json.loads((tmp_path / "own.json").read_text())
+    assert [(row["image_id"], row["caption"]) for row in rows] == [
+        (f"images/{name}.png", f"a small thing number {place}") for place, name in enumerate(IDS)
+    ]
+    for row in rows:
+        assert row.keys() == {"image_id", "caption", *SCORES}
+        assert row["bleu_4"] == pytest.approx(1.0, abs=1e-6)
+    assert sum(row["cider"] for row in rows) / len(rows) == pytest.approx(total["cider"])
+    assert run(*evaluate, tmp_path / "own.csv").exit_code == 0
+    with (tmp_path / "own.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [(row["caption"], float(row["cider"])) for row in table] == [(row["caption"], row["cider"]) for row in rows]
+
+
+def test_numbers_of_coco_are_numbers(tmp_path: Path) -> None:
+    entries = [
+        {"image": name, "captions": [f"a plain thing {name}", "one thing"], "split": "test"}
+        for name in ("7", "0", "12")
+    ]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    (tmp_path / "p.json").write_text(json.dumps([{"image_id": e["image"], "caption": "one thing"} for e in entries]))
+    evaluate = ("evaluate", "--data", tmp_path, "--json", "--predictions")
+    first = run(*evaluate, tmp_path / "p.json", "--captions", tmp_path / "own.json").stdout
+    assert [row["image_id"] for row in json.loads((tmp_path / "own.json").read_text())] == [7, 0, 12]
+    assert json.loads(run(*evaluate, tmp_path / "own.json").stdout) == json.loads(first)
+
+
+def test_nothing_is_replaced(captioned: Path, tmp_path: Path) -> None:
+    predictions = write_predictions(tmp_path / "p.json")
+    evaluate = ("evaluate", "--data", captioned, "--predictions", predictions, "--captions")
+    before = predictions.read_bytes()
+    refused(run(*evaluate, predictions), "p.json is there already")
+    assert predictions.read_bytes() == before
+    refused(run(*evaluate, tmp_path / "own.txt"), "own.txt", ".json or .csv")
+    refused(run(*evaluate, tmp_path / "nowhere" / "own.json"), "nowhere", "a folder that exists")
