@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from showtell.decoding import Sampling, Wishes
     from showtell.errors import ShowtellError
     from showtell.inference import Captioner
-    from showtell.metrics import evaluate
+    from showtell.metrics.evaluate import evaluate
     from showtell.recipe import load_recipe
     from showtell.training.run import train
 

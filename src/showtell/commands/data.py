@@ -17,7 +17,7 @@ def check(
     path: Annotated[Path, typer.Argument(help="A folder of images and captions, or its caption file.")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
-    """Say what a data set holds, and every problem in it by file and line."""
+    """Say what a data set holds, and what is wrong in it by file and line: five of a kind, with --json all."""
     need_data(path)
     from showtell.data.check import check as check_data
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from showtell import __version__
 from showtell.metrics.bleu import bleu_counted, score_tallies
 from showtell.metrics.cider import cider_counted
 from showtell.metrics.java import METRICS, Skipped, score_meteor
@@ -37,7 +38,13 @@ class Protocol:
 
     @classmethod
     def of(
-        cls, references: Iterable[Sequence[str]], *, dataset: str, split: str, decoding: str, version: str
+        cls,
+        references: Iterable[Sequence[str]],
+        *,
+        dataset: str = "captions",
+        split: str = "of no named split",
+        decoding: str = "decoding not told",
+        version: str = __version__,
     ) -> Protocol:
         """The protocol of scoring PTB tokens against these references; in scripts without spaces, characters are tokens."""
         listed = list(references)
@@ -96,11 +103,16 @@ class Report:
 
 
 def evaluate(
-    candidates: Sequence[str], references: Sequence[Sequence[str]], *, protocol: Protocol, more: Sequence[str] = ()
+    candidates: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    protocol: Protocol | None = None,
+    more: Sequence[str] = (),
 ) -> Report:
     """BLEU-1…4, ROUGE-L and CIDEr-D of raw captions, tokenised as coco-caption does.
 
-    `candidates` has one caption an image, `references` several. `more` names slower metrics, of `metrics.java.METRICS`; where
+    `candidates` has one caption an image, `references` several. `protocol` says what they are of; without it the report tells
+    what can be seen from here. `more` names slower metrics, of `metrics.java.METRICS`; where
     one cannot be computed, a note says why. `DataError` for an empty or uneven corpus.
     """
     check_corpus(candidates, references)
@@ -125,7 +137,7 @@ def evaluate(
             continue
         scores[name], each[name] = found.corpus, found.each
         parts.append(_mean(name, found.each) if found.tallies is None else _meteor(found.tallies))
-    return Report(scores, each, tuple(parts), protocol, notes)
+    return Report(scores, each, tuple(parts), protocol or Protocol.of(references), notes)
 
 
 def _mean(name: str, each: Sequence[float]) -> Additive:

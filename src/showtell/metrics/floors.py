@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from showtell.errors import DataError
-from showtell.metrics.evaluate import Protocol, evaluate
+from showtell.metrics.evaluate import evaluate
 from showtell.metrics.ngrams import count
 from showtell.metrics.tokenize import tokenize
 
@@ -31,9 +31,7 @@ def best_constant_caption(captions: Sequence[str]) -> str:
     return max(captions[int(i)] for i in np.flatnonzero(worth == worth.max()))
 
 
-def leave_one_out(
-    references: Sequence[Sequence[str]], candidates: Sequence[str] | None = None, *, protocol: Protocol
-) -> dict[str, float]:
+def leave_one_out(references: Sequence[Sequence[str]], candidates: Sequence[str] | None = None) -> dict[str, float]:
     """What people score: each reference in turn is the candidate and the others are the references; the mean.
 
     With `candidates` they are scored against the same reduced references, so that the two can be compared. Images with
@@ -48,6 +46,6 @@ def leave_one_out(
     for out in range(rounds):
         rest = [[caption for k, caption in enumerate(references[i]) if k != out] for i in kept]
         spoken = [references[i][out] if candidates is None else candidates[i] for i in kept]
-        for name, score in evaluate(spoken, rest, protocol=protocol).scores.items():
+        for name, score in evaluate(spoken, rest).scores.items():
             totals[name] = totals.get(name, 0.0) + score / rounds
     return totals

@@ -71,7 +71,7 @@ class RunReport:
         references = [image.captions for image in self.evaluation.images]
         if max(map(len, references)) < 2:
             return None
-        return leave_one_out(references, candidates, protocol=self.evaluation.report.protocol)
+        return leave_one_out(references, candidates)
 
 
 def collect(
