@@ -9,16 +9,19 @@ _PAIRS = (
     ("left", "right"), ("leftmost", "rightmost"), ("leftward", "rightward"), ("leftwards", "rightwards"),
     ("lefthand", "righthand"), ("clockwise", "counterclockwise"),
     ("links", "rechts"), ("linke", "rechte"), ("linken", "rechten"), ("linker", "rechter"), ("linkes", "rechtes"),
-    ("gauche", "droite"), ("izquierda", "derecha"), ("izquierdo", "derecho"),
+    ("gauche", "droite"), ("izquierda", "derecha"), ("izquierdo", "derecho"), ("esquerda", "direita"), ("sinistra", "destra"),
+    ("vänster", "höger"), ("слева", "справа"), ("왼쪽", "오른쪽"), ("左", "右"), ("ซ้าย", "ขวา"),
 )  # fmt: skip
 _SWAP = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
 _WORD = re.compile(r"[^\W\d_]+")
 # Where "right" or "left" may mean something else (right behind, all right, has left, left over), or where the picture
-# holds what cannot be mirrored (letters, numbers, east and west), the sample is not mirrored at all: rare, and never wrong.
+# holds what cannot be mirrored (letters, numbers, east and west), the sample is not mirrored at all: rare, and never wrong. Nor is it
+# where a script has no spaces by which to tell the word.
 _UNSAFE = re.compile(
     r"\b(?:right (?:now|away|behind|before|after|next|beside|above|below|under|through|in front|at|up|into|there|here)"
     r"|all right|just right|(?:is|are|was|were|has|have|had|been|being) left\b(?!\s*(?:of|side))|left (?:over|behind|alone|out|open)"
-    r"|leaves|leaving|letters?|numbers?|words?|(?:north|south)?-?(?:east|west)(?:ern|wards?)?|sign|signs|text|says|saying|reads|reading|written|logo|banner)\b",
+    r"|leaves|leaving|letters?|numbers?|words?|(?:north|south)?-?(?:east|west)(?:ern|wards?)?|sign|signs|text|says|saying|reads|reading|written|logo|banner)\b"
+    r"|[左右]|ซ้าย|ขวา",
     re.IGNORECASE,
 )
 
