@@ -3,7 +3,7 @@
 from showtell.search.beam import beam_search
 from showtell.search.ensemble import EnsembleDecoder, Member
 from showtell.search.protocol import Hypothesis, StepDecoder, StepLike
-from showtell.search.sample import Drawn, draw, sample
+from showtell.search.sample import Drawn, draw, pick, sample
 
 __all__ = [
     "Drawn",
@@ -14,5 +14,6 @@ __all__ = [
     "StepLike",
     "beam_search",
     "draw",
+    "pick",
     "sample",
 ]

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from showtell.config import Recipe, TrainConfig
 from showtell.data.dataset import Batch
 from showtell.errors import RecipeError, first_line
-from showtell.model.captioner import CaptionerModel
 from showtell.recipe import phase_key
 from showtell.training.objectives import Objective
 from showtell.training.optim import AveragedWeights, set_learning_rate
@@ -35,7 +34,7 @@ class StepReport:
 def train_steps(
     batches: Iterable[Batch],
     *,
-    model: CaptionerModel,
+    model: nn.Module,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,
