@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 import showtell
 from showtell.commands import caption, data, decoding, demo, evaluate, export, push, report, serve, trace, train, tune
-from showtell.errors import ShowtellError
+from showtell.errors import ShowtellError, first_line
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # writing to an open file does not say which
 _ADVICE = {
@@ -60,6 +60,13 @@ class _PoliteGroup(TyperGroup):
             if error.errno in _ADVICE:
                 said += f"; {_ADVICE[error.errno]}"
             _fail(f"{error.filename}: {said}" if error.filename else f"{said}; make room, and start again", 2)
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for it
+                raise
+            _fail(
+                f"the accelerator's memory is too small ({first_line(error)}); take --batch lower, or --device cpu, where the command has them",
+                2,
+            )
         return result
 
 

@@ -132,11 +132,11 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, name: str = "") 
         raise ImageError(f"{name}: cannot be read as an image ({_reason(error)})") from None
 
 
-def decoding_threads(most: int = 8) -> int:
-    """One for each core that this process may use: its share, where several train together on a machine."""
+def decoding_threads() -> int:
+    """One for each core that this process may use, eight at most: its share, where several train together on a machine."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's
-    return max(1, min(most, allowed // max(1, together)))
+    together = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # torchrun's
+    return max(1, min(8, allowed // together))
 
 
 def find_images(arguments: Iterable[str]) -> Iterator[Path]:
@@ -162,11 +162,12 @@ def find_images(arguments: Iterable[str]) -> Iterator[Path]:
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
-    """The images in a folder and in those within, by path; folders that may not be read are passed over, and so are links to folders."""
+    """The images in a folder and in those within, by path. Links to folders are passed over, and so are folders that may not be read or
+    are gone when their turn comes."""
     try:
         with os.scandir(folder) as entries:
             folders = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries if _is_wanted(entry)}
-    except PermissionError:
+    except (PermissionError, FileNotFoundError, NotADirectoryError):
         return
     for name in sorted(folders):
         path = folder / name

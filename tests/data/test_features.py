@@ -192,3 +192,15 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_encoded(
     assert space_needed([(first, paths)]) == 18
     with pytest.raises(CacheError, match=r"^the features of 5 images need 0\.0 GB in .*b, which has 0\.0 GB free; "):
         space_needed([(first, paths), (second, paths)])
+
+
+def test_files_that_a_cache_may_know_by_content_are_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that was moved is told of as new, and found to be known when it is read."""
+    cache, paths = open_cache(tmp_path), paint(tmp_path, 3)
+    fill(cache, paths)
+    moved = [path.rename(tmp_path / f"moved-{path.name}") for path in paths]
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0))  # type: ignore[attr-defined]
+    assert space_needed([(open_cache(tmp_path), moved)]) == 18
+    assert fill(open_cache(tmp_path), moved) == 0

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from training_runs import refuse
+from typer.testing import CliRunner
 
+from showtell.cli import app
 from showtell.errors import RecipeError
+from showtell.model.encoder import Encoder
 from showtell.recipe import load_recipe
 from showtell.training import run
 from showtell.training.checkpoint import Position
@@ -69,6 +72,26 @@ def test_a_step_too_large_for_the_accelerator(
         r"^'train\.phases\.0' \(phase 1\): batches of 4 images .*\(tried to allocate 9 GiB\); set train\.phases\.0\.batch_images=2,",
         lambda: train(load_recipe(recipe_file), data=data, out=tmp_path / "run"),
     )
+
+
+def test_what_else_is_too_large_is_a_sentence_too(
+    recipe_file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **named: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    monkeypatch.setattr(Encoder, "encode", full)
+    refuse(
+        RecipeError,
+        r"^the accelerator's memory is too small \(tried to allocate 9 GiB\); ",
+        lambda: train(load_recipe(recipe_file), data=data, out=tmp_path / "run"),
+    )
+    monkeypatch.undo()
+    bundle = train(load_recipe(recipe_file), data=data, out=tmp_path / "other").bundle
+    monkeypatch.setattr("showtell.captioning.BaseCaptioner.caption_each", full)
+    result = CliRunner().invoke(app, ["caption", str(bundle), str(data)])
+    assert result.exit_code == 2
+    assert "memory is too small (tried to allocate 9 GiB); take --batch lower" in result.stderr
 
 
 @pytest.mark.parametrize("native", [True, False])

@@ -164,19 +164,22 @@ class Failure:
 
 
 def space_needed(wanted: Iterable[tuple[FeatureCache, Sequence[Path]]]) -> int:
-    """Bytes that the features of files will add to their caches, at the least: a cache may know a file by its content. `CacheError`
-    where the disk has no such room."""
-    needed = 0
+    """Bytes that the features of files will add to their caches, at the most: a cache may know a file by its content alone, which only
+    reading it tells. `CacheError` where the disk has no room for those that no cache can know."""
+    most = least = 0
     for cache, paths in wanted:
-        needed += max(0, len(set(paths)) - len(cache)) * cache.regions * cache.feature_size * 2
+        rows = {path: cache.row(path) for path in paths}
+        missing = sum(row is None for row in rows.values())
+        of_others = len(cache) - len({row for row in rows.values() if row is not None})
+        size = cache.regions * cache.feature_size * 2
+        most, least = most + missing * size, least + max(0, missing - of_others) * size
         free = shutil.disk_usage(cache.folder).free
-        if needed > free:
+        if least > free:
             raise CacheError(
-                f"the features of {len(set(paths))} images need {needed / 1e9:.1f} GB in {cache.folder}, which has {free / 1e9:.1f} GB "
-                "free; make room there (showtell data cache says what features take), name another place as data.cache, or lower "
-                "cached_views"
+                f"the features of {len(rows)} images need {least / 1e9:.1f} GB in {cache.folder}, which has {free / 1e9:.1f} GB free; "
+                "make room there (showtell data cache says what features take), name another place as data.cache, or lower cached_views"
             )
-    return needed
+    return most
 
 
 def encode_into(

@@ -112,10 +112,10 @@ class Encoder(nn.Module):
         feature cache, of validation and of captioning alike. `exact` keeps single precision, on a GPU too, whose
         convolutions would round to TF32."""
         device = images.device.type
-        with (
-            torch.autocast(device, torch.bfloat16, enabled=not exact and fast_bfloat16(device)),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=not exact),
-        ):
+        if exact:
+            with _without_tf32() if device == "cuda" else contextlib.nullcontext():
+                return self(images)  # type: ignore[no-any-return]
+        with torch.autocast(device, torch.bfloat16, enabled=fast_bfloat16(device)):
             return self(images)  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> Encoder:
@@ -361,6 +361,11 @@ def _without_norms(module: nn.Module) -> Iterator[nn.Parameter]:
 
 def _some(names: list[str], wrong: str) -> str:
     return meant(wrong, names, f"expected one of {', '.join(names)}")
+
+
+def _without_tf32() -> contextlib.AbstractContextManager[None]:
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(enabled=True, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)
 
 
 def fast_bfloat16(device: str) -> bool:

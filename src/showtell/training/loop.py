@@ -83,3 +83,10 @@ def too_large(recipe: Recipe, phase: int, error: torch.OutOfMemoryError) -> Reci
         f"{phase_key(phase)}: batches of {images} images are too large for the accelerator's memory ({first_line(error)}); "
         f"set train.phases.{phase}.batch_images={max(1, images // 2)}, with --resume if the phase had only begun"
     )
+
+
+def out_of_memory(error: torch.OutOfMemoryError) -> RecipeError:
+    """What to do where it was too small for what else a run does."""
+    return RecipeError(
+        f"the accelerator's memory is too small ({first_line(error)}); make room there, or set ACCELERATE_USE_CPU=1"
+    )

@@ -34,7 +34,7 @@ from showtell.training.checkpoint import Position, load_optimizer, optimizer_ten
 from showtell.training.encodings import Encodings
 from showtell.training.folder import check_folder, save_recipe
 from showtell.training.interrupt import Interrupt
-from showtell.training.loop import too_large, train_steps
+from showtell.training.loop import out_of_memory, too_large, train_steps
 from showtell.training.objectives import build_objective
 from showtell.training.optim import AveragedWeights, build_optimizer
 from showtell.training.processes import check_processes, epoch_seed, share
@@ -78,22 +78,18 @@ def train(
     """
     if data is not None:
         recipe = recipe.trained_on(data)
-    run = Run(recipe, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
     try:
+        run = Run(recipe, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
         result = run.run(report)
+        if recipe.train.choose_decoding and run.accelerator.is_main_process:
+            choice, protocol = keep_best_decoding(
+                result.bundle, Path(recipe.data.path), search=recipe.search, place=recipe.data.cache,
+                report=lambda tried: note(str(tried)), progress=progress,
+            )  # fmt: skip
+            note(f"best decoding: {choice.search.one_view().describe()}")
+            return replace(result, scores=choice.best.scores, protocol=protocol)
     except torch.OutOfMemoryError as error:
-        raise too_large(recipe, run.position.phase, error) from None
-    if recipe.train.choose_decoding and run.accelerator.is_main_process:
-        choice, protocol = keep_best_decoding(
-            result.bundle,
-            Path(recipe.data.path),
-            search=recipe.search,
-            place=recipe.data.cache,
-            report=lambda tried: note(str(tried)),
-            progress=progress,
-        )
-        note(f"best decoding: {choice.search.one_view().describe()}")
-        return replace(result, scores=choice.best.scores, protocol=protocol)
+        raise out_of_memory(error) from None
     return result
 
 
@@ -168,10 +164,13 @@ class Run:
                     self._save()
                     continue
                 started = time.monotonic()
-                for _ in self._epoch():
-                    if interrupt.asked:
-                        self._save()
-                        raise KeyboardInterrupt
+                try:
+                    for _ in self._epoch():
+                        if interrupt.asked:
+                            self._save()
+                            raise KeyboardInterrupt
+                except torch.OutOfMemoryError as error:
+                    raise too_large(self.recipe, self.position.phase, error) from None
                 epoch = self._finish_epoch(started)
                 if log is not None:
                     log.write(epoch)

@@ -115,7 +115,7 @@ class Samples:
         train_paths = image_paths(self._listed[0])
         wanted = [(cache, train_paths if view.number else self._paths()) for view, cache in caches.items()]
         if (more := space_needed(wanted)) >= _WORTH_TELLING:
-            self._note(f"features: {more / 1e9:.1f} GB more in {plain.folder}")
+            self._note(f"features: up to {more / 1e9:.1f} GB more in {plain.folder}")
         for view, cache in caches.items():
             paths = self._paths()
             if view.number:  # the first view is there, and has shown what cannot be decoded
