@@ -106,6 +106,18 @@ def test_shards_are_the_whole(tiny_bundle: Path, photos: Path, tmp_path: Path) -
         refused(run("caption", tiny_bundle, photos, "--shard", wrong), f"--shard {wrong}", "0/4")
 
 
+def test_an_empty_shard_is_done(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "last.jsonl"
+    result = run("caption", tiny_bundle, photos, "--out", out, "--shard", "11/12")
+    assert (result.exit_code, result.stdout) == (0, f"{out}: 0 images captioned, 0 were there already\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs files that are none")
+def test_what_is_no_file_is_not_read(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    refused(run("caption", tiny_bundle, photos, "--out", tmp_path / "pipe.csv"), "pipe.csv is no file")
+
+
 def test_a_broken_picture_is_told_of_and_passed_over(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(photos, tmp_path / "photos")
     (folder / "broken.png").write_text("not an image")
@@ -129,6 +141,9 @@ def test_a_broken_picture_is_told_of_and_passed_over(tiny_bundle: Path, photos: 
         ("captions.jsonl", '{"image": "a.png", "captions": ["a thing"]}\n'),
         ("captions.jsonl", "[1]\n"),
         ("captions.jsonl", "[1"),
+        ("captions.jsonl", '{"image": "a.png", "captions": ["my only copy"]}'),
+        ("captions.jsonl", '{"image": "a \\\\", "text": "it'),
+        ("captions.csv", "image,rank,caption,log_prob,mine"),
         ("captions.jsonl", '{"image": "a.png", "caption": "x", "log_prob": -1}\n\n'),
     ],
 )
@@ -155,9 +170,17 @@ def test_wrong_uses_are_sentences(tiny_bundle: Path, photos: Path, tmp_path: Pat
     refused(run(*caption, tmp_path / "own.csv", "--format", "csv"), "--out is a file")
     refused(run(*caption, tmp_path / "own.csv", "--sample"), "--sample draws by an image's place")
     assert list(tmp_path.iterdir()) == []
-    for device in ("gpu", "cuda:99"):
+    for device in ("gpu", "cuda:99", "meta", "mps:7"):
         refused(run("caption", tiny_bundle, photos, "--device", device), f"device '{device}'", "expected cpu")
-    refused(run("caption", tiny_bundle, photos, "--batch", 0), "--batch")
+    assert not list(tmp_path.iterdir())
+    refused(run(*caption, tmp_path / "own.csv", "--device", "gpu"), "device 'gpu'")
+    assert not list(tmp_path.iterdir())
+    for count in (0, 10**21):
+        refused(run("caption", tiny_bundle, photos, "--batch", count), "--batch")
+    refused(
+        run("caption", tiny_bundle, "-", "--out", tmp_path / "own.csv", stdin=(photos / "b.png").read_bytes()),
+        "standard input",
+    )
 
 
 def test_images_are_decoded_two_batches_ahead_at_most(tiny_bundle: Path, photos: Path) -> None:

@@ -13,6 +13,7 @@ ShowtellError                 anything below; the command line prints it and exi
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class ShowtellError(Exception):
@@ -52,6 +53,14 @@ class MissingExtraError(ShowtellError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs the extra '{extra}': run  pip install 'showtell[{extra}]'")
+
+
+def check_target(path: Path, endings: tuple[str, ...] = (), *, option: str) -> None:
+    """`DataError` where `path`, which `option` gave, is no name for a file that ends so."""
+    if endings and path.suffix.lower() not in endings:
+        raise DataError(f"{option} {path}: captions are written as {' or '.join(endings)}; name a file that ends so")
+    if path.is_dir() or not path.parent.is_dir():
+        raise DataError(f"{option} {path}: expected a file's name in a folder that exists")
 
 
 def first_line(error: BaseException) -> str:

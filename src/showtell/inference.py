@@ -19,7 +19,7 @@ from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
 from showtell.config import MOST_UPRIGHT_VIEWS
 from showtell.data.mirror import mirror_ids
 from showtell.decoding import MOST_VIEWS, Phrase, Sampling, SearchOptions, Wishes
-from showtell.errors import BundleError, DataError, first_line
+from showtell.errors import BundleError, DataError
 from showtell.generate import draw_captions, find_captions
 from showtell.hub import resolve
 from showtell.images import View, views_of
@@ -232,10 +232,12 @@ def _device(wanted: str | torch.device) -> torch.device:
     """A device that can be used."""
     try:
         device = torch.device(wanted)
+        if device.type not in ("cpu", "cuda", "mps", "xpu"):
+            raise RuntimeError
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+    except (RuntimeError, AssertionError):  # the latter where torch was built without it
         raise DataError(
-            f"device '{wanted}' cannot be used here ({first_line(error)}); expected cpu, or e.g. cuda, cuda:1 or mps"
+            f"device '{wanted}' cannot be used here; expected cpu, or, where there is one, e.g. cuda, cuda:1 or mps"
         ) from None
     return device
 

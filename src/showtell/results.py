@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from showtell.errors import DataError
+from showtell.errors import DataError, check_target
 from showtell.paths import write_whole
 
 if TYPE_CHECKING:
@@ -21,12 +21,9 @@ Rows = Sequence[dict[str, Any]]
 
 def check_results(path: Path) -> None:
     """`DataError` where `write_results` could not write, or would replace what is there: a data set's captions, perhaps."""
-    if path.suffix.lower() not in _FORMATS:
-        raise DataError(f"{path}: captions are written as {' or '.join(_FORMATS)}; name a file that ends so")
+    check_target(path, tuple(_FORMATS), option="--captions")
     if path.exists():
         raise DataError(f"{path} is there already and is not replaced; name another file, or remove it")
-    if not path.parent.is_dir():
-        raise DataError(f"{path}: expected a file's name in a folder that exists")
 
 
 def write_results(path: Path, evaluation: Evaluation) -> None:
@@ -38,6 +35,8 @@ def write_results(path: Path, evaluation: Evaluation) -> None:
     """
     check_results(path)
     ids = [image.image_id for image in evaluation.images]
+    if path.suffix.lower() == ".csv" and (odd := next((i for i in ids if "\r" in i or not _is_text(i)), None)):
+        raise DataError(f"{path}: a table cannot hold the name {odd!r} so that it is read back; name a .json")
     numbered = all(re.fullmatch(r"0|[1-9][0-9]*", image_id) for image_id in ids)
     each = evaluation.report.each
     rows = [
@@ -47,6 +46,11 @@ def write_results(path: Path, evaluation: Evaluation) -> None:
     ]
     # A file's name may be no text: JSON has the same escapes.
     write_whole(path, _FORMATS[path.suffix.lower()](rows).encode("utf-8", "backslashreplace"))
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name is: others hold bytes that are no letters."""
+    return name.encode("utf-8", "ignore").decode("utf-8") == name
 
 
 def _json(rows: Rows) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from showtell.commands.inputs import Input, list_inputs, shard, sources
-from showtell.commands.rows import CaptionFile, Printer, one_line
+from showtell.commands.rows import CaptionFile, Printer, check_caption_file, one_line
 from showtell.commands.terminal import CONSENSUS, ENSEMBLE, VIEWS, need_bundle, note
 from showtell.errors import DataError, ImageError
 
@@ -47,7 +47,7 @@ def caption(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 or mps [default: an accelerator where there is one].")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images that are captioned together.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, max=65536, help="Images that are captioned together.")] = 32,
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
     n: Annotated[int, typer.Option("--n", min=1, max=100, help="Captions an image.")] = 1,
     beam: Annotated[
@@ -100,6 +100,8 @@ def caption(
         raise typer.BadParameter(
             "--sample draws by an image's place among all, which --out and --shard change; leave out one"
         )
+    if out is not None:
+        check_caption_file(out, n)
     folder, *others = (need_bundle(name) for name in (bundle, *(ensemble or ())))
     inputs = list_inputs(images)
     inputs = shard(inputs, part) if part else inputs
@@ -108,8 +110,8 @@ def caption(
 
     sampling = Sampling(temperature, top_p, seed) if sample else None
     wishes = Wishes(tuple(required or ()), tuple(excluded or ()), diverse, diversity, consensus, views)
+    captioner = load_captioner(folder, ensemble=others, device=device)
     with nullcontext() if out is None else CaptionFile(out, n) as file:
-        captioner = load_captioner(folder, ensemble=others, device=device)
         draw = _drawer(attention, captioner, sampling) if attention is not None else None
         names: deque[Input] = deque()
         results = captioner.caption_each(
@@ -118,7 +120,7 @@ def caption(
         )  # fmt: skip
         done, failed = _write_all(results, names, file or Printer(format or "text", n), draw)
         before = 0 if file is None else len(file.done)
-    if not done and not before:
+    if not done and not before and (failed or not part):  # a shard may be empty where images are few
         raise DataError(f"no image was captioned: {_how_many(failed)}")
     if out is not None:
         typer.echo(f"{out}: {done} images captioned, {before} were there already")

@@ -9,7 +9,7 @@ import typer
 
 from showtell.commands.evaluate import SPLITS
 from showtell.commands.terminal import need_bundle, need_data, note, progress
-from showtell.errors import DataError
+from showtell.errors import DataError, check_target
 
 
 def report(
@@ -38,8 +38,7 @@ def report(
     # Not into a bundle, which is the model and nothing else.
     folder = runs[0] if _is_run(runs[0]) else runs[0].resolve().parent
     page = out or (folder if runs[0].is_dir() else Path()) / "report.html"
-    if page.is_dir() or not page.parent.is_dir():
-        raise DataError(f"--out {page}: expected a file's name in a folder that exists")
+    check_target(page, option="--out")
     from showtell.report.collect import collect
     from showtell.report.page import write_page
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,13 +14,25 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import typer
 
 from showtell.commands.inputs import Input
-from showtell.errors import DataError
+from showtell.errors import DataError, check_target
 
 if TYPE_CHECKING:
     from showtell.captioning import Caption
 
 _HEADER = "image,rank,caption,log_prob"
 _ENDINGS = {".jsonl": "jsonl", ".csv": "csv"}
+_BEGUN = re.compile(rb'\{"image": "(?:[^"\\]|\\.)*\\?(?:"(.*))?', re.DOTALL)  # of JSON lines, a record that has no end
+
+
+def check_caption_file(path: Path, n: int) -> str:
+    """The format of a file for n captions an image, by its ending; `DataError` where `CaptionFile` could not write it."""
+    check_target(path, tuple(_ENDINGS), option="--out")
+    if path.exists() and not path.is_file():
+        raise DataError(f"--out {path} is no file; name one that is, or a new one")
+    format = _ENDINGS[path.suffix.lower()]
+    if format == "csv" and n > 1:
+        raise DataError(f"--out {path}: a row an image has no room for --n {n} captions; name a .jsonl")
+    return format
 
 
 class Printer:
@@ -45,24 +58,18 @@ class CaptionFile:
     """
 
     def __init__(self, path: Path, n: int) -> None:
-        if path.suffix.lower() not in _ENDINGS:
-            raise DataError(f"--out {path}: captions are written as {' or '.join(_ENDINGS)}; name a file that ends so")
-        if path.is_dir() or not path.parent.is_dir():
-            raise DataError(f"--out {path}: expected a file's name in a folder that exists")
-        format = _ENDINGS[path.suffix.lower()]
-        if format == "csv" and n > 1:
-            raise DataError(f"--out {path}: a row an image has no room for --n {n} captions; name a .jsonl")
-        self._rows, self._n, self._csv = _FORMATS[format], n, format == "csv"
+        format = check_caption_file(path, n)
+        self._rows, self._n, self._table = _FORMATS[format], n, format == "csv"
         self._file: BinaryIO = path.open("a+b")
         _lock(self._file, path)
         self._file.seek(0)
         self.done: set[str] = set()
         end = 0
-        for number, record in enumerate(_records(self._file, quoted=self._csv), start=1):
+        for number, record in enumerate(_records(self._file, table=self._table), start=1):
             end += len(record)
-            self.done.update(_names(path, number, record, table=self._csv))
+            self.done.update(_names(path, number, record, table=self._table))
         self._file.seek(end)
-        if not (end or _may_begin(self._file.read(64), table=self._csv)):
+        if not (end or _may_begin(self._file.read(), table=self._table)):
             raise _foreign(path, 1)
         self._file.truncate(end)
         self._empty = end == 0
@@ -74,12 +81,18 @@ class CaptionFile:
         self._file.close()
 
     def left(self, inputs: Iterable[Input]) -> Iterator[Input]:
-        """Those of the inputs that the file has not; an image from standard input has no name, and is always one of them."""
-        return (item for item in inputs if isinstance(item[1], bytes) or _text_of(item[0]) not in self.done)
+        """Those of the inputs that the file has not. `DataError` for an image from standard input, which has no name to be known by."""
+        for name, source in inputs:
+            if isinstance(source, bytes):
+                raise DataError(
+                    "--out knows images by their names, and one from standard input has none; leave out --out"
+                )
+            if _text_of(name) not in self.done:
+                yield name, source
 
     def write(self, name: str, caption: Caption) -> None:
         """One image's record; it is in the file when this returns."""
-        lines = [_HEADER] * (self._csv and self._empty) + [*self._rows(name, caption, self._n)]
+        lines = [_HEADER] * (self._table and self._empty) + [*self._rows(name, caption, self._n)]
         self._file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
         self._file.flush()
         self._empty = False
@@ -104,12 +117,12 @@ def _lock(file: BinaryIO, path: Path) -> None:
         return
 
 
-def _records(file: BinaryIO, *, quoted: bool) -> Iterator[bytes]:
+def _records(file: BinaryIO, *, table: bool) -> Iterator[bytes]:
     """The whole records of a file; in quotation marks lines may break."""
     record = b""
     for line in file:
         record += line
-        if line.endswith(b"\n") and not (quoted and record.count(b'"') % 2):
+        if line.endswith(b"\n") and not (table and record.count(b'"') % 2):
             yield record
             record = b""
 
@@ -133,9 +146,13 @@ def _names(path: Path, number: int, record: bytes, *, table: bool) -> list[str]:
 
 
 def _may_begin(torn: bytes, *, table: bool) -> bool:
-    """Whether what has no end could be the first record: nobody's file is emptied."""
-    start = (_HEADER if table else '{"image": ').encode()
-    return torn[: len(start)] == start[: len(torn)]
+    """Whether what has no end could be the first record, torn: nobody's file is emptied."""
+    if table:
+        return _HEADER.encode().startswith(torn)
+    begun = _BEGUN.fullmatch(torn)
+    if begun is None:
+        return b'{"image": "'.startswith(torn)
+    return begun[1] is None or begun[1][:13] == b', "caption": '[: len(begun[1])]
 
 
 def _foreign(path: Path, number: int) -> DataError:
