@@ -122,6 +122,11 @@ class Draft:
         """Notes something wrong."""
         self.problems.append(Problem(self.name(file), line, kind, message))
 
+    def not_read(self, file: Path, instead: Iterable[Path]) -> None:
+        """Notes a file that could hold the captions, where others are read."""
+        read = " and ".join(self.name(other) for other in instead)
+        self.problem(file, None, "unread-table", f"looks like captions too and is not read, as {read} is")
+
     def name(self, file: Path) -> str:
         """A file's path as problems print it: relative to the data set."""
         return str(file.relative_to(self.root)) if file.is_relative_to(self.root) else str(file)
