@@ -11,7 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Literal
 
 from showtell.data.copies import first_equals
-from showtell.data.markers import find_markers, without_markers
+from showtell.data.markers import find_markers, told, without_markers
 from showtell.errors import DataError
 from showtell.images import SUFFIXES
 
@@ -237,10 +237,7 @@ def _remove_markers(draft: Draft) -> list[str]:
         draft.captions[image] = kept
         if not kept:
             del draft.captions[image]
-    names = ", ".join(f"'{marker}'" for marker in markers)
-    return [
-        f"the captions begin or end with {names}: markers, no words, which would raise every score; they are removed"
-    ]
+    return [told(markers, of="the captions")]
 
 
 def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
