@@ -52,7 +52,7 @@ def test_words_are_those_of_a_vocabulary(caption: str) -> None:
 
 @given(
     st.text("aZ1_'’ns-tรำ้ำ狗カーสัéß\u0301ΣςİÅ½\t.", max_size=30)
-    | st.text(st.characters(max_codepoint=0x2FF), max_size=30)
+    | st.text(st.characters(max_codepoint=0x2FF, exclude_characters="<"), max_size=30)
 )
 def test_any_text_has_a_vocabularys_words(caption: str) -> None:
     vocabulary = Vocabulary.train([caption, "word"], min_count=1)
