@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from command_line import IDS, make_captioned, refused, run, write_predictions
 
+from showtell.captioning import Caption
+from showtell.evaluation import evaluate_captioner, evaluate_predictions
+from showtell.loading import load_captioner
+
 SCORES = {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"}
 
 
@@ -26,6 +30,22 @@ def test_what_a_bundle_said_scores_the_same_again(name: str, tiny_bundle: Path, 
     first, second = json.loads(said.stdout), json.loads(again.stdout)
     assert {score: first[score] for score in SCORES} == {score: second[score] for score in SCORES}
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_captioner_that_says_markers_scores_as_its_captions_in_a_file(
+    tiny_bundle: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner = load_captioner(tiny_bundle)
+    plain = evaluate_captioner(captioner, scenes)
+    marked = [Caption(f"startseq {said} endseq .", 0.0, 0.0, ()) for said in plain.candidates]
+    monkeypatch.setattr(captioner, "caption_each", lambda sources, wishes: iter(marked))
+    found = evaluate_captioner(captioner, scenes)
+    rows = [{"image_id": i.image_id, "caption": c.text} for i, c in zip(plain.images, marked, strict=True)]
+    (tmp_path / "own.json").write_text(json.dumps(rows))
+    again = evaluate_predictions(tmp_path / "own.json", scenes)
+    assert found.candidates == again.candidates == plain.candidates
+    assert found.report.scores == again.report.scores == plain.report.scores
+    assert found.report.notes[0] == again.report.notes[0] and "'startseq', 'endseq'" in found.report.notes[0]
 
 
 def test_each_image_has_its_caption_and_its_scores(captioned: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import showtell
 from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
-from showtell.data.markers import find_markers, without_markers
+from showtell.data.markers import find_markers, told, without_markers
 from showtell.errors import DataError, ImageError
 from showtell.hub import read_config
 from showtell.matching import Predictions
@@ -138,8 +138,7 @@ def evaluate_predictions(
     Where the file has a caption a line and no images, they are those of the split in its order, or those that `listed`
     names, one a line. `more` is as `metrics.evaluate` has it. Data without splits of their own are split as `trained`, a bundle or an
     exported folder, says; without it as recipes do that do not say otherwise. Markers around the predictions ("startseq … endseq") are
-    removed where half of them or more have one, and the report says so: they are how a captioner was taught, not what it says, the references
-    have none, and who is refused would do nothing but remove them. `DataError` where images of the split have no prediction,
+    removed where half of them or more have one, and the report says so. `DataError` where images of the split have no prediction,
     unless `allow_missing` leaves those images out.
     """
     shares = {} if trained is None else shares_of(read_config(trained)["recipe"])
@@ -164,16 +163,10 @@ def evaluate_predictions(
             f"'{example}'); add them, or score the other {len(pairs)} alone with --allow-missing"
         )
     references = [list(image.captions) for image, _ in pairs]
-    candidates = [caption for _, caption in pairs]
-    notes = list(annotations.notes)
-    if markers := find_markers(candidates):
-        candidates = [without_markers(caption) for caption in candidates]
-        notes.append(
-            f"the predictions begin or end with {', '.join(markers)}: markers, no words; they were removed before scoring"
-        )
+    candidates, marked = _unmarked([caption for _, caption in pairs])
     protocol = make_protocol(annotations, split, references, decoding=decoding)
     left_out = (f"{missing} images without a prediction",) if missing else ()
-    report = _noted(evaluate(candidates, references, protocol=protocol, more=more), notes)
+    report = _noted(evaluate(candidates, references, protocol=protocol, more=more), [*annotations.notes, *marked])
     kept = tuple(image for image, _ in pairs)
     spoken, written = _described(annotations, kept, candidates)
     return Evaluation(
@@ -199,7 +192,8 @@ def evaluate_bundle(
     `metrics.evaluate` has it.
 
     Where the data has no split of its own, it is split as the bundle's training was. Images whose file is missing are
-    left out (see `note`), those that cannot be decoded are `failures`; `DataError` where none is left.
+    left out (see `note`), those that cannot be decoded are `failures`; `DataError` where none is left. Markers go as in
+    `evaluate_predictions`.
     """
     from showtell.loading import load_captioner
 
@@ -237,10 +231,10 @@ def evaluate_captioner(
     kept = [images[index] for index in candidates]
     references = [list(image.captions) for image in kept]
     protocol = make_protocol(annotations, split, references, decoding=_decoding(captioner, wishes, members))
-    spoken = list(candidates.values())
+    spoken, marked = _unmarked(list(candidates.values()))
     if more:
         note(f"computing {' and '.join(more)}: Java, for the captions and for both floors")
-    report = _noted(evaluate(spoken, references, protocol=protocol, more=more), annotations.notes)
+    report = _noted(evaluate(spoken, references, protocol=protocol, more=more), [*annotations.notes, *marked])
     more = [name for name in more if name in report.scores]
     floors = {}
     if len(spoken) > 1:
@@ -253,6 +247,15 @@ def evaluate_captioner(
         }  # fmt: skip
     described = _described(annotations, kept, spoken)
     return Evaluation(report, floors, constant, tuple(failures), tuple(kept), tuple(spoken), *described)
+
+
+def _unmarked(candidates: list[str]) -> tuple[list[str], list[str]]:
+    """The candidates without markers, and a note that names these, if there were any. They are how a captioner was taught, not what it says,
+    the references have none, and who is refused would do nothing but remove them."""
+    markers = find_markers(candidates)
+    if not markers:
+        return candidates, []
+    return [without_markers(caption) for caption in candidates], [told(markers, of="the predictions")]
 
 
 def _noted(report: Report, notes: Iterable[str]) -> Report:

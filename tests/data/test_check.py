@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from showtell.data.annotations import read_annotations
 from showtell.data.check import _words, check
@@ -27,11 +29,34 @@ def test_figures(scenes: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "caption", ["A dog's T-shirt, red.", "穿T恤的3个人。", "サッカーをする", "हिन्दी बोलता है।", "cho\u0301 con", "ขี่ช้าง"]
+    "caption",
+    [
+        "A dog's T-shirt, red.",
+        "穿T恤的3个人。",
+        "サッカーをする",
+        "हिन्दी बोलता है।",
+        "cho\u0301 con",
+        "ขี่ช้าง",
+        "นำ้ใจ",
+        "the dog 's ball is n't red",
+        "the dog ’s 't",
+        "snake_case _x_",
+        "Ο ΣΚΥΛΟΣ",
+        "½ m² ⅷ Ⅻ ①",
+    ],
 )
 def test_words_are_those_of_a_vocabulary(caption: str) -> None:
     vocabulary = Vocabulary.train([caption], min_count=1)
     assert _words(caption) == vocabulary.tokens(vocabulary.encode(caption))
+
+
+@given(
+    st.text("aZ1_'’ns-tรำ้ำ狗カーสัéß\u0301ΣςİÅ½\t.", max_size=30)
+    | st.text(st.characters(max_codepoint=0x2FF, exclude_characters="<"), max_size=30)
+)
+def test_any_text_has_a_vocabularys_words(caption: str) -> None:
+    vocabulary = Vocabulary.train([caption, "word"], min_count=1)
+    assert _words(caption) == [vocabulary.listed()[i] for i in vocabulary.encode(caption)[1:-1]]
 
 
 def test_what_the_pixels_show(tmp_path: Path) -> None:

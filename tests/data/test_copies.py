@@ -28,7 +28,7 @@ def test_equal_files_name_the_first_of_them(tmp_path: Path) -> None:
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     paths = [tmp_path / name for name in contents]
-    assert first_equals(paths) == [0, 1, 0, 3, 3, 5, 0, 7]
+    assert first_equals(paths) == [0, 1, 0, 3, 4, 5, 0, 7]  # empty ones say nothing of each other
     nowhere = [tmp_path / "none", tmp_path, tmp_path, tmp_path / "\0"]
     assert first_equals([*nowhere, paths[2], *nowhere, paths[0]]) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 4]
     assert first_equals([]) == []
@@ -84,3 +84,36 @@ def test_copies_in_splits_of_the_datas_own_are_told(tmp_path: Path) -> None:
     assert not [
         problem for problem in check(tmp_path).problems if problem.kind == "same-picture"
     ]  # they are no pictures
+
+
+def of_contents(root: Path, contents: list[bytes], *, split: str = "") -> Annotations:
+    rows = []
+    for number, content in enumerate(contents):
+        (root / f"{number:02d}.png").write_bytes(content)
+        rows.append({"image": f"{number:02d}.png", "caption": "a thing", "split": split})
+    (root / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_annotations(root)
+
+
+@pytest.mark.parametrize(
+    ("contents", "split"),
+    [
+        ([b"%d" % (number // 2) for number in range(10)], ""),
+        ([b"the same"] * 30, ""),
+        ([b"the same"] * 30, "train"),
+    ],
+)
+def test_copies_empty_no_split(contents: list[bytes], split: str, tmp_path: Path) -> None:
+    plain = of_contents(tmp_path, [b"picture %d" % number for number in range(len(contents))], split=split)
+    found = of_contents(tmp_path, contents, split=split)
+    assert splits(found) == splits(plain)
+    assert "copies of others in another split" in found.notes[-1] and "would be empty" in found.notes[-1]
+    assert list(found.in_two_splits())
+
+
+def test_empty_files_are_no_copies(tmp_path: Path) -> None:
+    plain = [b"picture %d" % number for number in range(40)]
+    for_all = splits(of_contents(tmp_path, plain))
+    found = of_contents(tmp_path, [b"" if number % 3 == 0 else content for number, content in enumerate(plain)])
+    assert splits(found) == for_all
+    assert not found.notes and not list(found.in_two_splits())

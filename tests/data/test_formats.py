@@ -8,30 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from captioned import CAPTIONS, ROWS, SPLITS, WANTED, images, own_csv, paint, told, write
 from PIL import Image
 
 from showtell.data.annotations import Annotations, read_annotations
 from showtell.errors import DataError
-
-CAPTIONS = {
-    "one.jpg": ["A cat, on a mat.", "the cat sits"],
-    "two.jpg": ["Ein Mädchen läuft.", "a girl runs"],
-    "three.jpg": ["two boats at sea", "boats, and more boats"],
-    "four.jpg": ["a red door", "the door is shut"],
-}
-SPLITS = {"one.jpg": "train", "two.jpg": "train", "three.jpg": "val", "four.jpg": "test"}
-ROWS = [(name, index, caption) for name, captions in CAPTIONS.items() for index, caption in enumerate(captions)]
-
-
-def images(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, name in enumerate(CAPTIONS):
-        Image.new("RGB", (8, 8), (40 * index, 0, 0)).save(folder / name)
-
-
-def write(path: Path, text: str, encoding: str = "utf-8") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding=encoding)
 
 
 def tokens(path: Path) -> None:
@@ -86,12 +67,6 @@ def coco(root: Path) -> None:
     images(root / "all")
 
 
-def own_csv(root: Path) -> None:
-    images(root / "images")
-    rows = "".join(f'{name},{SPLITS[name]},"{caption}"\n' for name, _, caption in ROWS)
-    write(root / "captions.csv", "image,split,caption\n" + rows)
-
-
 def own_tsv(root: Path) -> None:
     images(root)
     rows = "".join(f"{name}\t{caption}\t{SPLITS[name]}\n" for name, _, caption in ROWS)
@@ -110,13 +85,6 @@ def pairs(root: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (40 * index, 0, 0)).save(folder / name)
         write((folder / name).with_suffix(".txt"), "\n".join(captions) + "\n")
-
-
-def told(annotations: Annotations) -> dict[str, tuple[tuple[str, ...], str | None]]:
-    return {image.path.name: (image.captions, image.split) for image in annotations.images}
-
-
-WANTED = {name: (tuple(captions), SPLITS[name]) for name, captions in CAPTIONS.items()}
 
 
 @pytest.mark.parametrize(
@@ -147,48 +115,6 @@ def test_kaggle_has_no_splits_and_gets_seeded_ones(tmp_path: Path) -> None:
     assert len({tuple(told(read_annotations(tmp_path, seed=s)).items()) for s in range(8)}) > 1
     with pytest.raises(DataError, match="leave nothing"):
         read_annotations(tmp_path, val=0.5, test=0.5)
-
-
-FLICKR30K = "image_name| comment_number| comment\n"
-
-
-@pytest.mark.parametrize("within", ["", "flickr30k_images", "flickr30k_images/flickr30k_images"])
-@pytest.mark.parametrize("table", ["results.csv", "flickr30k_images/results.csv"])
-def test_flickr30k_as_kaggle_has_it(within: str, table: str, tmp_path: Path) -> None:
-    images(tmp_path / within)
-    rows = [f"{name}| {index}| {caption.replace('.', ' .')}\n" for name, index, caption in ROWS]
-    rows.insert(3, "one.jpg| 2   A cat " + '" waits " on a mat .\n')  # as one row of the published file is
-    write(tmp_path / table, FLICKR30K + "".join(rows) + "two.jpg| two\n" + 'two.jpg| 3| "Hello" , says a girl .\n')
-    found = read_annotations(tmp_path)
-    captions = {name: captions for name, (captions, _) in told(found).items()}
-    assert captions["one.jpg"] == ("A cat, on a mat .", "the cat sits", 'A cat " waits " on a mat .')
-    assert captions["two.jpg"] == ("Ein Mädchen läuft .", "a girl runs", '"Hello" , says a girl .')
-    assert captions["four.jpg"] == WANTED["four.jpg"][0]
-    assert [(p.kind, p.line) for p in found.problems] == [("no-delimiter", 5), ("not-a-caption", 11)]
-    assert "the number 2 and the caption 'A cat" in found.problems[0].message
-
-
-def test_a_number_that_begins_a_caption_is_part_of_it(tmp_path: Path) -> None:
-    images(tmp_path)
-    write(tmp_path / "captions.csv", "image,split,caption\none.jpg,train,3 cats\ntwo.jpg,3 dogs\n")
-    found = read_annotations(tmp_path)
-    assert [image.captions for image in found.images] == [("3 cats",)]
-
-
-@pytest.mark.parametrize(
-    ("header", "row"),
-    [
-        ("image_name,title,caption", "one.jpg,No. 1,a cat"),
-        ("id,filepath,caption_text,image_id", "1,photos/one.jpg,a cat,17"),
-        ("filename,filepath,alt_text", "one.jpg,photos,a cat"),
-        ("image_path,name,title", "photos/one.jpg,Tom,a cat"),
-    ],
-)
-def test_columns_by_other_names(header: str, row: str, tmp_path: Path) -> None:
-    images(tmp_path / "photos")
-    write(tmp_path / "table.csv", f"{header}\n{row}\n")
-    (found,) = read_annotations(tmp_path).images
-    assert (found.path, found.captions) == (tmp_path / "photos" / "one.jpg", ("a cat",))
 
 
 def coco_caption(entry: int) -> str:
@@ -380,12 +306,6 @@ def test_an_image_without_caption_below_the_data_set_is_told(tmp_path: Path) -> 
     ]
 
 
-def paint(*paths: Path) -> None:
-    for index, path in enumerate(paths):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (40 * index, 0, 0)).save(path)
-
-
 def kinds(root: Path) -> list[str]:
     return [problem.kind for problem in read_annotations(root).problems]
 
@@ -402,65 +322,3 @@ def test_images_of_one_name_in_several_folders_keep_their_own_files(tmp_path: Pa
     assert sorted(kinds(tmp_path)) == ["ambiguous-image", "missing-image"]
     write(tmp_path / "captions.csv", "image,caption\nb/1.png,a cat\n")  # who has no caption may have the name too
     assert [image.path for image in read_annotations(tmp_path).images] == [tmp_path / "b" / "1.png"]
-
-
-@pytest.mark.parametrize("below", [False, True])
-def test_a_table_a_split(below: bool, tmp_path: Path) -> None:
-    for number, split in enumerate(("train", "validation", "test")):
-        folder = tmp_path / split if below else tmp_path
-        name = "1.png" if below else f"{split}.png"
-        paint(folder / name)
-        table = folder / ("metadata.jsonl" if below else f"{split}.csv")
-        text = (
-            json.dumps({"file_name": name, "text": f"thing {number}"})
-            if below
-            else f"image,caption\n{name},thing {number}"
-        )
-        write(table, text + "\n")
-    found = read_annotations(tmp_path)
-    assert {image.captions[0]: image.split for image in found.images} == {
-        "thing 0": "train",
-        "thing 1": "val",
-        "thing 2": "test",
-    }
-    assert len({image.path for image in found.images}) == 3 and not found.problems
-    bare = {image.image_id: image.split for image in read_annotations(tmp_path, require_images=False).images}
-    assert bare == {image.image_id: image.split for image in found.images}
-    said = tmp_path / "test" / "test.csv" if below else tmp_path / "test_predictions.csv"
-    write(said, "image,caption\n" + ("1.png" if below else "test.png") + ",a machine's\n")
-    again = read_annotations(tmp_path)
-    assert [image.captions for image in again.images] == [image.captions for image in found.images]
-    assert [problem.kind for problem in again.problems] == ["unread-table"]
-
-
-def test_a_second_table_is_told_and_not_read(tmp_path: Path) -> None:
-    own_csv(tmp_path)
-    write(tmp_path / "results.jsonl", json.dumps({"image": "one.jpg", "caption": "a thing"}) + "\n")
-    write(tmp_path / "notes.jsonl", json.dumps({"when": "today"}) + "\n")
-    write(tmp_path / "._captions.json", "\0")
-    write(tmp_path / "broken.json", "{")
-    found = read_annotations(tmp_path)
-    assert told(found) == WANTED
-    assert [(p.kind, p.file) for p in found.problems] == [("unread-table", "results.jsonl")]
-
-
-def test_a_quotation_mark_that_nobody_closed_swallows_no_rows(tmp_path: Path) -> None:
-    text = 'image,caption\na.png,"a ""dog"" barks"\nb.png,"no end\nc.png,"two, really"\nd.png,a 5" pipe\ne.png,"over\ntwo, or three, lines"\nf.png,plain\n'
-    write(tmp_path / "captions.csv", text)
-    found = read_annotations(tmp_path, require_images=False)
-    assert {image.image_id: image.captions for image in found.images} == {
-        "a.png": ('a "dog" barks',), "b.png": ('"no end',), "c.png": ("two, really",), "d.png": ('a 5" pipe',),
-        "e.png": ("over two, or three, lines",), "f.png": ("plain",),
-    }  # fmt: skip
-    assert [(p.kind, p.line) for p in found.problems if p.kind != "missing-image"] == [("quotation-mark", 3)]
-    write(tmp_path / "captions.csv", "image,caption\n" + 'a.png,"no end\n' + "b.png,plain\n" * 20_000)
-    assert len(read_annotations(tmp_path, require_images=False).images) == 2
-
-
-def test_ids_beside_files_numbered_splits_and_sentences_as_objects(tmp_path: Path) -> None:
-    paint(tmp_path / "x.ppm", tmp_path / "y.ppm")
-    row = {"image_id": 7, "file_name": "x.ppm", "fold": 1, "sentences": [{"raw": "a dog"}, {"tokens": ["two", "dogs"]}]}
-    write(tmp_path / "captions.jsonl", json.dumps(row) + "\n")
-    found = read_annotations(tmp_path)
-    assert [(image.path, image.captions) for image in found.images] == [(tmp_path / "x.ppm", ("a dog", "two dogs"))]
-    assert sorted(problem.kind for problem in found.problems) == ["no-caption", "unknown-split"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from showtell.data.markers import find_markers, without_markers
 PAIRS = [
     ("startseq ", " endseq"), ("<start> ", " <end>"), ("<start>", "<end>"), ("<s>", "</s>"), ("[CLS] ", " [SEP]"), ("", "<|endoftext|>"),
     ("<|endoftext|>", "<|endoftext|>"), ("<S> ", ""), ("<s> <s> ", " </s> </s>"),
+    ("<start> ", " <end> <pad> <pad>"), ("<start> ", "<end>" + "<PAD>" * 30), ("[CLS] ", " [SEP] [PAD] [PAD]"), ("<s> ", " <pad> </s> <pad>"),
 ]  # fmt: skip
 
 
@@ -22,13 +24,25 @@ def test_what_stands_around_a_caption_is_removed(begin: str, end: str) -> None:
     marked = f"{begin}A dog runs, slowly .{end}"
     assert without_markers(marked) == "A dog runs, slowly ."
     assert set(find_markers([marked])) == {
-        m for m in (*begin.lower().split(), *end.lower().split()) if "[" not in m
-    } | {m.strip() for m in (begin, end) if "[" in m}
+        m.upper() if "[" in m else m.lower() for m in re.findall(r"startseq|endseq|<.+?>|\[.+?\]", begin + end)
+    }
     assert not without_markers(begin + end)
+
+
+def test_full_stops_behind_markers_go_and_those_of_the_caption_stay() -> None:
+    for marked in (
+        "startseq a dog . endseq .",
+        "<s> a dog . </s> . ",
+        "<start> a dog . <end>. <pad> . <pad>" + " . " * 20,
+    ):
+        assert without_markers(marked) == "a dog ."
+    assert find_markers(["startseq a dog endseq ."]) == ("startseq", "endseq")
 
 
 def test_words_stay() -> None:
     for caption in (
+        "the end .",
+        "a mat . . .",
         "the start of the end",
         "startseqs run",
         "an endseqish end",

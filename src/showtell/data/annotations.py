@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
 from showtell.data.copies import first_equals
-from showtell.data.markers import find_markers, without_markers
+from showtell.data.markers import find_markers, told, without_markers
 from showtell.errors import DataError
 from showtell.images import SUFFIXES
 
@@ -122,6 +122,11 @@ class Draft:
         """Notes something wrong."""
         self.problems.append(Problem(self.name(file), line, kind, message))
 
+    def not_read(self, file: Path, instead: Iterable[Path]) -> None:
+        """Notes a file that could hold the captions, where others are read."""
+        read = " and ".join(self.name(other) for other in instead)
+        self.problem(file, None, "unread-table", f"looks like captions too and is not read, as {read} is")
+
     def name(self, file: Path) -> str:
         """A file's path as problems print it: relative to the data set."""
         return str(file.relative_to(self.root)) if file.is_relative_to(self.root) else str(file)
@@ -190,7 +195,7 @@ def read_annotations(
 
     Images whose file is missing are problems and are left out, unless `require_images` is False. Data without splits
     are split by image, seeded, in the proportions `val` and `test`; of data with a train split and no val split the share `val` of
-    train becomes val. Files that are equal, byte for byte, get one split then, that of the first name among them; beyond that, which
+    train becomes val. Files that are equal, byte for byte, get one split then, that of the first name among them, unless that would leave a split empty; beyond that, which
     files are missing changes no image's split. Markers around the captions ("startseq … endseq") are removed where half of the captions
     or more have one.
     Raises `DataError` where nothing can be read.
@@ -200,14 +205,21 @@ def read_annotations(
     draft = read_draft(path)
     marked = _remove_markers(draft)
     images, missing = _images(draft)
-    images, drawn, notes = _with_splits(images, given=draft.has_splits, val=val, test=test, seed=seed)
+    draw = _with_splits(images, given=draft.has_splits, val=val, test=test, seed=seed)
+    images = draw.images
     if require_images:
         images = [image for image in images if image.image_id not in missing]
     if not images:
         raise DataError(_nothing(draft))
     _assert_disjoint(images)
     return Annotations(
-        draft.format, draft.root, tuple(images), tuple(draft.problems), drawn, (*marked, *notes), draft.has_splits
+        draft.format,
+        draft.root,
+        tuple(images),
+        tuple(draft.problems),
+        draw.how,
+        (*marked, *draw.notes),
+        draft.has_splits,
     )
 
 
@@ -225,10 +237,7 @@ def _remove_markers(draft: Draft) -> list[str]:
         draft.captions[image] = kept
         if not kept:
             del draft.captions[image]
-    names = ", ".join(f"'{marker}'" for marker in markers)
-    return [
-        f"the captions begin or end with {names}: markers, no words, which would raise every score; they are removed"
-    ]
+    return [told(markers, of="the captions")]
 
 
 def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
@@ -250,52 +259,66 @@ def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
     return images, missing
 
 
-def _with_splits(
-    images: list[CaptionedImage], *, given: bool, val: float, test: float, seed: int
-) -> tuple[list[CaptionedImage], str, list[str]]:
-    """The images with what splits their data lacks, if it lacks any; how that was drawn, as `Annotations.drawn` has it; notes."""
+@dataclass(frozen=True)
+class _Draw:
+    images: list[CaptionedImage]
+    how: str = ""  # as `Annotations.drawn` has it
+    notes: tuple[str, ...] = ()
+
+
+def _with_splits(images: list[CaptionedImage], *, given: bool, val: float, test: float, seed: int) -> _Draw:
+    """The images with what splits their data lacks, if it lacks any."""
     if not given:
         as_usual = (val, test, seed) == (0.1, 0.1, 0)
-        drawn = "" if as_usual else f"split by seed {seed}, val {val:g}, test {test:g}"
-        images, moved = _split(images, val=val, test=test, seed=seed)
-        return images, drawn, _of_copies(moved)
+        how = "" if as_usual else f"split by seed {seed}, val {val:g}, test {test:g}"
+        return replace(_split(images, val=val, test=test, seed=seed), how=how)
     train = [image for image in images if image.split == "train"]
     if not train or not val or any(image.split == "val" for image in images):
-        return images, "", []
-    drawn_from_train, moved = _split(train, val=val, test=0, seed=seed)
-    parted = {image.image_id: image for image in drawn_from_train}
-    held_out = sum(image.split == "val" for image in drawn_from_train)
+        return _Draw(images)
+    draw = _split(train, val=val, test=0, seed=seed)
+    parted = {image.image_id: image for image in draw.images}
+    held_out = sum(image.split == "val" for image in draw.images)
     note = (
         f"the data has no val split: {held_out} of its {len(train)} train images are taken for it "
         f"(data.val={val:g}, data.split_seed={seed})"
     )
-    return (
-        [parted.get(image.image_id, image) for image in images],
-        f"val {val:g} of train by seed {seed}",
-        [note, *_of_copies(moved)],
+    return replace(
+        draw,
+        images=[parted.get(image.image_id, image) for image in images],
+        how=f"val {val:g} of train by seed {seed}",
+        notes=(note, *draw.notes),
     )
 
 
-def _of_copies(moved: int) -> list[str]:
-    what = "1 image is a copy of another" if moved == 1 else f"{moved} images are copies of others"
-    return [f"{what}, byte for byte, and put into the split of the first of them"] if moved else []
-
-
-def _split(images: list[CaptionedImage], *, val: float, test: float, seed: int) -> tuple[list[CaptionedImage], int]:
-    """Splits by image; the same image gets the same split whatever order the data came in. Copies follow the first name among them,
-    and how many would have lain elsewhere is the second value: one that is moved moves no other image."""
+def _split(images: list[CaptionedImage], *, val: float, test: float, seed: int) -> _Draw:
+    """Splits by image; the same image gets the same split whatever order the data came in. Copies follow the first name among them, and one
+    that is moved moves no other image; where that would empty a split, nothing is moved."""
     if val + test >= 1:
         raise DataError(f"val {val} and test {test} leave nothing to train on; their sum must be below 1")
     ordered = sorted(images, key=lambda image: image.image_id)
     shuffled = ordered.copy()
     random.Random(seed).shuffle(shuffled)
     held_out, tested = (max(1, round(share * len(images))) if share else 0 for share in (val, test))
-    names: dict[str, Split] = {i.image_id: "val" for i in shuffled[:held_out]}
-    names |= {i.image_id: "test" for i in shuffled[held_out : held_out + tested]}
+    drawn: dict[str, Split] = {i.image_id: "train" for i in ordered}
+    drawn |= {i.image_id: "val" for i in shuffled[:held_out]}
+    drawn |= {i.image_id: "test" for i in shuffled[held_out : held_out + tested]}
     firsts = first_equals([image.path for image in ordered])
-    original = {image.image_id: ordered[first].image_id for image, first in zip(ordered, firsts, strict=True)}
-    moved = sum(names.get(copy) != names.get(first) for copy, first in original.items())
-    return [replace(image, split=names.get(original[image.image_id], "train")) for image in images], moved
+    followed = {image.image_id: drawn[ordered[first].image_id] for image, first in zip(ordered, firsts, strict=True)}
+    moved = sum(followed[image] != split for image, split in drawn.items())
+    emptied = [split for split in SPLITS if split in drawn.values() and split not in followed.values()]
+    kept = drawn if emptied else followed
+    return _Draw([replace(image, split=kept[image.image_id]) for image in images], notes=_of_copies(moved, emptied))
+
+
+def _of_copies(moved: int, emptied: Sequence[str]) -> tuple[str, ...]:
+    if not moved:
+        return ()
+    what = "1 image is a copy of another" if moved == 1 else f"{moved} images are copies of others"
+    if emptied:
+        return (
+            f"{what} in another split, byte for byte, and left there, as {' and '.join(emptied)} would be empty without them; scores flatter",
+        )
+    return (f"{what}, byte for byte, and put into the split of the first of them",)
 
 
 def _assert_disjoint(images: Iterable[CaptionedImage]) -> None:

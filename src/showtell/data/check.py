@@ -14,7 +14,7 @@ from typing import Any
 
 from showtell.data.annotations import SPLITS, Annotations, CaptionedImage, Problem, read_annotations
 from showtell.errors import ImageError
-from showtell.writing import marks, word_pattern
+from showtell.writing import AM, APART, marks, word_pattern
 
 _MIN_COUNTS = (1, 2, 3, 5)
 _SHOWN = 5  # problems of a kind that people see; programs get all
@@ -85,13 +85,19 @@ def _count(annotations: Annotations, split: str) -> Counter[str]:
 
 
 def _words(caption: str) -> list[str]:
-    """A caption's words as a vocabulary has them."""
-    return _word().findall(unicodedata.normalize("NFKC", caption).lower())
+    """A caption's words as a vocabulary has them, whose `tokenizers` would be slow to import."""
+    normal = "".join(
+        map(str.lower, unicodedata.normalize("NFKC", caption))
+    )  # by itself each: no sigma knows that it is the last
+    for two, one in AM:
+        normal = normal.replace(two, one)
+    return _word().findall(re.sub(APART, "", normal))
 
 
 @cache
 def _word() -> re.Pattern[str]:
-    return re.compile(word_pattern(rf"\w{marks()}", marks()))
+    mark = f"[{marks()}]"
+    return re.compile(word_pattern(rf"(?:[^\W_]|{mark})", mark))
 
 
 def _unknown(counts: Counter[str], known: Counter[str]) -> dict[int, float]:

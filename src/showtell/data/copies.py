@@ -13,7 +13,7 @@ _END = 4096  # bytes: where two pictures of one size differ, they nearly always 
 def first_equals(paths: Sequence[Path]) -> list[int]:
     """For each file the place in `paths` of the first one that is equal to it: its own, where none before it is.
 
-    Files are read as a whole only where their sizes and their ends are the same. One that cannot be read equals none.
+    Files are read as a whole only where their sizes and their ends are the same. One that cannot be read, or is empty, equals none.
     """
     first = list(range(len(paths)))
     groups = [first]
@@ -31,13 +31,17 @@ def _alike(group: Sequence[int], paths: Sequence[Path], look: Callable[[Path], o
     for index in group:
         try:
             found.setdefault(look(paths[index]), []).append(index)
-        except (OSError, ValueError):  # a name may hold what no path can
+        except (OSError, ValueError):  # nothing to compare; a name may hold what no path can
             continue
     return [alike for alike in found.values() if len(alike) > 1]
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size
+    """Its size; `ValueError` for an empty file, which is what is left of any picture that was not written to its end."""
+    size = path.stat().st_size
+    if not size:
+        raise ValueError(f"{path} is empty")
+    return size
 
 
 def _end(path: Path) -> bytes:

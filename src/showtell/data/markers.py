@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import string
+from collections.abc import Iterable, Sequence
 
 _BEGIN = r"startseq(?!\w)|<startseq>|<start>|<s>|<sos>|<bos>|\[CLS\]|\[SOS\]|\[BOS\]|<\|startoftext\|>|<\|endoftext\|>"
-_END = r"(?<!\w)endseq|<endseq>|<end>|</s>|<eos>|\[SEP\]|\[EOS\]|<\|endoftext\|>"
+_END = r"(?<!\w)endseq|<endseq>|<end>|</s>|<eos>|<pad>|\[SEP\]|\[EOS\]|\[PAD\]|<\|endoftext\|>"
 _AT_THE_BEGINNING = re.compile(rf"\s*({_BEGIN})\s*", re.IGNORECASE)
-_AT_THE_END = re.compile(rf"({_END})\s*\Z", re.IGNORECASE)
+_AT_THE_END = re.compile(rf"({_END})[\s.]*\Z", re.IGNORECASE)
 _LONGEST = 20  # letters
 
 
@@ -17,24 +18,36 @@ def find_markers(captions: Iterable[str]) -> tuple[str, ...]:
     begun = ended = count = 0
     names: dict[str, None] = {}
     for caption in captions:
-        first, last = _AT_THE_BEGINNING.match(caption), _last(caption)
-        begun, ended, count = begun + (first is not None), ended + (last is not None), count + 1
-        names |= {
-            match[1].lower() if match[1][0] != "[" else match[1].upper(): None for match in (first, last) if match
-        }
+        before, _, behind = _parted(caption)
+        begun, ended, count = begun + bool(before), ended + bool(behind), count + 1
+        names |= {name.lower() if name[0] != "[" else name.upper(): None for name in (*before, *behind)}
     return tuple(names) if count and 2 * max(begun, ended) >= count else ()
 
 
 def without_markers(caption: str) -> str:
-    """The caption without markers around it, however many there are; a caption of markers alone becomes empty."""
+    """The caption without markers around it, however many there are, and without full stops behind these; a caption of markers alone
+    becomes empty."""
+    return _parted(caption)[1]
+
+
+def told(markers: Sequence[str], *, of: str) -> str:
+    """A sentence that says which markers were removed, and what they are `of`, as "the captions"."""
+    names = ", ".join(f"'{marker}'" for marker in markers)
+    return f"{of} begin or end with {names}: markers, no words, which would raise every score; they are removed"
+
+
+def _parted(caption: str) -> tuple[list[str], str, list[str]]:
+    """A caption between the markers before and behind it."""
+    before, behind = list[str](), list[str]()
     while match := _AT_THE_BEGINNING.match(caption):
+        before.append(match[1])
         caption = caption[match.end() :]
     while match := _last(caption):
+        behind.insert(0, match[1])
         caption = caption[: match.start()]
-    return caption.strip()
+    return before, caption.strip(), behind
 
 
 def _last(caption: str) -> re.Match[str] | None:
-    return _AT_THE_END.search(
-        caption, max(0, len(caption.rstrip()) - _LONGEST)
-    )  # a tenth of the time that all of it takes
+    spoken = len(caption.rstrip(f"{string.whitespace}."))
+    return _AT_THE_END.search(caption, max(0, spoken - _LONGEST))  # a tenth of the time that all of it takes

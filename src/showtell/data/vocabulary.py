@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,11 +12,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from showtell.errors import BundleError, DataError
 from showtell.paths import write_whole
-from showtell.writing import is_spaceless, join_words, word_pattern
+from showtell.writing import AM, APART, is_spaceless, join_words, word_pattern
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 
-_WORD = word_pattern(r"\p{L}\p{M}\p{N}", r"\p{M}")
+_WORD = word_pattern(r"[\p{L}\p{M}\p{N}]", r"[\p{M}]")
 
 
 class Vocabulary:
@@ -166,16 +165,13 @@ class Vocabulary:
 
 
 def _normal() -> list[normalizers.Normalizer]:
-    """NFKC and lower case; the vowel "am" of Thai and Lao, which NFKC takes apart, stays as people write it."""
-    am = [normalizers.Replace(unicodedata.normalize("NFKC", vowel), vowel) for vowel in ("\u0e33", "\u0eb3")]
-    return [normalizers.NFKC(), normalizers.Lowercase(), *am]
+    """NFKC but for "am", and lower case."""
+    return [normalizers.NFKC(), normalizers.Lowercase(), *(normalizers.Replace(two, one) for two, one in AM)]
 
 
 def _word_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
-    # Data sets that were tokenised before ("dog 's", "is n't") mean the same words as those that were not.
-    rejoin = normalizers.Replace(Regex(r"\s+(?=(?:['’](?:s|re|ve|ll|d|m)|n['’]t)(?:\s|$))"), "")
-    tokenizer.normalizer = normalizers.Sequence([*_normal(), rejoin])
+    tokenizer.normalizer = normalizers.Sequence([*_normal(), normalizers.Replace(Regex(APART), "")])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True)
     return tokenizer
 

@@ -1,7 +1,8 @@
 """PTB tokenization as coco-caption has it: Stanford's PTBTokenizer, lower case, punctuation removed; without Java.
 
 It knows ASCII. Beyond it, tokens are what a vocabulary has for words: text is normalised (NFKC), marks belong to their word,
-each character of a script without spaces is a token, and no punctuation is one.
+each character of a script without spaces is a token, and no punctuation is one: of brackets ASCII's are, in scripts with spaces, as
+Stanford has them.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import re
 import unicodedata
 from functools import cache, lru_cache
 
-from showtell.writing import SPACELESS, marks
+from showtell.writing import SPACELESS, is_spaceless, marks
 
 # coco-caption removes these; brackets stay, as "-lrb-" (its list has them in upper case, the tokens are in lower case).
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+_BRACKET = re.compile(r"[()\[\]{}]")
 _ABBREVIATIONS = [
     "mr",
     "mrs",
@@ -88,10 +90,19 @@ def _beyond_ascii() -> re.Pattern[str]:
 @lru_cache(maxsize=200_000)
 def _tokenize(piece: str) -> tuple[str, ...]:
     """The tokens of a piece between white space, which no token has or looks across: captions share their pieces."""
-    pattern = _ASCII if piece.isascii() else _beyond_ascii()
-    found = pattern.findall(unicodedata.normalize("NFKC", piece))
+    found = _ASCII.findall(piece) if piece.isascii() else _beyond_ascii().findall(_normal(piece))
     tokens = (_BRACKETS.get(token, token).lower() for token in found if not _is_punctuation(token))
     return tuple(token.replace("’", "'") for token in tokens)
+
+
+def _normal(piece: str) -> str:
+    """A piece in NFKC, with spaces for the brackets that come of it, as of full-width ones; and for any in a script without spaces, since
+    subwords write full-width ones as ASCII."""
+    normal = unicodedata.normalize("NFKC", piece)
+    if is_spaceless(normal):
+        return _BRACKET.sub(" ", normal)
+    apart = (c if c.isascii() else _BRACKET.sub(" ", unicodedata.normalize("NFKC", c)) for c in piece)
+    return unicodedata.normalize("NFKC", "".join(apart))
 
 
 def _is_punctuation(text: str) -> bool:

@@ -1,0 +1,72 @@
+"""The files of a data set: which may hold captions, the folders of its images, lines as text; nothing here imports torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from showtell.data.annotations import Draft
+from showtell.images import SUFFIXES
+
+_SPLIT_IN_A_NAME = re.compile(
+    r"(train|dev|val|test)[_.-]?images?|(?:^|[_.-])(train|dev|val|valid|validation|test)(?:[_.-]|$)", re.IGNORECASE
+)
+
+
+def candidates(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Candidates: the file itself, or what lies in the folder and one level below it; the nearest first."""
+    if path.is_file():
+        return [path] if path.suffix.lower() in suffixes else []
+    near = sorted(p for p in path.iterdir() if p.is_file())
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    below = [p for folder in folders for p in sorted(folder.iterdir()) if p.is_file()]
+    left_out = ("readme", "._")  # which macOS writes beside a file
+    return [p for p in near + below if p.suffix.lower() in suffixes and not p.name.lower().startswith(left_out)]
+
+
+def image_folders(root: Path) -> list[Path]:
+    """The folder and those up to two levels below, for looking images up by name; beside it, where it has no folders."""
+    if not any(p.is_dir() for p in root.iterdir()) and not any(p.suffix.lower() in SUFFIXES for p in root.iterdir()):
+        root = root.parent
+    folders = [root]
+    for level in (1, 2):
+        del level
+        folders += [
+            p
+            for f in list(folders)
+            for p in sorted(f.iterdir())
+            if p.is_dir() and p not in folders and p.name[0] != "."
+        ]
+    return folders
+
+
+def split_in_the_name(file: Path) -> str:
+    """The split that is a part of a file's name, as of "flickr_val_images.txt"; empty where there is none."""
+    match = _SPLIT_IN_A_NAME.search(file.stem)
+    return (match[1] or match[2]).lower() if match else ""
+
+
+def head(file: Path) -> str:
+    """The beginning of a file as text, whatever its encoding."""
+    with file.open("rb") as opened:
+        raw = opened.read(4096)
+    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    return raw.decode(encoding, "replace")
+
+
+def numbered_lines(draft: Draft, file: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines as text; one that is not UTF-8 is read as Windows-1252 and noted."""
+    raw = file.read_bytes()
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        draft.problem(file, None, "encoding", "UTF-16, expected UTF-8; read all the same")
+        raw = raw.decode("utf-16").encode()
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        line = line.removesuffix(b"\r")
+        if number > 1 and not line and number == raw.count(b"\n") + 1:
+            return
+        try:
+            yield number, line.decode("utf-8")
+        except UnicodeDecodeError:
+            draft.problem(file, number, "encoding", "not UTF-8; read as Windows-1252")
+            yield number, line.decode("cp1252", "replace")

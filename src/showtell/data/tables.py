@@ -1,0 +1,200 @@
+"""Captions as a table: CSV, TSV and JSON lines, whatever their columns are called; nothing here imports torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from showtell.data.annotations import SPLIT_NAMES, Draft
+from showtell.data.files import candidates, head, image_folders, numbered_lines, split_in_the_name
+
+# The first of them that a row has counts: files before numbers.
+_IMAGE_KEYS = (
+    "image", "file_name", "filename", "file", "path", "img", "image_path", "image_name", "image_file", "image_filename", "file_path",
+    "filepath", "img_name", "img_path", "image_id", "name",
+)  # fmt: skip
+_CAPTION_KEYS = (
+    "caption", "captions", "caption_text", "text", "sentence", "sentences", "comment", "description",
+)  # fmt: skip
+_TITLE_KEYS = ("alt_text", "title")  # tables of rights and sources have them too
+_RUN_TOGETHER = re.compile(r"\s*(\d+)\s+(\S.*)")  # a caption and its number
+_LONGEST_ROW = 50  # lines
+_SPLIT_KEYS = ("split", "set", "subset", "fold")
+
+
+def read_captions(path: Path, root: Path) -> Draft | None:
+    """Kaggle's CSV and one's own CSV, TSV or JSONL; or several, each called or lying in a folder called as a split is."""
+    tables = _tables(path)
+    titles = [file for file, columns in tables.items() if not columns & set(_CAPTION_KEYS)]
+    return _read([file for file in tables if file not in titles], root, beside=titles)
+
+
+def read_titles(path: Path, root: Path) -> Draft | None:
+    """Tables of titles alone, as captions of their images: for data in which nothing else is a caption."""
+    return _read(list(_tables(path)), root)
+
+
+def find_tables(path: Path) -> list[Path]:
+    """The tables at `path` that have a column for the image and one for what tells of it."""
+    return list(_tables(path))
+
+
+def _read(tables: list[Path], root: Path, *, beside: Sequence[Path] = ()) -> Draft | None:
+    if not tables:
+        return None
+    chosen = _a_table_a_split(tables, root) or {"": tables[0]}
+    draft = Draft(root, "jsonl" if tables[0].suffix == ".jsonl" else "table (CSV)")
+    apart = len({file.parent for file in chosen.values()}) == len(chosen) > 1  # each folder may count its images from 1
+    for split, file in chosen.items():
+        _read_rows(draft, file, split, within=file.parent.relative_to(root).as_posix() if apart else "")
+    for file in (*tables, *beside):
+        if file not in chosen.values():
+            draft.not_read(file, chosen.values())
+    draft.paths = {i: p for i in draft.places if (p := root / i).is_file()}
+    draft.find(image_folders(root))
+    return draft
+
+
+def _tables(path: Path) -> dict[Path, set[str]]:
+    """The tables at `path` that may hold captions, each with its columns."""
+    found = {
+        file: (_keys if file.suffix == ".jsonl" else _header)(file)
+        for file in candidates(path, (".jsonl", ".csv", ".tsv", ".txt", ""))
+    }
+    return {
+        file: columns
+        for file, columns in found.items()
+        if columns & set(_IMAGE_KEYS) and columns & {*_CAPTION_KEYS, *_TITLE_KEYS}
+    }
+
+
+def _a_table_a_split(tables: list[Path], root: Path) -> dict[str, Path]:
+    """Of tables those that are each of another split, two at least, by their names or their folders'; else by parts of their names."""
+    for named in (lambda file: _split_named(file, root), split_in_the_name):
+        found: dict[str, Path] = {}
+        for file in tables:
+            if split := named(file):
+                found.setdefault(split, file)
+        if len(found) > 1:
+            return found
+    return {}
+
+
+def _split_named(file: Path, root: Path) -> str:
+    names = (file.stem.lower(), file.parent.name.lower() if file.parent != root else "")
+    return next((name for name in names if name in SPLIT_NAMES), "")
+
+
+def _read_rows(draft: Draft, file: Path, split: str, *, within: str) -> None:
+    """One table; `split` is that of rows which do not say theirs, `within` the folder that its images are named in."""
+    for number, row in (_json_rows if file.suffix == ".jsonl" else _table_rows)(draft, file):
+        image = _value(row, _IMAGE_KEYS)
+        captions = _value(row, _TITLE_KEYS if row.keys().isdisjoint(_CAPTION_KEYS) else _CAPTION_KEYS)
+        if image is None or captions is None:
+            draft.problem(file, number, "not-a-caption", "expected an image and a caption in this row; it is left out")
+            continue
+        name = str(image)
+        if within not in ("", ".") and not name.startswith(f"{within}/"):
+            name = f"{within}/{name}"
+        for caption in captions if isinstance(captions, list) else [captions]:
+            draft.add(name, _text(caption), file=file, line=number)
+        draft.assign(name, _value(row, _SPLIT_KEYS) or split, file=file, line=number)
+
+
+def _text(caption: Any) -> str:
+    """A caption as text; of an object, as Karpathy's JSON has them, its text."""
+    if isinstance(caption, dict):
+        words = caption.get("tokens")
+        return str(
+            _value(caption, ("raw", *_CAPTION_KEYS)) or (" ".join(map(str, words)) if isinstance(words, list) else "")
+        )
+    return str(caption)
+
+
+def _header(file: Path) -> set[str]:
+    first = head(file).partition("\n")[0].lower()
+    return {cell.strip().strip('"') for cell in re.split(r"[,\t;|]", first)}
+
+
+def _keys(file: Path) -> set[str]:
+    first = head(file).lstrip().partition("\n")[0]
+    try:
+        row = json.loads(first)
+    except ValueError:  # a long row, of which the head is but the beginning, is taken for an image with its captions
+        return {_IMAGE_KEYS[0], _CAPTION_KEYS[0]} if len(first) > 3000 else set()
+    return {str(key).lower() for key in row} if isinstance(row, dict) else set()
+
+
+def _table_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    lines = [line for _, line in numbered_lines(draft, file)]
+    delimiter = next((d for d in "\t,;|" if d in lines[0]), ",")
+    header = [cell.strip().lower() for cell in next(csv.reader([lines[0]], delimiter=delimiter))]
+    at = 1
+    while at < len(lines):
+        count = _physical_lines(lines, at, cells=len(header), delimiter=delimiter)
+        rows = io.StringIO("\n".join(lines[at : at + max(1, count)]))
+        if not count:
+            draft.problem(file, at + 1, "quotation-mark", "a quotation mark opens and none closes; read as it stands")
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if count else csv.QUOTE_NONE
+        try:
+            for cells in csv.reader(rows, delimiter=delimiter, quoting=quoting):
+                if len(cells) > len(header) == 2:  # a caption with commas that nobody quoted
+                    cells = [cells[0], delimiter.join(cells[1:])]
+                if len(cells) + 1 == len(header) and header[-2].endswith("number") and header[-1] in _CAPTION_KEYS:
+                    cells = _taken_apart(draft, file, at + 1, cells, delimiter)
+                if cells:
+                    yield at + 1, dict(zip(header, map(str.strip, cells), strict=False))
+        except csv.Error as error:
+            draft.problem(file, at + 1, "not-a-caption", f"cannot be read as a row ({error}); it is left out")
+        at += max(1, count)
+
+
+def _taken_apart(draft: Draft, file: Path, line: int, cells: list[str], delimiter: str) -> list[str]:
+    """The cells of a row, its last one as two where a caption and its number lie in it, as in one row of Flickr30k."""
+    match = _RUN_TOGETHER.fullmatch(cells[-1])
+    if match is None:
+        return cells
+    number, caption = match.groups()
+    message = (
+        f"no '{delimiter}' between the number {number} and the caption '{caption.strip()[:40]}'; read as if there were"
+    )
+    draft.problem(file, line, "no-delimiter", message)
+    return [*cells[:-1], number, caption]
+
+
+def _physical_lines(lines: list[str], at: int, *, cells: int, delimiter: str) -> int:
+    """How many lines the row that begins there has: more than one where quotation marks hold line breaks. 0: one that opens and is never
+    closed, or closed only by a mark that opens a cell of another row."""
+    if '"' not in lines[at]:
+        return 1
+    for end in range(at + 1, min(at + _LONGEST_ROW, len(lines)) + 1):
+        try:
+            rows = list(csv.reader(io.StringIO("\n".join(lines[at:end])), delimiter=delimiter, strict=True))
+        except csv.Error as error:
+            if "unexpected end" in str(error):  # an open cell: the next line may close it
+                continue
+            return 1 if end == at + 1 else 0
+        return end - at if end == at + 1 or [len(row) for row in rows] == [cells] else 0
+    return 0
+
+
+def _json_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in numbered_lines(draft, file):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            draft.problem(file, number, "not-json", f"not a JSON object ({error}); it is left out")
+            continue
+        if isinstance(row, dict):
+            yield number, {str(key).lower(): value for key, value in row.items()}
+
+
+def _value(row: dict[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((row[key] for key in keys if row.get(key) is not None), None)

@@ -1,0 +1,155 @@
+"""Tables of captions, as people have them: columns of other names, several tables, rows that are not as they should be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from captioned import ROWS, WANTED, images, own_csv, paint, told, write
+
+from showtell.data.annotations import read_annotations
+
+FLICKR30K = "image_name| comment_number| comment\n"
+
+
+@pytest.mark.parametrize("within", ["", "flickr30k_images", "flickr30k_images/flickr30k_images"])
+@pytest.mark.parametrize("table", ["results.csv", "flickr30k_images/results.csv"])
+def test_flickr30k_as_kaggle_has_it(within: str, table: str, tmp_path: Path) -> None:
+    images(tmp_path / within)
+    rows = [f"{name}| {index}| {caption.replace('.', ' .')}\n" for name, index, caption in ROWS]
+    rows.insert(3, "one.jpg| 2   A cat " + '" waits " on a mat .\n')  # as one row of the published file is
+    write(tmp_path / table, FLICKR30K + "".join(rows) + "two.jpg| two\n" + 'two.jpg| 3| "Hello" , says a girl .\n')
+    found = read_annotations(tmp_path)
+    captions = {name: captions for name, (captions, _) in told(found).items()}
+    assert captions["one.jpg"] == ("A cat, on a mat .", "the cat sits", 'A cat " waits " on a mat .')
+    assert captions["two.jpg"] == ("Ein Mädchen läuft .", "a girl runs", '"Hello" , says a girl .')
+    assert captions["four.jpg"] == WANTED["four.jpg"][0]
+    assert [(p.kind, p.line) for p in found.problems] == [("no-delimiter", 5), ("not-a-caption", 11)]
+    assert "the number 2 and the caption 'A cat" in found.problems[0].message
+
+
+def test_a_number_that_begins_a_caption_is_part_of_it(tmp_path: Path) -> None:
+    images(tmp_path)
+    write(tmp_path / "captions.csv", "image,split,caption\none.jpg,train,3 cats\ntwo.jpg,3 dogs\n")
+    found = read_annotations(tmp_path)
+    assert [image.captions for image in found.images] == [("3 cats",)]
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("image_name,title,caption", "one.jpg,No. 1,a cat"),
+        ("id,filepath,caption_text,image_id", "1,photos/one.jpg,a cat,17"),
+        ("filename,filepath,alt_text", "one.jpg,photos,a cat"),
+        ("image_path,name,title", "photos/one.jpg,Tom,a cat"),
+        ("image_name,path,caption", "Sunset 1,photos/one.jpg,a cat"),
+        ("title ; filepath ; caption_text", "No. 1 ; photos/one.jpg ; a cat"),
+    ],
+)
+def test_columns_by_other_names(header: str, row: str, tmp_path: Path) -> None:
+    images(tmp_path / "photos")
+    write(tmp_path / "table.csv", f"{header}\n{row}\n")
+    (found,) = read_annotations(tmp_path).images
+    assert (found.path, found.captions) == (tmp_path / "photos" / "one.jpg", ("a cat",))
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_a_table_a_split(below: bool, tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "validation", "test")):
+        folder = tmp_path / split if below else tmp_path
+        name = "1.png" if below else f"{split}.png"
+        paint(folder / name)
+        table = folder / ("metadata.jsonl" if below else f"{split}.csv")
+        text = (
+            json.dumps({"file_name": name, "text": f"thing {number}"})
+            if below
+            else f"image,caption\n{name},thing {number}"
+        )
+        write(table, text + "\n")
+    found = read_annotations(tmp_path)
+    assert {image.captions[0]: image.split for image in found.images} == {
+        "thing 0": "train",
+        "thing 1": "val",
+        "thing 2": "test",
+    }
+    assert len({image.path for image in found.images}) == 3 and not found.problems
+    bare = {image.image_id: image.split for image in read_annotations(tmp_path, require_images=False).images}
+    assert bare == {image.image_id: image.split for image in found.images}
+    said = tmp_path / "test" / "test.csv" if below else tmp_path / "test_predictions.csv"
+    write(said, "image,caption\n" + ("1.png" if below else "test.png") + ",a machine's\n")
+    again = read_annotations(tmp_path)
+    assert [image.captions for image in again.images] == [image.captions for image in found.images]
+    assert [problem.kind for problem in again.problems] == ["unread-table"]
+
+
+def test_a_second_table_is_told_and_not_read(tmp_path: Path) -> None:
+    own_csv(tmp_path)
+    write(tmp_path / "results.jsonl", json.dumps({"image": "one.jpg", "caption": "a thing"}) + "\n")
+    write(tmp_path / "notes.jsonl", json.dumps({"when": "today"}) + "\n")
+    write(tmp_path / "._captions.json", "\0")
+    write(tmp_path / "broken.json", "{")
+    found = read_annotations(tmp_path)
+    assert told(found) == WANTED
+    assert [(p.kind, p.file) for p in found.problems] == [("unread-table", "results.jsonl")]
+
+
+def test_a_quotation_mark_that_nobody_closed_swallows_no_rows(tmp_path: Path) -> None:
+    text = 'image,caption\na.png,"a ""dog"" barks"\nb.png,"no end\nc.png,"two, really"\nd.png,a 5" pipe\ne.png,"over\ntwo, or three, lines"\nf.png,plain\n'
+    write(tmp_path / "captions.csv", text)
+    found = read_annotations(tmp_path, require_images=False)
+    assert {image.image_id: image.captions for image in found.images} == {
+        "a.png": ('a "dog" barks',), "b.png": ('"no end',), "c.png": ("two, really",), "d.png": ('a 5" pipe',),
+        "e.png": ("over two, or three, lines",), "f.png": ("plain",),
+    }  # fmt: skip
+    assert [(p.kind, p.line) for p in found.problems if p.kind != "missing-image"] == [("quotation-mark", 3)]
+    write(tmp_path / "captions.csv", "image,caption\n" + 'a.png,"no end\n' + "b.png,plain\n" * 20_000)
+    assert len(read_annotations(tmp_path, require_images=False).images) == 2
+
+
+def test_ids_beside_files_numbered_splits_and_sentences_as_objects(tmp_path: Path) -> None:
+    paint(tmp_path / "x.ppm", tmp_path / "y.ppm")
+    row = {"image_id": 7, "file_name": "x.ppm", "fold": 1, "sentences": [{"raw": "a dog"}, {"tokens": ["two", "dogs"]}]}
+    write(tmp_path / "captions.jsonl", json.dumps(row) + "\n")
+    found = read_annotations(tmp_path)
+    assert [(image.path, image.captions) for image in found.images] == [(tmp_path / "x.ppm", ("a dog", "two dogs"))]
+    assert sorted(problem.kind for problem in found.problems) == ["no-caption", "unknown-split"]
+
+
+@pytest.mark.parametrize("titles", ["attribution.csv", "train.csv", "a.jsonl"])
+def test_titles_are_no_captions_where_there_are_captions(titles: str, tmp_path: Path) -> None:
+    """Whose file comes first in the alphabet or is called as a split is, tells of the pictures' sources."""
+    own_csv(tmp_path)
+    row = {"file_name": "one.jpg", "title": "Still life no. 4", "author": "A. Painter"}
+    csv = ",".join(row) + "\n" + ",".join(row.values())
+    write(tmp_path / titles, json.dumps(row) if titles.endswith("l") else csv + "\n")
+    found = read_annotations(tmp_path)
+    assert told(found) == WANTED
+    assert [(p.kind, p.file) for p in found.problems] == [("unread-table", titles)]
+
+
+def test_titles_are_no_captions_beside_pairs(tmp_path: Path) -> None:
+    paint(tmp_path / "one.png")
+    write(tmp_path / "one.txt", "a pot on a table\n")
+    write(tmp_path / "credits.csv", "name,title,author\none.png,Still life no. 4,A. Painter\n")
+    found = read_annotations(tmp_path)
+    assert [image.captions for image in found.images] == [("a pot on a table",)]
+    assert [(p.kind, p.file) for p in found.problems] == [("unread-table", "credits.csv")]
+    (tmp_path / "one.txt").unlink()
+    assert [image.captions for image in read_annotations(tmp_path).images] == [("Still life no. 4",)]
+
+
+def test_a_row_without_its_caption_has_no_title_for_one(tmp_path: Path) -> None:
+    paint(tmp_path / "one.png", tmp_path / "two.png")
+    rows = [{"image": f"{n}.png", "caption": said, "title": "No. 4"} for n, said in (("one", None), ("two", "a pot"))]
+    write(tmp_path / "captions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert [image.captions for image in read_annotations(tmp_path).images] == [("a pot",)]
+
+
+def test_spaces_around_cells_are_no_part_of_names_but_those_in_jsonl_are(tmp_path: Path) -> None:
+    paint(tmp_path / " 00.png", tmp_path / "00.png")
+    write(tmp_path / "captions.jsonl", json.dumps({"image": " 00.png", "caption": "a dog"}) + "\n")
+    assert [image.path.name for image in read_annotations(tmp_path).images] == [" 00.png"]
+    (tmp_path / "captions.jsonl").unlink()
+    write(tmp_path / "captions.csv", "image, caption\n 00.png , a dog\n")
+    assert [image.path.name for image in read_annotations(tmp_path).images] == ["00.png"]
