@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -167,6 +168,21 @@ def test_a_run_goes_on_with_what_it_began_with(whole: Path, recipe_file: Path, d
         lambda: train(recipe, data=data, out=out, resume=True, encoder_weights=tmp_path / "other.safetensors"),
     )
     same(whole, out)
+
+
+def test_a_run_from_before_copies_were_split_together_is_told_so(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, recipe = draw_scenes(tmp_path / "scenes", images=30, size=40), load_recipe(recipe_file)
+    rows = [json.loads(line) for line in (data / "captions.jsonl").read_text().splitlines()]
+    for row, first in zip(rows[15:], rows, strict=False):
+        shutil.copy(data / first["image"], data / row["image"])
+    (data / "captions.jsonl").write_text("".join(json.dumps(row | {"split": None}) + "\n" for row in rows))
+    with monkeypatch.context() as before:
+        before.setattr("showtell.data.annotations.first_equals", lambda paths: range(len(paths)))
+        stopped(recipe, data, tmp_path / "run", after=3)
+    words = "this version puts copies into one split"
+    refuse(RecipeError, words, lambda: train(recipe, data=data, out=tmp_path / "run", resume=True))
 
 
 def test_ctrl_c_in_the_last_validation_ends_the_run_too(recipe_file: Path, data: Path, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ class Annotations:
     drawn: str = ""  # how it was split, where that was not its own doing and not as by default
     notes: tuple[str, ...] = ()  # what reading made of it, a sentence each
     given: bool = True  # whether the data says how it is split; val taken from train counts as such
+    moved: int = 0  # copies that were put into the split of the first of them
 
     def split(self, name: str) -> tuple[CaptionedImage, ...]:
         """The images of a split ("dev" means "val"); `DataError` naming the splits that are there if it has none."""
@@ -213,14 +214,8 @@ def read_annotations(
         raise DataError(_nothing(draft))
     _assert_disjoint(images)
     return Annotations(
-        draft.format,
-        draft.root,
-        tuple(images),
-        tuple(draft.problems),
-        draw.how,
-        (*marked, *draw.notes),
-        draft.has_splits,
-    )
+        draft.format, draft.root, tuple(images), tuple(draft.problems), draw.how, (*marked, *draw.notes), draft.has_splits, draw.moved
+    )  # fmt: skip
 
 
 def _remove_markers(draft: Draft) -> list[str]:
@@ -264,6 +259,7 @@ class _Draw:
     images: list[CaptionedImage]
     how: str = ""  # as `Annotations.drawn` has it
     notes: tuple[str, ...] = ()
+    moved: int = 0  # copies
 
 
 def _with_splits(images: list[CaptionedImage], *, given: bool, val: float, test: float, seed: int) -> _Draw:
@@ -307,7 +303,11 @@ def _split(images: list[CaptionedImage], *, val: float, test: float, seed: int) 
     moved = sum(followed[image] != split for image, split in drawn.items())
     emptied = [split for split in SPLITS if split in drawn.values() and split not in followed.values()]
     kept = drawn if emptied else followed
-    return _Draw([replace(image, split=kept[image.image_id]) for image in images], notes=_of_copies(moved, emptied))
+    return _Draw(
+        [replace(image, split=kept[image.image_id]) for image in images],
+        notes=_of_copies(moved, emptied),
+        moved=0 if emptied else moved,
+    )
 
 
 def _of_copies(moved: int, emptied: Sequence[str]) -> tuple[str, ...]:

@@ -135,10 +135,7 @@ class Run:
         """Puts the run where its checkpoint was, and returns that one's tensors."""
         began = self.position
         tensors, self.position = read_checkpoint(self.checkpoint)
-        if self.position.data != began.data:
-            raise RecipeError(
-                f"{self.out} was trained on other images or captions than those found now; give the same --data, or use another --out"
-            )
+        self.samples.check_same(self.position.data, out=self.out)
         if self.position.encoder != began.encoder:
             raise RecipeError(
                 f"{self.out} began with other weights of the encoder, or with a processor, torch or timm that computes it otherwise; give the "

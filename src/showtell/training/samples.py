@@ -25,7 +25,7 @@ from showtell.data.features import (
     space_needed,
 )
 from showtell.data.vocabulary import Vocabulary
-from showtell.errors import DataError
+from showtell.errors import DataError, RecipeError
 from showtell.images import decoding_threads
 from showtell.model.encoder import Encoder
 from showtell.model.splitting import Stem
@@ -69,6 +69,7 @@ class Samples:
                 f"see  showtell data check {path}"
             )
         self.name = annotations.root.resolve().name
+        self._moved = annotations.moved
         self._listed = annotations.split("train"), annotations.split("val")
         self.vocabulary = Vocabulary.train(
             self.captions, kind=data.vocabulary, min_count=data.min_count, size=data.vocabulary_size
@@ -98,6 +99,19 @@ class Samples:
         """A hash of the train split's images and captions."""
         said = [[image.image_id, *image.captions] for image in self._listed[0]]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+    def check_same(self, fingerprint: str, *, out: Path) -> None:
+        """`RecipeError` where the run in `out` began with other images or captions, those of `fingerprint`."""
+        if self.fingerprint() == fingerprint:
+            return
+        copies = (
+            f"; this version puts copies into one split, for which it moved {self._moved} of these images: a run from before goes on with "
+            "the version that it began with"
+        )
+        raise RecipeError(
+            f"{out} was trained on other images or captions than those found now; give the same --data, or use another --out"
+            f"{copies if self._moved else ''}"
+        )
 
     def from_cache(
         self,
