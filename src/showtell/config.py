@@ -138,10 +138,6 @@ class PhaseConfig(_Section):
         gt=0,
         description="captions are drawn from, and learned as, the softmax of logits / temperature (self-critical)",
     )
-    policy_dropout: bool = Field(
-        False,
-        description="captions are drawn under the decoder's dropout, and learned with the same numbers dropped (self-critical)",
-    )
     baseline: Literal["others", "greedy"] = Field(
         "others", description="what a caption has to beat: the image's other samples, or its greedy caption"
     )

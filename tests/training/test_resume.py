@@ -42,8 +42,8 @@ def test_resume_equals_never_stopped(
 def test_a_self_critical_phase_resumes_exactly(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     """Cross-entropy with the model's own words, then the reward from the cache, then the reward through the CNN."""
     phases = (
-        'train.phases=[{epochs=1, lr=5e-3, scheduled_sampling=0.5}, {epochs=1, lr=1e-3, objective="self-critical", samples=2, '
-        'policy_dropout=true}, {epochs=1, lr=1e-3, objective="self-critical", samples=2, baseline="greedy", encoder_from="layers"}]'
+        'train.phases=[{epochs=1, lr=5e-3, scheduled_sampling=0.5}, {epochs=1, lr=1e-3, objective="self-critical", samples=2},'
+        '{epochs=1, lr=1e-3, objective="self-critical", samples=2, baseline="greedy", encoder_from="layers"}]'
     )
     recipe = load_recipe(recipe_file, [phases, "train.word_dropout=0.1"])
     train(recipe, data=data, out=tmp_path / "whole")

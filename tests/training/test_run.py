@@ -156,7 +156,7 @@ def _names(of: dict[str, tuple[object, ...]]) -> list[str]:
 def test_several_processes_train_together(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     phases = (
         'train.phases=[{epochs=1}, {epochs=1, encoder_from="layers"}, {epochs=1, objective="self-critical", samples=2},'
-        '{epochs=1, objective="self-critical", samples=2, encoder_from="layers.conv2", cached_views=2, policy_dropout=true}]'
+        '{epochs=1, objective="self-critical", samples=2, encoder_from="layers.conv2", cached_views=2}]'
     )
     done = subprocess.run(
         [

@@ -3,7 +3,7 @@
 from showtell.search.beam import beam_search
 from showtell.search.ensemble import EnsembleDecoder, Member
 from showtell.search.protocol import Hypothesis, StepDecoder, StepLike
-from showtell.search.sample import Drawn, draw, pick, sample
+from showtell.search.sample import Drawn, draw, sample
 
 __all__ = [
     "Drawn",
@@ -14,6 +14,5 @@ __all__ = [
     "StepLike",
     "beam_search",
     "draw",
-    "pick",
     "sample",
 ]

@@ -89,7 +89,7 @@ def _draw(
     banned: Sequence[int],
     generators: Sequence[torch.Generator] | None,
 ) -> Tensor:
-    """Ids (A,K) drawn from log-probabilities (A,K,V)."""
+    """Ids (A,K) drawn from log-probabilities (A,K,V): where a uniform number falls among the words' shares."""
     allowed = log_probs / options.temperature
     forbid(allowed, history, banned, options.no_repeat_ngram)
     shares = allowed.softmax(-1)
@@ -97,11 +97,6 @@ def _draw(
         ordered, order = shares.sort(-1, descending=True)
         tail = ordered.cumsum(-1) - ordered >= options.top_p  # the first word is always kept
         shares = torch.zeros_like(shares).scatter(-1, order, ordered.masked_fill(tail, 0.0))
-    return pick(shares, generators)
-
-
-def pick(shares: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
-    """Ids (A,K), each drawn with the share (A,K,V) that it has: where a uniform number falls among them."""
     exact = torch.float32 if shares.device.type == "mps" else torch.float64  # which Apple's GPU does not have
     upto = shares.to(exact).cumsum(-1)
     shape = (*shares.shape[:2], 1)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from showtell.config import Recipe, TrainConfig
 from showtell.data.dataset import Batch
 from showtell.errors import RecipeError, first_line
+from showtell.model.captioner import CaptionerModel
 from showtell.recipe import phase_key
 from showtell.training.objectives import Objective
 from showtell.training.optim import AveragedWeights, set_learning_rate
@@ -34,7 +35,7 @@ class StepReport:
 def train_steps(
     batches: Iterable[Batch],
     *,
-    model: nn.Module,
+    model: CaptionerModel,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     accelerator: Accelerator,

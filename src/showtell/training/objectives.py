@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from showtell.config import PhaseConfig, SearchConfig, TrainConfig
 from showtell.data.annotations import CaptionedImage
@@ -23,9 +23,8 @@ from showtell.decoding import SearchOptions
 from showtell.generate import unspoken
 from showtell.metrics.reward import Reward
 from showtell.model.captioner import CaptionerModel
-from showtell.search import beam_search
-from showtell.training.losses import PAD, caption_loss
-from showtell.training.speaker import Speaker, Spoken
+from showtell.search import beam_search, draw
+from showtell.training.losses import PAD, caption_loss, cross_entropy
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -39,13 +38,10 @@ class Lesson(NamedTuple):
 
 
 class Objective(Protocol):
-    """`progress` is how much of the phase is over, 0 … 1."""
+    """`model` may be wrapped for many processes; `progress` is how much of the phase is over, 0 … 1."""
 
-    def trained(self, model: CaptionerModel) -> nn.Module:
-        """The module whose `forward` the objective calls: the captioner, or one around it."""
-
-    def __call__(self, model: nn.Module, batch: Batch, *, progress: float) -> Lesson:
-        """The loss of one batch, on the model's device; `model` is what `trained` gave, or that wrapped for many processes."""
+    def __call__(self, model: CaptionerModel, batch: Batch, *, progress: float) -> Lesson:
+        """The loss of one batch, on the model's device."""
 
 
 class CrossEntropy:
@@ -54,11 +50,7 @@ class CrossEntropy:
     def __init__(self, train: TrainConfig, phase: PhaseConfig, vocabulary: Vocabulary) -> None:
         self.train, self.phase, self.vocabulary = train, phase, vocabulary
 
-    def trained(self, model: CaptionerModel) -> CaptionerModel:
-        """The captioner itself."""
-        return model
-
-    def __call__(self, model: nn.Module, batch: Batch, *, progress: float) -> Lesson:
+    def __call__(self, model: CaptionerModel, batch: Batch, *, progress: float) -> Lesson:
         """See `caption_loss`; words fed are dropped or replaced where the recipe says so, words asked for never."""
         fed, targets = batch.tokens[..., :-1], batch.tokens[..., 1:]
         own = self.phase.scheduled_sampling * progress
@@ -85,7 +77,7 @@ def drop_words(fed: Tensor, share: float, unknown: int) -> Tensor:
 
 
 @torch.no_grad()
-def feed_own_words(model: nn.Module, inputs: Tensor, fed: Tensor, share: float, banned: Sequence[int]) -> Tensor:
+def feed_own_words(model: CaptionerModel, inputs: Tensor, fed: Tensor, share: float, banned: Sequence[int]) -> Tensor:
     """`fed` (B,K,T), in which each word but `<start>` is, with probability `share`, one that the model would have said.
 
     Scheduled sampling (Bengio et al., 2015) in two parallel passes (Mihaylova & Martins, "Scheduled Sampling for
@@ -106,9 +98,9 @@ class SelfCritical:
     Rennie et al., "Self-critical Sequence Training for Image Captioning", 2017, equation (7). The baseline is the
     greedy caption's reward, as there, or the mean reward of the other samples of the image (Luo, "A Better Variant of
     Self-Critical Sequence Training", 2020). Document frequencies are those of the train split; `<end>` is a word of
-    the reward. Deviations: what is drawn is learnt by the very network that drew it, without dropout, or with the same
-    numbers dropped (`policy_dropout`); and both of a softmax that `temperature` may sharpen. After label smoothing a tenth of
-    the probability lies on words that make no sense: drawn from as it is, two captions in three hold one of them, and what is
+    the reward. Deviations: captions are drawn, and their gradient is taken, without dropout, so that what is rewarded
+    is what was drawn; and both of a softmax that `temperature` may sharpen. After label smoothing a tenth of the probability
+    lies on words that make no sense: drawn from as it is, two captions in three hold one of them, and what is
     learned first is to be short. Label smoothing, word dropout and doubly stochastic attention are cross-entropy's alone.
     """
 
@@ -123,21 +115,31 @@ class SelfCritical:
     ) -> None:
         self.vocabulary, self.phase, self.autocast = vocabulary, phase, autocast
         self.options = SearchOptions(n=phase.samples, max_length=search.max_length, temperature=phase.temperature)
+        # Never drawn, so no part of the policy: probability that is pushed there would be lost unseen.
+        self._unspoken = torch.tensor(unspoken(vocabulary))
         self.place = {image.image_id: i for i, image in enumerate(images)}
         references = [[ids[1:] for ids in vocabulary.encode_all(image.captions)] for image in images]
         self.rewards = Reward.from_references(references, end=vocabulary.end_id)
 
-    def trained(self, model: CaptionerModel) -> Speaker:
-        """The captioner, drawing."""
-        return Speaker(model, self.vocabulary, self.options, dropout=self.phase.policy_dropout)
-
-    def __call__(self, model: nn.Module, batch: Batch, *, progress: float) -> Lesson:
+    def __call__(self, model: CaptionerModel, batch: Batch, *, progress: float) -> Lesson:
         """The batch's own captions are not read: references are all those of an image."""
-        spoken: Spoken = model(batch.inputs)
-        rewards = self.reward(spoken.tokens, batch.image_ids)  # (B,K)
-        advantages = rewards - self._baseline(rewards, model, spoken.features, batch.image_ids)
-        weights = torch.from_numpy(advantages).to(spoken.surprise)[..., None].expand(spoken.words.shape)[spoken.words]
-        return Lesson((weights * spoken.surprise).sum() / len(spoken.surprise), float(rewards.mean()), rewards.size)
+        model.eval()
+        captioner: CaptionerModel = getattr(model, "module", model)
+        with self.autocast():
+            features = captioner.encoder(batch.inputs) if batch.inputs.ndim == 4 else batch.inputs
+        with torch.inference_mode(), self.autocast():
+            drawn = self._draw(captioner, features)  # (B,K,T)
+            rewards = self.reward(drawn, batch.image_ids)  # (B,K)
+            advantages = rewards - self._baseline(rewards, captioner, features, batch.image_ids)
+        v, drawn = self.vocabulary, drawn.clone()  # a copy may be used where gradients are recorded
+        fed, targets = teach(drawn, v.start_id, v.end_id)
+        with torch.backends.cudnn.flags(enabled=False):  # its LSTM has no gradient in `eval()`
+            output = model(features, fed)
+        words = targets != PAD
+        logits = output.logits[words].index_fill(-1, self._unspoken.to(targets.device), float("-inf"))
+        surprise = cross_entropy(logits / self.phase.temperature, targets[words])
+        weights = torch.from_numpy(advantages).to(surprise)[..., None].expand(words.shape)[words]
+        return Lesson((weights * surprise).sum() / len(surprise), float(rewards.mean()), rewards.size)
 
     def reward(self, tokens: Tensor, image_ids: Sequence[str]) -> NDArray[np.float64]:
         """tokens (B,K,T) -> (B,K): the recipe's mixture of CIDEr-D (0 … 10) and BLEU-4 (0 … 1)."""
@@ -150,24 +152,35 @@ class SelfCritical:
                 total += weight * getattr(self.rewards, name)(captions, of)
         return total.reshape(images, rows)
 
+    def _draw(self, captioner: CaptionerModel, features: Tensor) -> Tensor:
+        v = self.vocabulary
+        return draw(
+            captioner.decoder, features, options=self.options, start_id=v.start_id, end_id=v.end_id, banned=unspoken(v)
+        ).tokens
+
     def _baseline(
-        self, rewards: NDArray[np.float64], model: nn.Module, features: Tensor, image_ids: Sequence[str]
+        self, rewards: NDArray[np.float64], captioner: CaptionerModel, features: Tensor, image_ids: Sequence[str]
     ) -> NDArray[np.float64]:
         if self.phase.baseline == "others":
             others: NDArray[np.float64] = (rewards.sum(1, keepdims=True) - rewards) / (rewards.shape[1] - 1)
             return others
         v = self.vocabulary
         options = SearchOptions(beam=1, max_length=self.options.max_length)
-        speaker = cast(Speaker, getattr(model, "module", model))
-        with torch.inference_mode(), self.autocast():
-            found = beam_search(
-                speaker.model.decoder.eval(), features,
-                options=options, start_id=v.start_id, end_id=v.end_id, banned=unspoken(v),
-            )  # fmt: skip
+        found = beam_search(
+            captioner.decoder, features, options=options, start_id=v.start_id, end_id=v.end_id, banned=unspoken(v)
+        )
         greedy = torch.full((len(found), 1, self.options.max_length), v.end_id)  # a cut caption has no room for an end
         for row, (best, *_) in zip(greedy, found, strict=True):
             row[0, : len(best.tokens)] = torch.tensor(best.tokens)
         return self.reward(greedy, image_ids)
+
+
+def teach(drawn: Tensor, start: int, end: int) -> tuple[Tensor, Tensor]:
+    """Drawn captions (B,K,T), `<end>` repeated after their end -> the words fed and those asked for, padded after `<end>`."""
+    after = (drawn == end).cumsum(-1) - (drawn == end).long() > 0  # an `<end>` came before this place
+    targets = drawn.masked_fill(after, PAD)
+    fed = torch.cat((torch.full_like(drawn[..., :1], start), targets[..., :-1]), -1)
+    return fed.masked_fill(fed == end, PAD), targets
 
 
 def build_objective(

@@ -340,7 +340,7 @@ class Run:
             torch.set_rng_state(tensors["rng"])
         if "rng_cuda" in tensors and self.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng_cuda"])
-        self.wrapped, self.optimizer = self.accelerator.prepare(self.objective.trained(self.model), self.optimizer)
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
 
     def _save_bundle(self, scored: Report) -> None:
         training = {
