@@ -97,7 +97,7 @@ def test_markers_around_predictions_are_removed_and_told(captioned: Path, tmp_pa
     rows = [row | {"caption": f"<s> {row['caption']} </s>"} for row in json.loads(predictions.read_text())]
     predictions.write_text(json.dumps(rows))
     (note,) = (found := json.loads(run(*evaluate, predictions).stdout)).pop("notes")
-    assert "<s>, </s>" in note and "removed" in note
+    assert "'<s>', '</s>'" in note and "removed" in note
     assert found == wanted
 
 
