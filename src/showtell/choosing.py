@@ -16,6 +16,7 @@ from showtell.decoding import SearchOptions
 from showtell.errors import DataError
 from showtell.evaluation import Progress, images_of, make_protocol
 from showtell.generate import best_captions
+from showtell.images import decoding_threads
 from showtell.inference import Captioner
 from showtell.metrics import Protocol, evaluate
 from showtell.paths import cache_folder
@@ -123,7 +124,7 @@ def choose_bundle_decoding(
             regions=encoder.regions, feature_size=encoder.feature_size,
         )  # fmt: skip
         failures = encode_into(
-            cache, [image.path for image in images], encode=captioner.features, transform=captioner.transform,
+            cache, [image.path for image in images], encode=captioner.features, transform=captioner.transform, workers=decoding_threads(),
             progress=lambda done, total: progress("encoding images", done, total),
         )  # fmt: skip
         for failure in failures:

@@ -48,7 +48,7 @@ def caption(
         str | None, typer.Option(help="cpu, cuda, cuda:1 or mps [default: an accelerator where there is one].")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=65536, help="Images that are captioned together.")] = 32,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images; 0: one a core, eight at most.")] = 0,
     n: Annotated[int, typer.Option("--n", min=1, max=100, help="Captions an image.")] = 1,
     beam: Annotated[
         int | None,
@@ -106,6 +106,7 @@ def caption(
     inputs = list_inputs(images)
     inputs = shard(inputs, part) if part else inputs
     from showtell.decoding import Sampling, Wishes
+    from showtell.images import decoding_threads
     from showtell.loading import load_captioner
 
     sampling = Sampling(temperature, top_p, seed) if sample else None
@@ -116,7 +117,7 @@ def caption(
         names: deque[Input] = deque()
         results = captioner.caption_each(
             sources(inputs if file is None else file.left(inputs), names), beam=beam, n=n, sampling=sampling,
-            wishes=wishes if wishes != Wishes() else None, batch_size=batch, workers=workers,
+            wishes=wishes if wishes != Wishes() else None, batch_size=batch, workers=workers or decoding_threads(),
         )  # fmt: skip
         done, failed = _write_all(results, names, file or Printer(format or "text", n), draw)
         before = 0 if file is None else len(file.done)
