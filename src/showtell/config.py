@@ -69,7 +69,7 @@ class EncoderConfig(_Section):
 class DecoderConfig(_Section):
     """What tells the caption. A key that the chosen decoder does not have may not be set, `attention` excepted."""
 
-    name: str = Field("attention", description="lstm, attention, adaptive, updown or transformer")
+    name: str = Field("attention", description="one of showtell.model.decoders, e.g. lstm or attention")
     embedding: int = Field(512, ge=1, description="size of a word's vector and of a region's")
     hidden: int = Field(
         512, ge=1, description="size of the LSTM's state; transformer: width of its feed-forward network"

@@ -11,13 +11,17 @@ from typer.testing import CliRunner
 
 from showtell.cli import app
 from showtell.errors import RecipeError
-from showtell.model.encoder import Encoder
+from showtell.model.encoder import Encoder, fast_bfloat16
 from showtell.recipe import load_recipe
 from showtell.training import run
 from showtell.training.checkpoint import Position
 from showtell.training.objectives import CrossEntropy
 from showtell.training.processes import check_processes, epoch_seed, share
 from showtell.training.run import train
+
+
+def full(*args: object, **named: object) -> None:
+    raise torch.OutOfMemoryError("tried to allocate 9 GiB\nand a page of advice")
 
 
 def test_processes_share_an_epoch() -> None:
@@ -63,9 +67,6 @@ def test_few_images_have_steps_enough_in_each_process(
 def test_a_step_too_large_for_the_accelerator(
     recipe_file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*args: object, **named: object) -> None:
-        raise torch.OutOfMemoryError("tried to allocate 9 GiB\nand a page of advice")
-
     monkeypatch.setattr(CrossEntropy, "__call__", full)
     refuse(
         RecipeError,
@@ -77,9 +78,6 @@ def test_a_step_too_large_for_the_accelerator(
 def test_what_else_is_too_large_is_a_sentence_too(
     recipe_file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*args: object, **named: object) -> None:
-        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
-
     monkeypatch.setattr(Encoder, "encode", full)
     refuse(
         RecipeError,
@@ -100,4 +98,6 @@ def test_bfloat16_where_the_gpu_multiplies_it(native: bool, monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
     assert run._precision("auto") == ("bf16" if native else "no")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    assert run._precision("auto") == ("bf16" if fast_bfloat16("cpu") else "no")
     assert run._precision("fp16") == "fp16"

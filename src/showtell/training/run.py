@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, parse_flag_from_env
 from torch import Tensor
 
 import showtell
@@ -386,7 +386,8 @@ class Run:
 def _precision(wanted: str) -> str:
     if wanted != "auto":
         return wanted
-    return "bf16" if fast_bfloat16("cuda" if torch.cuda.is_available() else "cpu") else "no"
+    on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+    return "bf16" if fast_bfloat16("cuda" if on_gpu else "cpu") else "no"
 
 
 def _three(images: Sequence[CaptionedImage], candidates: Sequence[str]) -> list[str]:
