@@ -48,7 +48,9 @@ def test_a_file_holds_what_is_printed(ending: str, tiny_bundle: Path, photos: Pa
     result = run("caption", tiny_bundle, photos, "--out", out, "--batch", 1, "--workers", 1, "--device", "cpu")
     assert (result.exit_code, result.stdout) == (0, f"{out}: 9 images captioned, 0 were there already\n"), result.output
     plain = [photos / name for name in ("b.png", "deep/c.png", "e.png")]
-    printed = run("caption", tiny_bundle, *plain, "--batch", 1, "--format", ending).stdout.splitlines()
+    printed = run(
+        "caption", tiny_bundle, *plain, "--batch", 1, "--device", "cpu", "--format", ending
+    ).stdout.splitlines()
     assert set(printed) <= set(out.read_text(encoding="utf-8").splitlines())
 
 

@@ -192,7 +192,7 @@ def test_views_of_a_picture_without_sides_are_one(captioner: Captioner) -> None:
     (one,), (four,) = (captioner.caption([plain], wishes=Wishes(("circle",), views=count)) for count in (1, 4))
     assert one.text == four.text != ""
     ids = captioner._mirrored_words
-    assert (ids[ids] == torch.arange(len(ids))).all()
+    assert (ids[ids] == torch.arange(len(ids), device=ids.device)).all()
     vocabulary = captioner.bundle.vocabulary
     assert int(ids[vocabulary.phrase("left")[0]]) == vocabulary.phrase("right")[0]
 

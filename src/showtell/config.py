@@ -195,6 +195,10 @@ class TrainConfig(_Section):
     workers: int = Field(
         0, ge=0, description="threads that decode images; 0: one for each core that the process may use, eight at most"
     )
+    cuda_graphs: bool = Field(
+        True,
+        description="on a GPU, the kernels of a step are recorded once for each shape and replayed, where decoder and phase allow it",
+    )
     checkpoint_steps: int = Field(
         0, ge=0, description="also write a checkpoint after so many steps; 0: after each epoch"
     )

@@ -161,6 +161,7 @@ def test_an_interruption_leaves_no_program_behind(programs: Path) -> None:
 
 
 def test_spice_is_read_or_skipped(programs: Path) -> None:
+    write_java(programs, "")
     found = spice(["a dog"], [["a cat"]])
     assert isinstance(found, Skipped)
     assert "fetch them once" in found.reason

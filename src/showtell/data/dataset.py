@@ -74,11 +74,11 @@ def pad(rows: Sequence[Sequence[Sequence[int]]], pad_id: int = 0) -> Tensor:
     """Token ids of B images × up to K captions × up to T tokens -> (B,K,T)."""
     width = max(len(captions) for captions in rows)
     steps = max(len(ids) for captions in rows for ids in captions)
-    tokens = torch.full((len(rows), width, steps), pad_id, dtype=torch.long)
+    tokens = np.full((len(rows), width, steps), pad_id, dtype=np.int64)
     for i, captions in enumerate(rows):
         for k, ids in enumerate(captions):
-            tokens[i, k, : len(ids)] = torch.tensor(ids)
-    return tokens
+            tokens[i, k, : len(ids)] = ids
+    return torch.from_numpy(tokens)
 
 
 def feature_batches(
@@ -140,7 +140,8 @@ def image_batches(
         image, captions = augment_sample(
             image, group.captions, draw, augment, swap_words=swap_words, known=group.image.captions
         )
-        return transform(image), tuple(map(encode, captions))
+        tokens = group.tokens if captions == group.captions else tuple(map(encode, captions))
+        return transform(image), tokens
 
     with ThreadPoolExecutor(workers) as pool:
         waiting = [pool.map(load, groups) for groups in order[:1]]

@@ -16,8 +16,12 @@ class CaptionerModel(nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
 
+    def features(self, inputs: Tensor) -> Tensor:
+        """inputs: images (B,3,S,S), maps of the encoder's stem (B,C,h,w), or features already -> features (B,R,F)"""
+        features: Tensor = self.encoder(inputs) if inputs.ndim == 4 else inputs
+        return features
+
     def forward(self, inputs: Tensor, tokens: Tensor) -> Output:
-        """inputs: images (B,3,S,S), maps of the encoder's stem (B,C,h,w), or features (B,R,F); tokens (B,K,T) -> logits (B,K,T,V), attention."""
-        features = self.encoder(inputs) if inputs.ndim == 4 else inputs
-        output: Output = self.decoder(features, tokens)
+        """inputs: as `features` takes them; tokens (B,K,T) -> logits (B,K,T,V), attention."""
+        output: Output = self.decoder(self.features(inputs), tokens)
         return output

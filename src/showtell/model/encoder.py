@@ -119,8 +119,8 @@ class Encoder(nn.Module):
             return self(images)  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> Encoder:
-        """Never leaves `eval()`: see the class."""
-        return super().train(False)
+        """Never leaves `eval()`: see the class. Once there, its hundreds of modules are not asked again at each step."""
+        return super().train(False) if self.training else self
 
     def unfreeze_from(self, module: str) -> list[list[nn.Parameter]]:
         """Makes `module` and all that follows it trainable, batch norm left out; returns those parameters by block.

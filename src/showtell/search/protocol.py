@@ -5,6 +5,7 @@ B images · K rows (beams or samples) of an image · V vocabulary · T steps · 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -95,12 +96,18 @@ def worth_leaving(done: Tensor) -> bool:
 def forbid(scores: Tensor, history: Tensor | None, banned: Sequence[int], ngram: int) -> None:
     """Sets to -inf, in place, the words (A,K,V) that must not come next: banned ones, and ends of n-grams in `history`."""
     if banned:
-        scores[..., list(banned)] = NEVER
+        scores.index_fill_(-1, _tensor(tuple(banned), scores.device), NEVER)
     if ngram and history is not None and history.shape[-1] >= ngram:
         windows = history.unfold(-1, ngram, 1)  # (A,K,W,n)
         last = history[..., history.shape[-1] - ngram + 1 :]  # (A,K,n-1)
         image, row, window = ((windows[..., :-1] == last[:, :, None]).all(-1)).nonzero(as_tuple=True)
         scores[image, row, windows[image, row, window, -1]] = NEVER
+
+
+@functools.lru_cache(maxsize=64)
+def _tensor(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    """Copied to a GPU once: each copy waits for it, and none may be part of a CUDA graph."""
+    return torch.tensor(ids, device=device)
 
 
 def _first_tensor(tree: Any) -> Tensor:

@@ -32,12 +32,14 @@ def draw(
     end_id: int,
     banned: Sequence[int] = (),
     generators: Sequence[torch.Generator] | None = None,
+    together: bool = False,
 ) -> Drawn:
     """`options.n` captions for each image of `features` (B,R,F).
 
     Drawn at `options.temperature` from the smallest set of words that holds `options.top_p` of the probability; the
     reported log-probabilities are the model's own. With a generator an image (on the CPU), what is drawn for an image
-    does not depend on the others of its batch.
+    does not depend on the others of its batch. `together`: all go on for `options.max_length` steps, so that what is computed
+    does not depend on what is drawn, as a CUDA graph wants it.
     """
     memory, state, tokens = start_rows(decoder, features, options.n, start_id)
     alive = torch.arange(len(tokens), device=tokens.device)
@@ -55,7 +57,7 @@ def draw(
         kept[t, alive] = log_probs.gather(-1, tokens[..., None])[..., 0].masked_fill(ended, 0.0)
         state, ended = step.state, ended | (tokens == end_id)
         done = ended.all(-1)
-        if worth_leaving(done):
+        if not together and worth_leaving(done):
             left = (~done).nonzero().flatten()
             if not len(left):
                 break

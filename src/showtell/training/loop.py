@@ -63,6 +63,8 @@ def train_steps(
         with contextlib.nullcontext() if complete else accelerator.no_sync(model):
             lesson = objective(model, batch, progress=(before + index) / phase_steps)
             accelerator.backward(lesson.loss / window)
+        value, weight = lesson.value, lesson.weight
+        del lesson  # what it was computed from would still be there when the next step is recorded
         if complete:
             for group in optimizer.param_groups:
                 if not group["lr"]:  # its turn to learn has not come; nor do its gradients count for the norm
@@ -74,7 +76,7 @@ def train_steps(
             optimizer.zero_grad()
             if averaged is not None:
                 averaged.update(trained)
-        yield StepReport(value=lesson.value, weight=lesson.weight, lr=lr, complete=complete)
+        yield StepReport(value=value, weight=weight, lr=lr, complete=complete)
 
 
 def too_large(recipe: Recipe, phase: int, error: torch.OutOfMemoryError) -> RecipeError:

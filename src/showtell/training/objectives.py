@@ -6,6 +6,7 @@ B images · K rows of an image · T steps · V vocabulary
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +28,7 @@ from showtell.search import beam_search, draw
 from showtell.training.losses import PAD, caption_loss, cross_entropy
 
 Autocast = Callable[[], AbstractContextManager[Any]]
+Replay = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 
 
 class Lesson(NamedTuple):
@@ -116,7 +118,8 @@ class SelfCritical:
         self.vocabulary, self.phase, self.autocast = vocabulary, phase, autocast
         self.options = SearchOptions(n=phase.samples, max_length=search.max_length, temperature=phase.temperature)
         # Never drawn, so no part of the policy: probability that is pushed there would be lost unseen.
-        self._unspoken = torch.tensor(unspoken(vocabulary))
+        self._never = unspoken(vocabulary)
+        self._unspoken = torch.tensor(self._never)
         self.place = {image.image_id: i for i, image in enumerate(images)}
         references = [[ids[1:] for ids in vocabulary.encode_all(image.captions)] for image in images]
         self.rewards = Reward.from_references(references, end=vocabulary.end_id)
@@ -126,9 +129,9 @@ class SelfCritical:
         model.eval()
         captioner: CaptionerModel = getattr(model, "module", model)
         with self.autocast():
-            features = captioner.encoder(batch.inputs) if batch.inputs.ndim == 4 else batch.inputs
+            features = getattr(model, "features", captioner.features)(batch.inputs)
         with torch.inference_mode(), self.autocast():
-            drawn = self._draw(captioner, features)  # (B,K,T)
+            drawn = self._draw(captioner, features, replay=getattr(model, "replay", None))  # (B,K,T)
             rewards = self.reward(drawn, batch.image_ids)  # (B,K)
             advantages = rewards - self._baseline(rewards, captioner, features, batch.image_ids)
         v, drawn = self.vocabulary, drawn.clone()  # a copy may be used where gradients are recorded
@@ -152,11 +155,16 @@ class SelfCritical:
                 total += weight * getattr(self.rewards, name)(captions, of)
         return total.reshape(images, rows)
 
-    def _draw(self, captioner: CaptionerModel, features: Tensor) -> Tensor:
+    def _draw(self, captioner: CaptionerModel, features: Tensor, *, replay: Replay | None = None) -> Tensor:
         v = self.vocabulary
-        return draw(
-            captioner.decoder, features, options=self.options, start_id=v.start_id, end_id=v.end_id, banned=unspoken(v)
-        ).tokens
+        drawn = functools.partial(
+            draw, captioner.decoder, options=self.options, start_id=v.start_id, end_id=v.end_id, banned=self._never
+        )
+        if replay is None:
+            return drawn(features).tokens
+        tokens = replay(lambda features: drawn(features, together=True).tokens, features)
+        longest = int((tokens != v.end_id).sum(-1).max()) + 1  # with the `<end>`
+        return tokens[..., :longest]
 
     def _baseline(
         self, rewards: NDArray[np.float64], captioner: CaptionerModel, features: Tensor, image_ids: Sequence[str]
@@ -167,7 +175,7 @@ class SelfCritical:
         v = self.vocabulary
         options = SearchOptions(beam=1, max_length=self.options.max_length)
         found = beam_search(
-            captioner.decoder, features, options=options, start_id=v.start_id, end_id=v.end_id, banned=unspoken(v)
+            captioner.decoder, features, options=options, start_id=v.start_id, end_id=v.end_id, banned=self._never
         )
         greedy = torch.full((len(found), 1, self.options.max_length), v.end_id)  # a cut caption has no room for an end
         for row, (best, *_) in zip(greedy, found, strict=True):

@@ -33,6 +33,7 @@ from showtell.model.packing import packed
 from showtell.training.checkpoint import Position, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from showtell.training.encodings import Encodings
 from showtell.training.folder import check_folder, save_recipe
+from showtell.training.graphs import Recorded, worth_recording
 from showtell.training.interrupt import Interrupt
 from showtell.training.loop import out_of_memory, too_large, train_steps
 from showtell.training.objectives import build_objective
@@ -341,6 +342,15 @@ class Run:
         if "rng_cuda" in tensors and self.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng_cuda"])
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        processes, train = self.accelerator.num_processes, self.recipe.train
+        on_gpu = self.accelerator.device.type == "cuda"
+        if on_gpu and worth_recording(self.model, train=train, phase=phase, processes=processes):
+            self.wrapped = Recorded(
+                self.model,
+                images=phase.batch_images or train.batch_images,
+                autocast=self.accelerator.autocast,
+                note=self._note,
+            )
 
     def _save_bundle(self, scored: Report) -> None:
         training = {
