@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from showtell.errors import DataError, ImageError
-from showtell.images import ImageTransform, decoding_threads, find_images, open_image
+from showtell.images import ImageTransform, decoding_threads, find_images, open_image, open_sized
 
 
 def bomb(path: Path, side: int = 20_000) -> Path:
@@ -136,3 +136,43 @@ def test_as_many_threads_as_cores_decode(
     if together:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", together)
     assert decoding_threads() == threads
+
+
+def photo(kind: str = "JPEG", *, size: tuple[int, int] = (1003, 756), **options: object) -> bytes:
+    """A camera's picture: smooth, and large beside what an encoder sees."""
+    x, y = np.meshgrid(np.linspace(0, 9, size[0]), np.linspace(0, 7, size[1]))
+    waves = np.stack([127 + 120 * np.sin(x + y), 127 + 120 * np.cos(x), 127 + 120 * np.sin(y)], -1)
+    file = io.BytesIO()
+    Image.fromarray(waves.astype(np.uint8)).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("enough", "size"), [(0, (1003, 756)), (400, (1003, 756)), (300, (502, 378)), (90, (126, 95))])
+def test_a_large_jpeg_is_decoded_as_large_as_it_has_to_be(enough: int, size: tuple[int, int]) -> None:
+    image, whole = open_sized(photo(), enough=enough)
+    assert (image.size, whole) == (size, (1003, 756))
+    assert open_sized(photo("PNG"), enough=enough)[0].size == (1003, 756)
+
+
+def test_what_an_encoder_sees_of_it_is_the_same_to_rounding() -> None:
+    transform = ImageTransform(90, 90, "squash", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic")
+    part = open_image(photo(), enough=transform.enough)
+    assert part.size == (251, 189)
+    apart = np.abs(transform(part) - transform(open_image(photo()))) * 255
+    assert apart.mean() < 1
+    assert apart.max() < 6
+
+
+def test_a_large_photo_on_its_side_has_its_own_size_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image, whole = open_sized(photo(exif=exif), enough=300)
+    assert (image.size, whole) == ((378, 502), (756, 1003))
+
+
+def test_several_pictures_in_one_file_and_half_a_file() -> None:
+    more = Image.new("RGB", (1003, 756))
+    image, whole = open_sized(photo("MPO", save_all=True, append_images=[more]), enough=300)
+    assert (image.size, whole) == ((502, 378), (1003, 756))
+    with pytest.raises(ImageError, match="cannot be read"):
+        open_image(photo()[:-4000], enough=90)

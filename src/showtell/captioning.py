@@ -122,6 +122,11 @@ class BaseCaptioner(ABC):
                 raise DataError(f"{name} is {number}; expected 1 or more")
         return replace(self.defaults, n=n, beam=max(n, beam or self.defaults.beam))
 
+    @property
+    def enough(self) -> int:
+        """How many pixels a photo's shorter side needs for `see`: what `open_image` is asked for."""
+        return self.transform.enough
+
     def see(self, image: Image, options: SearchOptions) -> Any:
         """What `caption_seen` takes of one decoded image; may run in any thread."""
         return self.transform(image)
@@ -159,7 +164,7 @@ class BaseCaptioner(ABC):
 
     def _load(self, source: Source, options: SearchOptions) -> Any:
         try:
-            return self.see(open_image(source), options)
+            return self.see(open_image(source, enough=self.enough), options)
         except ImageError as error:
             return error
 

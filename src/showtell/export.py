@@ -175,7 +175,9 @@ def _quantise(path: Path, calibration: Sequence[Path], transform: ImageTransform
 
         def get_next(self) -> dict[str, Any] | None:
             image = next(self.images, None)
-            return None if image is None else {"images": np.stack([transform(open_image(image))])}
+            return (
+                None if image is None else {"images": np.stack([transform(open_image(image, enough=transform.enough))])}
+            )
 
     prepared, quantised = path.with_name("prepared.onnx"), path.with_name("quantised.onnx")
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)

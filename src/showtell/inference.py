@@ -114,6 +114,11 @@ class Captioner(BaseCaptioner):
                     'captioners that were trained with augment = "aerial"'
                 )
 
+    @property
+    def enough(self) -> int:
+        """Of all members, the most."""
+        return max(bundle.transform.enough for bundle in self.bundles)
+
     def see(self, image: Image, options: SearchOptions) -> dict[View, Pixels]:
         """The image once for each way in which a bundle looks at it."""
         wanted = dict.fromkeys(view for views in self._views(options) for view in views)

@@ -44,7 +44,7 @@ def trace_image(bundle: Path, image: Path) -> Iterator[Stage]:
     loaded = load_bundle(bundle)
     encoder, vocabulary = loaded.encoder, loaded.vocabulary
     decoder: StepDecoder = loaded.decoder
-    picture = open_image(image)
+    picture = open_image(image, enough=loaded.transform.enough)
     yield Stage("images.open_image", f"{picture.mode} {picture.width}×{picture.height}", _place(open_image))
     pixels = loaded.transform(picture)
     views = int(loaded.search.get("views", 1))

@@ -93,6 +93,11 @@ class AugmentedView:
     level: Augmentation = "light"
 
     @property
+    def enough(self) -> int:
+        """The transform's: what a crop leaves of the picture is still larger than what becomes of it."""
+        return self.transform.enough
+
+    @property
     def mirrored(self) -> bool:
         """Whether it shows a mirror image."""
         return self.number % 2 == 1

@@ -133,7 +133,7 @@ def image_batches(
     encode: Callable[[str], tuple[int, ...]] = lambda text: tuple(vocabulary.encode(text)[: max_tokens + 1])  # noqa: E731
 
     def load(group: Group) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], tuple[tuple[int, ...], ...]]:
-        image = open_image(group.image.path)
+        image = open_image(group.image.path, enough=transform.enough)
         if augment == "none":
             return transform(image), group.tokens
         draw = random.Random(f"augment {seed} {epoch} {group.image.image_id} {group.captions[0]}")

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
@@ -31,7 +31,17 @@ from showtell.errors import CacheError, ImageError
 from showtell.images import open_image
 from showtell.paths import write_whole
 
-Transform = Callable[[Image], NDArray[np.float32]]  # an RGB image -> (3,S,S), normalised
+
+class Transform(Protocol):
+    """`ImageTransform`, or one of the views that have one."""
+
+    def __call__(self, image: Image, /) -> NDArray[np.float32]:
+        """An RGB image -> (3,S,S), normalised."""
+
+    @property
+    def enough(self) -> int:
+        """What `open_image` is asked for."""
+
 
 _log = logging.getLogger(__name__)
 
@@ -278,7 +288,7 @@ def encode_all(
     """Features (B,R,F) of `paths`, batch by batch, kept nowhere: validation while the CNN itself is trained."""
 
     def load(path: Path) -> NDArray[np.float32]:
-        return transform(open_image(path))
+        return transform(open_image(path, enough=transform.enough))
 
     chunks = [paths[start : start + batch] for start in range(0, len(paths), batch)]
     with ThreadPoolExecutor(workers) as pool:
@@ -309,7 +319,7 @@ def _decoded(
             if digest in seen:
                 return _Loaded(key, digest, None)
             seen.add(digest)
-            return _Loaded(key, digest, transform(open_image(data, name=str(path))))
+            return _Loaded(key, digest, transform(open_image(data, name=str(path), enough=transform.enough)))
         except (ImageError, OSError) as error:
             return Failure(path, str(error))
 

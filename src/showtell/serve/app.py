@@ -22,7 +22,7 @@ import showtell
 from showtell.captioning import BaseCaptioner
 from showtell.decoding import SearchOptions
 from showtell.errors import ImageError
-from showtell.images import open_image
+from showtell.images import open_sized
 from showtell.serve import problems
 from showtell.serve.answers import Answer, Refusal, result_of
 from showtell.serve.batching import Batcher
@@ -147,10 +147,10 @@ class Service:
         """In a thread: what the captioner sees, and the photo's size, upright."""
         content = decode_base64(name, data, self.limits) if isinstance(data, str) else data
         try:
-            image = open_image(content, max_pixels=self.limits.pixels, name=name)
+            image, size = open_sized(content, max_pixels=self.limits.pixels, name=name, enough=self.captioner.enough)
         except ImageError as error:
             raise refusal("bad_image", str(error)) from None
-        return self.captioner.see(image, options), image.size
+        return self.captioner.see(image, options), size
 
 
 def build_app(captioner: BaseCaptioner, settings: Settings | None = None) -> FastAPI:
