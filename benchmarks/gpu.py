@@ -3,8 +3,8 @@
 python benchmarks/gpu.py DATA [--images 640] [--steps 12] [key=value …]
 
 `flickr8k-attention`, Inception V3 with random weights, which take as long as learned ones, `Mixed_7a`: a phase of the LSTM alone, one
-of CNN + LSTM, and the same two for a reward. A phase's first steps, which record, are left out; so is validation. Both ways are
-trained one after the other in one process. Without a GPU there are no graphs, and the times are a processor's.
+of CNN + LSTM, and the same two for a reward. A phase's first epoch, which records, is left out; so is validation. (What is
+drawn may still bring a new length later.) Both ways are trained one after the other in one process. Without a GPU there are no graphs, and the times are a processor's.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _BEFORE = 6  # steps of an epoch that are not timed
 _PHASES = (
     "train.phases=["
     "{epochs=2, lr=1e-3, cached_views=3}, "
-    '{epochs=1, lr=3e-4, encoder_from="Mixed_6e", encoder_lr=1e-4, batch_images=16}, '
-    '{epochs=1, lr=5e-5, cached_views=3, batch_images=16, objective="self-critical", temperature=0.5}, '
-    '{epochs=1, lr=2e-5, encoder_from="Mixed_6e", encoder_lr=5e-6, batch_images=16, objective="self-critical", temperature=0.5}]'
+    '{epochs=2, lr=3e-4, encoder_from="Mixed_6e", encoder_lr=1e-4, batch_images=16}, '
+    '{epochs=2, lr=5e-5, cached_views=3, batch_images=16, objective="self-critical", temperature=0.5}, '
+    '{epochs=2, lr=2e-5, encoder_from="Mixed_6e", encoder_lr=5e-6, batch_images=16, objective="self-critical", temperature=0.5}]'
 )
 
 

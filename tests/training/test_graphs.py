@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from showtell.bundle import build_encoder, build_model
@@ -23,7 +25,8 @@ from showtell.model.captioner import CaptionerModel
 from showtell.recipe import load_recipe
 from showtell.search import draw
 from showtell.training.graphs import Function, Recorded, Recorder, worth_recording
-from showtell.training.objectives import CrossEntropy, SelfCritical
+from showtell.training.loop import train_steps
+from showtell.training.objectives import CrossEntropy, Lesson, SelfCritical
 from showtell.training.run import train
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -100,9 +103,12 @@ def test_gradients_are_those_of_the_plain_model(
     batch = batch_of(model, images[:4], vocabulary, device)
     if trained:
         batch = dataclasses.replace(batch, inputs=torch.randn(4, 3, 32, 32, device=device))
+    longest = batch.tokens.shape[-1]
     objective = CrossEntropy(TrainConfig(doubly_stochastic=0.5, label_smoothing=0.1), PhaseConfig(), vocabulary)
     wrapped, _ = recorded(model, device)
-    for _ in range(3):
+    whole = batch
+    for steps in (longest, 6, longest, 6, 5):  # recordings of several lengths share their memory
+        batch = dataclasses.replace(whole, tokens=whole.tokens[..., :steps])
         value, wanted = gradients(model, objective, batch)
         found, got = gradients(model, objective, batch, wrapped)
         assert found == pytest.approx(value, rel=1e-4)
@@ -110,6 +116,20 @@ def test_gradients_are_those_of_the_plain_model(
         with torch.no_grad():  # the next round sees other weights
             for parameter in model.parameters():
                 parameter.add_(0.01 * torch.randn_like(parameter))
+
+
+@pytest.mark.parametrize("device", WHERE)
+@pytest.mark.parametrize("variational", [False, True])
+def test_each_replay_drops_other_numbers(
+    variational: bool, device: str, images: list[CaptionedImage], vocabulary: Vocabulary, recipe: Recipe
+) -> None:
+    changed = ["encoder.image_size=32", "decoder.dropout=0.5", f"decoder.variational={str(variational).lower()}"]
+    recipe = load_recipe("scenes", changed)
+    model = build_model(recipe, build_encoder(recipe), len(vocabulary)).to(device).train()
+    batch = batch_of(model, images[:4], vocabulary, device)
+    wrapped, _ = recorded(model, device)
+    first, second = (wrapped(batch.inputs, batch.tokens).logits.detach().clone() for _ in range(2))
+    assert not torch.allclose(first, second, atol=1e-2)
 
 
 @pytest.mark.parametrize("device", WHERE)
@@ -130,7 +150,7 @@ def test_what_is_drawn_changes_with_chance_and_with_the_weights(
     assert all(p.grad is not None for p in model.decoder.parameters())
     with torch.no_grad():
         model.decoder.output.bias[vocabulary.end_id] = 1e4
-    drawn = objective._draw(model, batch.inputs, replay=wrapped.replay)
+    drawn = objective._draw(model, batch.inputs, wrapped)
     assert drawn.shape == (4, 4, 1)  # every caption ends at once
     assert bool((drawn == vocabulary.end_id).all())
 
@@ -174,18 +194,91 @@ def test_shapes_are_few_and_small_batches_run_as_they_are(
 def test_where_nothing_can_be_recorded_training_goes_on(
     images: list[CaptionedImage], vocabulary: Vocabulary, model: CaptionerModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    held: list[weakref.ref[nn.Module]] = []
+
     def refuse(*_: Any) -> Function:
+        half_recorded = nn.Linear(1, 1)
+        held.append(weakref.ref(half_recorded))
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
+    def note(text: str) -> None:
+        assert held[-1]() is None  # its memory is free before the step is tried again
+        notes.append(text)
+
     notes: list[str] = []
-    wrapped, recorder = recorded(model.eval(), "cpu", notes)
-    monkeypatch.setattr(recorder, "module", refuse)
+    wrapped = Recorded(model.eval(), images=4, autocast=contextlib.nullcontext, note=note, recorder=NothingRecorded())
+    monkeypatch.setattr(wrapped._recorder, "module", refuse)
     batch = batch_of(model, images[:4], vocabulary, "cpu")
     for _ in range(2):
         found = wrapped(batch.inputs, batch.tokens).logits
         torch.testing.assert_close(found, model(batch.inputs, batch.tokens).logits)
     assert len(notes) == 1
-    assert "CUDA graphs could not be recorded (CUDA out of memory" in notes[0]
+    assert "CUDA graphs could not be recorded (decoder: CUDA out of memory" in notes[0]
+
+
+def test_one_part_that_cannot_be_recorded_leaves_the_other(
+    images: list[CaptionedImage], vocabulary: Vocabulary, model: CaptionerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = NothingRecorded.module
+
+    def choosy(self: NothingRecorded, name: str, part: nn.Module, arguments: tuple[Tensor, ...]) -> Function:
+        if name == "encoder":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return plain(self, name, part, arguments)
+
+    monkeypatch.setattr(NothingRecorded, "module", choosy)
+    wrapped, recorder = recorded(model, "cpu", notes := [])
+    batch = batch_of(model, images[:4], vocabulary, "cpu")
+    for steps in (8, 12):
+        wrapped(torch.randn(4, 3, 32, 32), batch.tokens[..., :steps])
+    assert isinstance(recorder, NothingRecorded)
+    assert [name for name, _ in recorder.asked] == ["decoder", "decoder"]
+    assert len(notes) == 1
+    assert "(encoder: operation not permitted" in notes[0]
+
+
+def test_a_draw_that_is_not_replayed_ends_with_its_captions(
+    images: list[CaptionedImage], vocabulary: Vocabulary, model: CaptionerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["together"])
+        return draw(*arguments, **options)
+
+    monkeypatch.setattr("showtell.training.objectives.draw", counted)
+    phase = PhaseConfig(objective="self-critical")
+    objective = SelfCritical(
+        images, vocabulary, phase=phase, search=SearchConfig(max_length=12), autocast=contextlib.nullcontext
+    )
+    wrapped, _ = recorded(model.eval(), "cpu")
+    for many in (4, 3):  # a batch of three is smaller than the others
+        objective._draw(model, batch_of(model, images[:many], vocabulary, "cpu").inputs, wrapped)
+    assert asked == [True, False]
+
+
+def test_nothing_of_a_step_is_left_when_the_next_begins(
+    images: list[CaptionedImage], vocabulary: Vocabulary, model: CaptionerModel
+) -> None:
+    """Or the next one could not be recorded."""
+    inner = CrossEntropy(TrainConfig(), PhaseConfig(), vocabulary)
+    losses: list[weakref.ref[Tensor]] = []
+
+    def objective(model: CaptionerModel, batch: Batch, *, progress: float) -> Lesson:
+        assert all(loss() is None for loss in losses)
+        lesson = inner(model, batch, progress=progress)
+        losses.append(weakref.ref(lesson.loss))
+        return lesson
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.param_groups[0] |= {"base_lr": 0.1, "first_epoch": 0}
+    batch = batch_of(model, images[:4], vocabulary, "cpu")
+    steps = train_steps(
+        [batch] * 3, model=model, objective=objective, optimizer=optimizer, accelerator=Accelerator(cpu=True),
+        train=TrainConfig(), trained=dict(model.named_parameters()), averaged=None, before=0, first_step=0,
+        epoch_steps=3, phase_steps=3,
+    )  # fmt: skip
+    assert len(list(steps)) == len(losses) == 3
 
 
 @pytest.mark.parametrize(
@@ -198,19 +291,19 @@ def test_where_nothing_can_be_recorded_training_goes_on(
     ],
 )
 def test_what_is_not_recorded(change: dict[str, Any], phase: dict[str, Any], model: CaptionerModel) -> None:
-    assert worth_recording(model, train=TrainConfig(), phase=PhaseConfig(), processes=1)
-    assert not worth_recording(model, train=TrainConfig(), phase=PhaseConfig(), processes=2)
-    assert not worth_recording(model, train=TrainConfig(**change), phase=PhaseConfig(**phase), processes=1)
+    assert worth_recording(model, train=TrainConfig(), phase=PhaseConfig())
+    assert not worth_recording(model, train=TrainConfig(**change), phase=PhaseConfig(**phase))
 
 
 def test_a_cudnn_lstm_is_not_recorded(vocabulary: Vocabulary) -> None:
     recipe = load_recipe("scenes", ["decoder.name=lstm", "decoder.tied=false", "encoder.pooled=true"])
     model = build_model(recipe, build_encoder(recipe), len(vocabulary))
-    assert not worth_recording(model, train=TrainConfig(), phase=PhaseConfig(), processes=1)
+    assert not worth_recording(model, train=TrainConfig(), phase=PhaseConfig())
 
 
 @on_gpu
 def test_a_recording_that_breaks_off_leaves_chance_as_it_was() -> None:
+    stream = torch.cuda.current_stream()
     torch.cuda.manual_seed(3)
     wanted = torch.rand(4, device="cuda")
     torch.cuda.manual_seed(3)
@@ -221,6 +314,7 @@ def test_a_recording_that_breaks_off_leaves_chance_as_it_was() -> None:
 
     with pytest.raises(RuntimeError):
         Recorder().function(waits, torch.ones(4, device="cuda"))
+    assert torch.cuda.current_stream() == stream
     assert torch.equal(torch.rand(4, device="cuda"), wanted)
     nn.functional.dropout(torch.ones(4, device="cuda"))
     doubled = Recorder().function(lambda x: 2 * nn.functional.dropout(x, 0.0), torch.ones(4, device="cuda"))
@@ -229,13 +323,22 @@ def test_a_recording_that_breaks_off_leaves_chance_as_it_was() -> None:
 
 @on_gpu
 @pytest.mark.parametrize("decoder", ["attention", "adaptive", "updown", "transformer"])
-def test_a_run_on_a_gpu_learns_with_and_without_recordings(decoder: str, tmp_path: Path) -> None:
+def test_a_run_on_a_gpu_learns_with_and_without_recordings(
+    decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = draw_scenes(tmp_path / "scenes", images=60, size=40)
     phases = (
         'train.phases=[{epochs=8, lr=3e-3}, {epochs=2, lr=1e-3, encoder_from="layers.conv2", encoder_lr=1e-3}, '
         '{epochs=2, lr=1e-4, objective="self-critical"}, {epochs=1, lr=1e-4, encoder_from="layers.conv2", objective="self-critical"}]'
     )
     losses = {}
+    plain, recordings = torch.cuda.make_graphed_callables, []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        recordings.append(arguments)
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr("torch.cuda.make_graphed_callables", counted)
     for graphs in ("true", "false"):
         recipe = load_recipe(
             "scenes",
@@ -245,6 +348,8 @@ def test_a_run_on_a_gpu_learns_with_and_without_recordings(decoder: str, tmp_pat
         reports: list[Any] = []
         train(recipe, data=data, out=tmp_path / graphs, report=reports.append, note=notes.append)
         assert not any("could not be recorded" in note for note in notes), notes
+        assert bool(recordings) == (graphs == "true")
+        recordings.clear()
         losses[graphs] = [report.train_loss for report in reports[:10]]
         assert losses[graphs][7] < 0.6 * losses[graphs][0]
         assert all(report.reward is not None and report.reward > 0 for report in reports[10:])

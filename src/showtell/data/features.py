@@ -264,7 +264,7 @@ def find_broken(
 
     def check(path: Path) -> Failure | None:
         try:
-            open_image(path)
+            open_image(path, enough=1)
         except (ImageError, OSError) as error:
             return Failure(path, str(error))
         return None

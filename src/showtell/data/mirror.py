@@ -27,13 +27,13 @@ _UNSAFE = re.compile(
 )
 
 
-@functools.lru_cache(maxsize=1 << 16)  # training asks for the same captions every epoch
+@functools.cache  # training asks for the same captions every epoch
 def mirrorable(caption: str) -> bool:
     """Whether the caption stays true of the mirrored picture once `mirror_caption` has changed it."""
     return _UNSAFE.search(caption) is None
 
 
-@functools.lru_cache(maxsize=1 << 16)
+@functools.cache
 def mirror_caption(caption: str) -> str:
     """The caption of the mirrored picture: words for left and right swapped, their case kept."""
     return _WORD.sub(lambda match: _swapped(match[0]), caption)

@@ -104,7 +104,7 @@ def forbid(scores: Tensor, history: Tensor | None, banned: Sequence[int], ngram:
         scores[image, row, windows[image, row, window, -1]] = NEVER
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache  # a recorded search reads it for as long as it is replayed
 def _tensor(ids: tuple[int, ...], device: torch.device) -> Tensor:
     """Copied to a GPU once: each copy waits for it, and none may be part of a CUDA graph."""
     return torch.tensor(ids, device=device)

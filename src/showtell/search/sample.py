@@ -16,7 +16,7 @@ from showtell.search.protocol import Hypothesis, StepDecoder, forbid, keep_image
 
 
 class Drawn(NamedTuple):
-    """Captions as tensors, as long as the longest one; what follows an `<end>` is `<end>`, with log-probability 0."""
+    """Captions as tensors, as long as the longest one, or as the longest that may be where they are drawn `together`; what follows an `<end>` is `<end>`, with log-probability 0."""
 
     tokens: Tensor  # (B,K,T), `<end>` included, `<start>` not
     log_probs: Tensor  # (B,K,T), the model's own, in nats

@@ -21,6 +21,7 @@ _MAY_CHANGE = {
     "views",
     "cache",
     "choose_decoding",
+    "cuda_graphs",
     "path",  # whether its training captions are the same is seen when they are read
 }  # what shapes no training, so that a resumed run may have it otherwise
 

@@ -28,17 +28,17 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 Function = Callable[..., Any]
 
 _STEPS = 4  # captions are padded to a multiple: few shapes, and little padding
+_MOST = 32  # recordings; each holds its gradients and logits
 
 
-def worth_recording(model: CaptionerModel, *, train: TrainConfig, phase: PhaseConfig, processes: int) -> bool:
-    """Whether the steps of a phase, on a GPU, can be recorded, and whether that pays.
+def worth_recording(model: CaptionerModel, *, train: TrainConfig, phase: PhaseConfig) -> bool:
+    """Whether the steps of a phase, on one GPU, can be recorded, and whether that pays.
 
-    cuDNN runs all steps of an `nn.LSTM` at once, and nothing is won. Several processes exchange gradients in hooks, float16 scales
-    its loss, blocks that wait for their turn have no gradient, and gradients of several batches are added up: not in a recording.
+    cuDNN runs all steps of an `nn.LSTM` at once, and nothing is won. Float16 scales its loss, blocks that wait for their turn have
+    no gradient, and gradients of several batches are added up: not in a recording.
     """
     return (
         train.cuda_graphs
-        and processes == 1
         and train.precision != "fp16"
         and train.accumulate == 1
         and not phase.unfreeze_every
@@ -65,8 +65,9 @@ class Recorded(nn.Module):
         super().__init__()
         self.module, self.images = module, images
         self._autocast, self._note = autocast, note
-        self._recorder: Recorder | None = recorder or Recorder()
+        self._recorder = recorder or Recorder()
         self._replays: dict[tuple[Any, ...], Function] = {}
+        self._plain: set[str] = set()  # parts that could not be recorded
 
     def features(self, inputs: Tensor) -> Tensor:
         """As the model's own."""
@@ -82,40 +83,50 @@ class Recorded(nn.Module):
         logits, *attention = self._run("decoder", self.features(inputs), padded)
         return Output(logits[:, :, :steps], attention[0][:, :, :steps] if attention else None)
 
-    def replay(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """What `function`, the same one at each call and without gradients, gives for x: it stays until the next call."""
+    def replay(
+        self, function: Callable[[Tensor], Tensor], x: Tensor, *, otherwise: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """What `function`, the same one at each call and without gradients, gives for x: it stays until the next call. Where it is not
+        replayed, what `otherwise` gives."""
 
         def fresh(x: Tensor) -> Tensor:
             with _fresh(self._autocast):
                 return function(x)
 
-        result: Tensor = self._through(("function", *_shape(x)), lambda recorder: recorder.function(fresh, x), fresh, x)
+        result: Tensor = self._through(("function", *_kind(x)), lambda: self._recorder.function(fresh, x), otherwise, x)
         return result
 
     def _run(self, name: str, *arguments: Tensor) -> Any:
         part = _Part(self.module.get_submodule(name), self._autocast)
         if not torch.is_grad_enabled():
             return part(*arguments)
-        key = (name, part.training, *(fact for x in arguments for fact in _shape(x)))
-        return self._through(key, lambda recorder: recorder.module(name, part, arguments), part, *arguments)
+        key = (name, part.training, *(fact for x in arguments for fact in _kind(x)))
+        return self._through(key, lambda: self._recorder.module(name, part, arguments), part, *arguments)
 
     def _through(
-        self, key: tuple[Any, ...], record: Callable[[Recorder], Function], plain: Function, *arguments: Tensor
+        self, key: tuple[Any, ...], record: Callable[[], Function], plain: Function, *arguments: Tensor
     ) -> Any:
-        if self._recorder is None or len(arguments[0]) != self.images:
-            return plain(*arguments)
-        if key not in self._replays:
-            try:
-                self._replays[key] = record(self._recorder)
-            except RuntimeError as error:  # memory that is too small for recordings may be enough without
-                self._note(
-                    f"CUDA graphs could not be recorded ({first_line(error)}): this phase goes on without them, slower"
-                )
-                self._recorder = None
-                self._replays.clear()
-                free_recordings()
-                return plain(*arguments)
-        return self._replays[key](*arguments)
+        replayed = self._replays.get(key)
+        if replayed is None and len(arguments[0]) == self.images and len(self._replays) < _MOST:
+            replayed = self._recorded(key, record)
+        return (replayed or plain)(*arguments)
+
+    def _recorded(self, key: tuple[Any, ...], record: Callable[[], Function]) -> Function | None:
+        """The recording; None where there can be none."""
+        name = key[0]
+        if name in self._plain:
+            return None
+        try:
+            self._replays[key] = record()
+            return self._replays[key]
+        except torch.OutOfMemoryError as error:  # it may be enough without any recording
+            reason, self._plain = first_line(error), {"encoder", "decoder", "function"}
+            self._replays.clear()
+        except RuntimeError as error:
+            reason, self._plain = first_line(error), self._plain | {name}
+        _give_back()  # not within `except`, where the error still holds what was recorded
+        self._note(f"CUDA graphs could not be recorded ({name}: {reason}): this phase goes on without them, slower")
+        return None
 
 
 class Recorder:
@@ -123,7 +134,6 @@ class Recorder:
     is over before it is replayed for another shape, but not before the next part begins."""
 
     def __init__(self) -> None:
-        free_recordings()
         self._pools: dict[str, Any] = {}
 
     def module(self, name: str, part: nn.Module, arguments: tuple[Tensor, ...]) -> Function:
@@ -184,7 +194,8 @@ def _same_draws() -> Iterator[None]:
     """Random numbers go on as if nothing had been recorded: a resumed run records anew."""
     state = torch.cuda.get_rng_state()
     try:
-        yield
+        with torch.cuda.stream(torch.cuda.current_stream()):  # a recording that breaks off would leave its own behind
+            yield
     except RuntimeError:  # a recording that breaks off leaves the generator recording
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         generator.graphsafe_set_state(torch.Generator(generator.device).graphsafe_get_state())
@@ -193,12 +204,12 @@ def _same_draws() -> Iterator[None]:
         torch.cuda.set_rng_state(state)
 
 
-def free_recordings() -> None:
-    """Gives back the memory of those that nobody holds any more: they hold one another."""
+def _give_back() -> None:
+    """The memory of recordings that nobody holds any more; they hold one another."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def _shape(x: Tensor) -> tuple[Any, ...]:
+def _kind(x: Tensor) -> tuple[Any, ...]:
     return (tuple(x.shape), x.dtype, x.requires_grad)

@@ -84,7 +84,7 @@ def too_large(recipe: Recipe, phase: int, error: torch.OutOfMemoryError) -> Reci
     images = recipe.train.phases[phase].batch_images or recipe.train.batch_images
     return RecipeError(
         f"{phase_key(phase)}: batches of {images} images are too large for the accelerator's memory ({first_line(error)}); "
-        f"set train.phases.{phase}.batch_images={max(1, images // 2)}, with --resume if the phase had only begun"
+        f"set train.phases.{phase}.batch_images={max(1, images // 2)}, with --resume if the phase had only begun, or try train.cuda_graphs=false, which needs less"
     )
 
 

@@ -25,10 +25,10 @@ from showtell.generate import unspoken
 from showtell.metrics.reward import Reward
 from showtell.model.captioner import CaptionerModel
 from showtell.search import beam_search, draw
+from showtell.training.graphs import Recorded
 from showtell.training.losses import PAD, caption_loss, cross_entropy
 
 Autocast = Callable[[], AbstractContextManager[Any]]
-Replay = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 
 
 class Lesson(NamedTuple):
@@ -128,10 +128,11 @@ class SelfCritical:
         """The batch's own captions are not read: references are all those of an image."""
         model.eval()
         captioner: CaptionerModel = getattr(model, "module", model)
+        recorded = model if isinstance(model, Recorded) else None
         with self.autocast():
-            features = getattr(model, "features", captioner.features)(batch.inputs)
+            features = (model if recorded else captioner).features(batch.inputs)
         with torch.inference_mode(), self.autocast():
-            drawn = self._draw(captioner, features, replay=getattr(model, "replay", None))  # (B,K,T)
+            drawn = self._draw(captioner, features, recorded)  # (B,K,T)
             rewards = self.reward(drawn, batch.image_ids)  # (B,K)
             advantages = rewards - self._baseline(rewards, captioner, features, batch.image_ids)
         v, drawn = self.vocabulary, drawn.clone()  # a copy may be used where gradients are recorded
@@ -155,14 +156,18 @@ class SelfCritical:
                 total += weight * getattr(self.rewards, name)(captions, of)
         return total.reshape(images, rows)
 
-    def _draw(self, captioner: CaptionerModel, features: Tensor, *, replay: Replay | None = None) -> Tensor:
+    def _draw(self, captioner: CaptionerModel, features: Tensor, recorded: Recorded | None = None) -> Tensor:
         v = self.vocabulary
-        drawn = functools.partial(
-            draw, captioner.decoder, options=self.options, start_id=v.start_id, end_id=v.end_id, banned=self._never
-        )
-        if replay is None:
-            return drawn(features).tokens
-        tokens = replay(lambda features: drawn(features, together=True).tokens, features)
+
+        def drawn(features: Tensor, *, together: bool = False) -> Tensor:
+            return draw(
+                captioner.decoder, features, options=self.options, start_id=v.start_id, end_id=v.end_id,
+                banned=self._never, together=together,
+            ).tokens  # fmt: skip
+
+        if recorded is None:
+            return drawn(features)
+        tokens = recorded.replay(functools.partial(drawn, together=True), features, otherwise=drawn)
         longest = int((tokens != v.end_id).sum(-1).max()) + 1  # with the `<end>`
         return tokens[..., :longest]
 

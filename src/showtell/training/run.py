@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, parse_flag_from_env
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, parse_flag_from_env
 from torch import Tensor
 
 import showtell
@@ -96,6 +97,9 @@ def train(
 
 class Run:
     """Owns the state of one training run: model, optimizer, averaged weights, position."""
+
+    wrapped: Any  # the model as steps call it, and the optimizer: a phase's
+    optimizer: Any
 
     def __init__(
         self,
@@ -302,15 +306,15 @@ class Run:
         self.accelerator.wait_for_everyone()  # the main process may still be writing them
         place.phase, place.phase_epoch, place.stale, place.averaged = place.phase + 1, 0, 0, 0
         load_weights(self.out / "bundle", self.model)
-        if place.phase < len(self.recipe.phases()):
-            self._start_phase({})
+        self._start_phase({})
 
     def _start_phase(self, tensors: dict[str, Tensor]) -> None:
         """Freezes and unfreezes, fills the cache, builds the optimizer; `tensors` are a checkpoint's, if resuming."""
+        self.wrapped = self.optimizer = None  # with them goes what was recorded of the phase before
+        self.accelerator.free_memory()  # it keeps the optimizer of the phase before, and would scale its gradients too
         if self.position.phase >= len(self.recipe.phases()):
             return
         phase, place = self.phase, self.position
-        self.accelerator.free_memory()  # it keeps the optimizer of the phase before, and would scale its gradients too
         encoder = self.model.encoder
         encoder.requires_grad_(False)
         if phase.encoder_from and phase.cached_views == 1:
@@ -342,15 +346,12 @@ class Run:
         if "rng_cuda" in tensors and self.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng_cuda"])
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-        processes, train = self.accelerator.num_processes, self.recipe.train
-        on_gpu = self.accelerator.device.type == "cuda"
-        if on_gpu and worth_recording(self.model, train=train, phase=phase, processes=processes):
+        alone = self.accelerator.device.type == "cuda" and self.accelerator.distributed_type == DistributedType.NO
+        if alone and worth_recording(self.model, train=self.recipe.train, phase=phase):
             self.wrapped = Recorded(
-                self.model,
-                images=phase.batch_images or train.batch_images,
-                autocast=self.accelerator.autocast,
-                note=self._note,
-            )
+                self.model, images=phase.batch_images or self.recipe.train.batch_images,
+                autocast=self.accelerator.autocast, note=self._note,
+            )  # fmt: skip
 
     def _save_bundle(self, scored: Report) -> None:
         training = {
