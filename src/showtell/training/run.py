@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import shutil
 import time
@@ -43,6 +44,7 @@ from showtell.training.processes import check_processes, epoch_seed, share
 from showtell.training.runlog import EpochReport, RunLog
 from showtell.training.samples import Samples
 
+_THREADS_BESIDE_A_GPU = 4  # a step is faster with few, and several trainings on one machine do not wait for each other
 _MORE_EPOCHS = 10  # times a phase's epochs that few images have at most
 
 
@@ -120,6 +122,8 @@ class Run:
         AcceleratorState._reset_state()  # of a run before this one in the same process, whose precision may be another
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # one encodes the images, the others wait
         self.accelerator = Accelerator(mixed_precision=_precision(recipe.train.precision), kwargs_handlers=[patience])
+        if self.accelerator.device.type == "cuda" and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(min(_THREADS_BESIDE_A_GPU, torch.get_num_threads()))
         self.samples = Samples(recipe, Path(recipe.data.path), note=note, progress=progress)
         if recipe.encoder.pretrained and encoder_weights is None:
             note(f"encoder weights: {', '.join(recipe.encoder.names())}, from the hub or its cache on this machine")
