@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +180,20 @@ def test_several_pictures_in_one_file_and_half_a_file() -> None:
     assert (image.size, whole) == ((502, 378), (1003, 756))
     with pytest.raises(ImageError, match="cannot be read"):
         open_image(photo()[:-4000], enough=90)
+
+
+def test_decoding_in_threads_leaves_warnings_as_they_were(tmp_path: Path) -> None:
+    """Pillow's are not told; whoever asks for others still gets them."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    damaged = bytearray(photo(exif=exif, size=(64, 48)))
+    entries = damaged.index(b"Exif") + 14  # how many the block claims to have
+    damaged[entries : entries + 2] = b"\xff\x00"
+    (tmp_path / "damaged.jpg").write_bytes(damaged)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        assert len({image.size for image in pool.map(open_image, [tmp_path / "damaged.jpg"] * 64)}) == 1
+    assert warnings.filters == before
+    program = f"from showtell.images import open_image; open_image({str(tmp_path / 'damaged.jpg')!r})"
+    done = subprocess.run([sys.executable, "-W", "always", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

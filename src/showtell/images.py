@@ -19,6 +19,10 @@ from PIL import Image, ImageOps
 
 from showtell.errors import DataError, ImageError
 
+# A damaged EXIF block, a palette with transparency: dealt with below. Once and for all, since what changes filters for a while
+# (`catch_warnings`) changes them for all threads, and may leave them changed.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"])
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 1024 * 1024
@@ -140,9 +144,7 @@ def open_sized(
     """What `open_image` gives, and how wide and high the picture is by itself, upright."""
     name = name or (str(source) if isinstance(source, str | Path) else "image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a damaged EXIF block, a palette with transparency: dealt with below
-            return _decode(source, name, max_pixels, enough)
+        return _decode(source, name, max_pixels, enough)
     except ImageError:
         raise
     except FileNotFoundError:
