@@ -130,7 +130,7 @@ def _look(image: CaptionedImage) -> str:
     from showtell.images import open_image
 
     try:
-        open_image(image.path.read_bytes())
+        open_image(image.path.read_bytes(), enough=1)
     except (ImageError, OSError) as error:
         return f"{image.image_id} cannot be decoded ({str(error).removeprefix('image: ')})"
     return ""
