@@ -92,16 +92,16 @@ def made_with(device: torch.device, processes: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe that a bundle was trained by. `BundleError` as `load_bundle` has it."""
+    return _recipe_of(folder, _read_config(folder))
+
+
 def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
     """Reads a bundle without executing code. `BundleError` if it is missing, incomplete, newer or broken."""
     folder = Path(path)
     config = _read_config(folder)
-    try:
-        recipe = parse_recipe(config["recipe"], where=str(folder / "config.json"))
-    except RecipeError as error:
-        raise BundleError(
-            f"{error}; this is showtell {showtell.__version__}: install a newer one, or copy the bundle again"
-        ) from None
+    recipe = _recipe_of(folder, config)
     vocabulary = Vocabulary.load(folder / "tokenizer.json")
     if len(vocabulary) != config["vocabulary_size"]:
         raise BundleError(
@@ -172,6 +172,15 @@ def unique_tensors(model: CaptionerModel) -> dict[str, Tensor]:
             seen.add(id(tensor))
             unique[name] = tensor
     return unique
+
+
+def _recipe_of(folder: Path, config: Mapping[str, Any]) -> Recipe:
+    try:
+        return parse_recipe(config["recipe"], where=str(folder / "config.json"))
+    except RecipeError as error:
+        raise BundleError(
+            f"{error}; this is showtell {showtell.__version__}: install a newer one, or copy the bundle again"
+        ) from None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -113,6 +113,8 @@ def _what(recipe: Recipe, training: Mapping[str, Any], precision: str) -> str:
     source = "timm's of that name" if encoder.pretrained else ""
     if training.get("encoder_weights"):
         source = f"those of the file `{training['encoder_weights']}`"
+    if recipe.train.start:
+        source = "those of another captioner, with which the training began"
     weights = f"its weights began as {source}" if source else "trained from scratch"
     lines = [
         f"An image captioner: the encoder {encoder.describe('`')}, {weights}, and the decoder `{decoder.name}` "

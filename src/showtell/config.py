@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -12,6 +12,9 @@ Augmentation = Literal["none", "light", "strong", "aerial"]
 
 # Keys of a phase that do nothing without encoder_from.
 OF_THE_CNN = ("encoder_lr", "encoder_lr_decay", "unfreeze_every")
+
+# Keys of the decoder that shape its training and not its weights.
+OF_A_STEP = ("dropout", "variational")
 
 MOST_UPRIGHT_VIEWS = 4  # where pictures have an up
 
@@ -171,6 +174,10 @@ class PhaseConfig(_Section):
 class TrainConfig(_Section):
     """How the weights are found."""
 
+    start: str = Field(
+        "",
+        description="a captioner to begin with, a bundle or user/name on the hub: its CNN, decoder and words; --start on the command line",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="of first weights, order, views, dropout and drawn captions")
     batch_images: int = Field(
         32, ge=1, description="images a batch; each brings all of its captions, up to captions_per_image"
@@ -259,7 +266,10 @@ class Recipe(_Section):
     def given_away(self) -> Recipe:
         """The recipe as others may read it: it names no folders of this machine, and of the data set its last part alone."""
         kept = {"path": PureWindowsPath(self.data.path).name, "cache": ""}  # which parts at both separators
-        return self.model_copy(update={"data": self.data.model_copy(update=kept)})
+        start = self.train.start
+        on_the_hub = not (PurePosixPath(start).is_absolute() or PureWindowsPath(start).is_absolute())
+        train = self.train.model_copy(update={"start": start if on_the_hub else PureWindowsPath(start).name})
+        return self.model_copy(update={"data": self.data.model_copy(update=kept), "train": train})
 
     def turns(self) -> bool:
         """Whether training turns pictures: then the captioner knows what is seen from above, in any direction."""

@@ -33,6 +33,13 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", help="The run's folder [default: runs/<recipe>]; its bundle is DIR/bundle."),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="A captioner to begin with, a bundle's folder or user/name on the hub: its CNN, its decoder and its words.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run exactly.")] = False,
 ) -> None:
     """Train a captioner; every epoch ends with BLEU-1…4, ROUGE-L and CIDEr on the validation split."""
@@ -41,6 +48,10 @@ def train(
     resolved = load_recipe(recipe, overrides or [])
     need_data(data or Path(resolved.data.path))
     need_weights(encoder_weights)
+    if begin := start or resolved.train.start:
+        from showtell.training.starting import begin_with
+
+        resolved = begin_with(resolved, begin, overrides=overrides or [], encoder_weights=encoder_weights)
     folder = out or Path("runs") / resolved.name
     result = _run(resolved, data=data, encoder_weights=encoder_weights, out=folder, resume=resume)
     if not speaks():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -61,6 +62,20 @@ class Vocabulary:
                 "lower data.min_count or check the captions"
             )
         return vocabulary
+
+    def with_words_of(self, captions: Iterable[str], *, min_count: int) -> Vocabulary:
+        """This one, and after its own words, which keep their ids, those of `captions` that occur at least `min_count` times. Subwords
+        say new words as they are."""
+        if self._subwords:
+            return self
+        try:
+            found = Vocabulary.train(captions, min_count=min_count).listed()
+        except DataError:  # no word is as frequent
+            return self
+        content = json.loads(self.to_json())
+        known: dict[str, int] = content["model"]["vocab"]
+        known |= {word: len(known) + i for i, word in enumerate(word for word in found if word not in known)}
+        return Vocabulary.from_json(json.dumps(content))
 
     def __len__(self) -> int:
         return self._tokenizer.get_vocab_size()

@@ -21,13 +21,22 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_
 from torch import Tensor
 
 import showtell
-from showtell.bundle import build_encoder, build_model, load_weights, made_with, save_bundle, unique_tensors
+from showtell.bundle import (
+    build_encoder,
+    build_model,
+    load_bundle,
+    load_weights,
+    made_with,
+    save_bundle,
+    unique_tensors,
+)
 from showtell.choosing import keep_best_decoding
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage
 from showtell.decoding import SearchOptions
 from showtell.errors import RecipeError
 from showtell.generate import best_captions
+from showtell.hub import resolve
 from showtell.metrics import Protocol, Report, describe, evaluate
 from showtell.model.decoders import check_decoder
 from showtell.model.encoder import fast_bfloat16
@@ -43,6 +52,7 @@ from showtell.training.optim import AveragedWeights, build_optimizer
 from showtell.training.processes import check_processes, epoch_seed, share
 from showtell.training.runlog import EpochReport, RunLog
 from showtell.training.samples import Samples
+from showtell.training.starting import begin_with, take_over
 
 _THREADS_BESIDE_A_GPU = 4  # a step is faster with few, and several trainings on one machine do not wait for each other
 _MORE_EPOCHS = 10  # times a phase's epochs that few images have at most
@@ -68,6 +78,7 @@ def train(
     *,
     data: Path | None = None,
     encoder_weights: Path | None = None,
+    start: Path | str | None = None,
     out: Path,
     resume: bool = False,
     report: Callable[[EpochReport], None] = lambda report: None,
@@ -76,12 +87,15 @@ def train(
 ) -> TrainResult:
     """Trains what `recipe` says and leaves the best epoch's captioner in `out/bundle`.
 
+    `start` is a captioner to begin with, a bundle or the hub's `user/name`: see `begin_with`.
     `report` is called after every epoch, `note` with sentences for people, `progress` with (what, done, total).
     Raises `RecipeError` and `DataError` for wrong input before anything is written; `KeyboardInterrupt`, after a
     checkpoint, when interrupted; `RecipeError` where the accelerator's memory is too small for a phase.
     """
     if data is not None:
         recipe = recipe.trained_on(data)
+    if begin := start or recipe.train.start:
+        recipe = begin_with(recipe, begin, encoder_weights=encoder_weights)
     try:
         run = Run(recipe, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
         result = run.run(report)
@@ -124,13 +138,20 @@ class Run:
         self.accelerator = Accelerator(mixed_precision=_precision(recipe.train.precision), kwargs_handlers=[patience])
         if self.accelerator.device.type == "cuda" and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(min(_THREADS_BESIDE_A_GPU, torch.get_num_threads()))
-        self.samples = Samples(recipe, Path(recipe.data.path), note=note, progress=progress)
-        if recipe.encoder.pretrained and encoder_weights is None:
+        start = load_bundle(resolve(recipe.train.start)) if recipe.train.start else None
+        known = start.vocabulary if start else None
+        self.samples = Samples(recipe, Path(recipe.data.path), note=note, progress=progress, known=known)
+        if recipe.encoder.pretrained and encoder_weights is None and start is None:
             note(f"encoder weights: {', '.join(recipe.encoder.names())}, from the hub or its cache on this machine")
-        encoder = build_encoder(recipe, weights=encoder_weights).to(self.accelerator.device)
+        encoder = start.encoder if start else build_encoder(recipe, weights=encoder_weights)
+        encoder = encoder.to(self.accelerator.device)
         self.encodings = Encodings(recipe, encoder, own=out / "features", device=self.accelerator.device)
         self._weights_name = encoder_weights.name if encoder_weights is not None else ""
         self.model = build_model(recipe, encoder, len(self.samples.vocabulary)).to(self.accelerator.device)
+        if start is not None:
+            take_over(self.model.decoder, start.decoder)
+            more = len(self.samples.vocabulary) - len(start.vocabulary)
+            note(f"begins with {recipe.train.start}: {len(start.vocabulary)} words, and {more} that are new to it")
         self.position = Position(data=self.samples.fingerprint(), encoder=self.encodings.began_with)
         out.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}

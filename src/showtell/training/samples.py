@@ -54,9 +54,16 @@ class Samples:
     """
 
     def __init__(
-        self, recipe: Recipe, path: Path, *, note: Callable[[str], None], progress: Callable[[str, int, int], None]
+        self,
+        recipe: Recipe,
+        path: Path,
+        *,
+        note: Callable[[str], None],
+        progress: Callable[[str, int, int], None],
+        known: Vocabulary | None = None,
     ) -> None:
-        """Reads the annotations at `path`. `DataError` where they cannot be read, or give no vocabulary."""
+        """Reads the annotations at `path`. `DataError` where they cannot be read, or give no vocabulary. `known` is that of the captioner
+        with which the training begins."""
         self._recipe, self._note, self._progress = recipe, note, progress
         self._workers = recipe.train.workers or decoding_threads()
         data = recipe.data
@@ -71,8 +78,11 @@ class Samples:
         self.name = annotations.root.resolve().name
         self._moved = annotations.moved
         self._listed = annotations.split("train"), annotations.split("val")
-        self.vocabulary = Vocabulary.train(
-            self.captions, kind=data.vocabulary, min_count=data.min_count, size=data.vocabulary_size
+        self._known = known
+        self.vocabulary = (
+            Vocabulary.train(self.captions, kind=data.vocabulary, min_count=data.min_count, size=data.vocabulary_size)
+            if known is None
+            else known.with_words_of(self.captions, min_count=data.min_count)
         )
         self.train: list[Group] = []
         self.val: tuple[CaptionedImage, ...] = ()
@@ -96,8 +106,10 @@ class Samples:
         return list(dict.fromkeys(group.image for group in self.train))
 
     def fingerprint(self) -> str:
-        """A hash of the train split's images and captions."""
+        """A hash of the train split's images and captions, and of the words with which training began."""
         said = [[image.image_id, *image.captions] for image in self._listed[0]]
+        if self._known is not None:
+            said.append(self._known.listed())
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     def check_same(self, fingerprint: str, *, out: Path) -> None:

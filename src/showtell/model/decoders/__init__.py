@@ -52,6 +52,9 @@ class Decoder(Protocol):
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """As a module's."""
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """As a module's."""
+
     def modules(self) -> Iterator[nn.Module]:
         """As a module's."""
 

@@ -1,0 +1,154 @@
+"""A training that begins with a captioner: it knows what that one knew, and learns the words that it did not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import refused, run
+from safetensors.torch import load_file
+from training_runs import same
+
+from showtell import Captioner
+from showtell.bundle import build_encoder, build_model, load_bundle
+from showtell.config import Recipe
+from showtell.data.annotations import read_annotations
+from showtell.data.vocabulary import Vocabulary
+from showtell.errors import RecipeError
+from showtell.model.decoders import DECODERS
+from showtell.recipe import load_recipe
+from showtell.training.run import TrainResult, train
+from showtell.training.starting import begin_with, take_over
+
+OTHER = {"circle": "moon", "square": "window", "triangle": "roof"}  # the same pictures in other words
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """The data of these runs, some of their words replaced."""
+    rows = []
+    for image in read_annotations(data).images:
+        captions = [" ".join(OTHER.get(word, word) for word in caption.split()) for caption in image.captions]
+        rows.append({"image": str(image.path.resolve()), "captions": captions, "split": image.split})
+    path = tmp_path_factory.mktemp("others") / "others.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def begun(recipe_file: Path, data: Path, whole: Path, out: Path, *changes: str, resume: bool = False) -> TrainResult:
+    return train(load_recipe(recipe_file, list(changes)), data=data, start=whole / "bundle", out=out, resume=resume)
+
+
+def test_its_words_keep_their_ids_and_new_ones_follow() -> None:
+    known = Vocabulary.train(["a red dog", "a red cat"], min_count=1)
+    more = known.with_words_of(["a green dog", "green grass", "grass"], min_count=2)
+    assert more.listed() == [*known.listed(), *sorted({"green", "grass"}, key=more.listed().index)]
+    assert set(more.listed()) - set(known.listed()) == {"green", "grass"}
+    assert more.encode("A red dog!") == known.encode("A red dog!")
+    assert more.decode(more.encode("green grass")) == "green grass"
+    assert known.with_words_of(["a red fox"], min_count=5).listed() == known.listed()
+    subwords = Vocabulary.train(["a red dog", "a red cat"], kind="bpe", size=20)
+    assert subwords.with_words_of(["green"], min_count=1) is subwords
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_every_decoder_says_the_same_with_more_words(name: str) -> None:
+    size = {"decoder.embedding": 32, "decoder.hidden": 32, "decoder.attention": 32, "decoder.heads": 0}
+    recipe = load_recipe("scenes", [f"decoder.name={name}", *(f"{key}={value}" for key, value in size.items())])
+    torch.manual_seed(0)
+    encoder = build_encoder(recipe)
+    small, large = (build_model(recipe, encoder, words).decoder.eval() for words in (20, 23))
+    take_over(large, small)
+    features, tokens = torch.randn(2, encoder.regions, encoder.feature_size), torch.randint(4, 20, (2, 3, 6))
+    with torch.no_grad():
+        wanted, found = (decoder(features, tokens).logits for decoder in (small, large))
+    torch.testing.assert_close(found[..., :20], wanted)
+    new = found[..., 20:].exp().sum() / found.exp().sum()
+    assert new < 0.3  # new words are no likelier than others
+
+
+def test_before_it_has_learned_it_says_what_the_captioner_says(
+    recipe_file: Path, data: Path, whole: Path, tmp_path: Path
+) -> None:
+    frozen = "train.phases=[{epochs=1, lr=1e-12}]"
+    result = begun(recipe_file, data, whole, tmp_path / "run", frozen, "train.ema=0.0")
+    images = [image.path for image in read_annotations(data).split("val")]
+    texts = (
+        [c.text for c in Captioner.load(b, device="cpu").caption(images)] for b in (whole / "bundle", result.bundle)
+    )
+    assert next(texts) == next(texts)
+    assert result.scores["cider"] > 0
+
+
+def test_it_learns_new_words_and_keeps_its_cnn(recipe_file: Path, others: Path, whole: Path, tmp_path: Path) -> None:
+    changes = (
+        "train.phases=[{epochs=20, lr=1e-2}]",
+        "train.patience=20",
+        "train.accumulate=1",
+        "train.checkpoint_steps=0",
+    )
+    result = begun(recipe_file, others, whole, tmp_path / "run", *changes, "data.min_count=1")
+    before, after = load_bundle(whole / "bundle"), load_bundle(result.bundle)
+    assert set(after.vocabulary.listed()) - set(before.vocabulary.listed()) == set(OTHER.values())
+    cnn = {n: t for n, t in load_file(whole / "bundle" / "model.safetensors").items() if n.startswith("encoder.")}
+    kept = load_file(result.bundle / "model.safetensors")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in cnn.items())
+    images = [image.path for image in read_annotations(others).split("train")]
+    said = {word for c in Captioner.load(result.bundle, device="cpu").caption(images) for word in c.text.split()}
+    assert said & set(OTHER.values())
+    card = (result.bundle / "README.md").read_text(encoding="utf-8")
+    assert "another captioner, with which the training began" in card
+    config = (result.bundle / "config.json").read_text(encoding="utf-8")
+    assert str(whole) not in config + card  # a bundle names no folders of this machine
+
+
+def test_it_goes_on_where_it_was(recipe_file: Path, others: Path, whole: Path, tmp_path: Path) -> None:
+    short, long = ("train.phases=[{epochs=1, lr=5e-3}]", "train.phases=[{epochs=1, lr=5e-3}, {epochs=1, lr=1e-3}]")
+    begun(recipe_file, others, whole, tmp_path / "once", long)
+    begun(recipe_file, others, whole, tmp_path / "twice", short)
+    elsewhere = tmp_path / "moved"
+    shutil.copytree(whole / "bundle", elsewhere / "bundle")
+    begun(recipe_file, others, elsewhere, tmp_path / "twice", long, resume=True)
+    same(tmp_path / "once", tmp_path / "twice")
+    torch.manual_seed(1)
+    renamed = elsewhere / "bundle" / "tokenizer.json"
+    renamed.write_text(renamed.read_text(encoding="utf-8").replace('"red"', '"rot"'), encoding="utf-8")
+    with pytest.raises(RecipeError, match="other images or captions"):
+        begun(recipe_file, others, elsewhere, tmp_path / "twice", long, resume=True)
+
+
+def test_the_captioners_own_encoder_and_decoder_are_taken(recipe_file: Path, whole: Path) -> None:
+    recipe = begin_with(load_recipe("flickr8k-lstm", ["decoder.dropout=0.2"]), whole / "bundle")
+    own = Recipe.model_validate_json((whole / "recipe.json").read_bytes())
+    assert recipe.encoder == own.encoder
+    assert recipe.decoder == own.decoder.model_copy(update={"dropout": 0.2})
+    assert recipe.train.start == str((whole / "bundle").resolve())
+    assert recipe.train.phases == load_recipe("flickr8k-lstm").train.phases
+
+
+def test_what_does_not_go_together_is_one_sentence(recipe_file: Path, data: Path, whole: Path, tmp_path: Path) -> None:
+    bundle, out = whole / "bundle", ("--data", data, "--out", tmp_path / "run")
+    command = ("train", recipe_file, *out, "--start")
+    refused(
+        run(*command, bundle, "decoder.name=lstm"), "decoder.name=lstm", "keeps its encoder, decoder", "leave it out"
+    )
+    refused(run(*command, bundle, "data.vocabulary=bpe"), "kind of vocabulary")
+    refused(run(*command[:-1], f"train.start={bundle}", "encoder.layer=layers"), "encoder.layer=layers")
+    weights = tmp_path / "weights.safetensors"
+    weights.touch()
+    refused(run(*command, bundle, "--encoder-weights", weights), "brings its own encoder")
+    refused(run(*command, tmp_path), "expected a bundle")
+    refused(run(*command, tmp_path / "none"), "is not a folder", "user/name on the hub")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_says_with_what_it_begins(
+    recipe_file: Path, others: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = ("--data", others, "--out", tmp_path / "run")
+    result = run("train", recipe_file, "train.phases=[{epochs=1}]", *out, "--start", whole / "bundle")
+    assert result.exit_code == 0, result.output
+    assert "words, and 3 that are new to it" in result.stderr
