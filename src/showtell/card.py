@@ -114,7 +114,7 @@ def _what(recipe: Recipe, training: Mapping[str, Any], precision: str) -> str:
     if training.get("encoder_weights"):
         source = f"those of the file `{training['encoder_weights']}`"
     if recipe.train.start:
-        source = "those of another captioner, with which the training began"
+        source = f"those of another captioner (`{recipe.train.start}`), as the decoder's did"
     weights = f"its weights began as {source}" if source else "trained from scratch"
     lines = [
         f"An image captioner: the encoder {encoder.describe('`')}, {weights}, and the decoder `{decoder.name}` "

@@ -17,11 +17,12 @@ from showtell.bundle import build_encoder, build_model, load_bundle
 from showtell.config import Recipe
 from showtell.data.annotations import read_annotations
 from showtell.data.vocabulary import Vocabulary
-from showtell.errors import RecipeError
+from showtell.errors import DataError, RecipeError
 from showtell.model.decoders import DECODERS
 from showtell.recipe import load_recipe
 from showtell.training.run import TrainResult, train
 from showtell.training.starting import begin_with, take_over
+from showtell.training.tune import parse_space, tune
 
 OTHER = {"circle": "moon", "square": "window", "triangle": "roof"}  # the same pictures in other words
 
@@ -100,7 +101,7 @@ def test_it_learns_new_words_and_keeps_its_cnn(recipe_file: Path, others: Path, 
     said = {word for c in Captioner.load(result.bundle, device="cpu").caption(images) for word in c.text.split()}
     assert said & set(OTHER.values())
     card = (result.bundle / "README.md").read_text(encoding="utf-8")
-    assert "another captioner, with which the training began" in card
+    assert "those of another captioner (`bundle`), as the decoder's did" in card
     config = (result.bundle / "config.json").read_text(encoding="utf-8")
     assert str(whole) not in config + card  # a bundle names no folders of this machine
 
@@ -116,31 +117,67 @@ def test_it_goes_on_where_it_was(recipe_file: Path, others: Path, whole: Path, t
     torch.manual_seed(1)
     renamed = elsewhere / "bundle" / "tokenizer.json"
     renamed.write_text(renamed.read_text(encoding="utf-8").replace('"red"', '"rot"'), encoding="utf-8")
-    with pytest.raises(RecipeError, match="other images or captions"):
+    with pytest.raises(RecipeError, match="began with a captioner of other words; give the same --data and --start"):
         begun(recipe_file, others, elsewhere, tmp_path / "twice", long, resume=True)
 
 
 def test_the_captioners_own_encoder_and_decoder_are_taken(recipe_file: Path, whole: Path) -> None:
-    recipe = begin_with(load_recipe("flickr8k-lstm", ["decoder.dropout=0.2"]), whole / "bundle")
+    recipe = begin_with(load_recipe("flickr8k-lstm", ["decoder.dropout=0.2", "data.val=0.3"]), whole / "bundle")
     own = Recipe.model_validate_json((whole / "recipe.json").read_bytes())
     assert recipe.encoder == own.encoder
     assert recipe.decoder == own.decoder.model_copy(update={"dropout": 0.2})
     assert recipe.train.start == str((whole / "bundle").resolve())
     assert recipe.train.phases == load_recipe("flickr8k-lstm").train.phases
+    assert begin_with(load_recipe("finetune"), whole / "bundle").decoder == own.decoder  # which says nothing of dropout
+    assert (recipe.data.val, recipe.data.test) == (0.3, own.data.test)
+    assert begin_with(recipe, recipe.train.start) == recipe
+
+
+def test_it_is_not_written_over_and_data_of_its_name_are_told_of(
+    recipe_file: Path, data: Path, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole / "bundle", tmp_path / "bundle")
+    with pytest.raises(RecipeError, match="would be written over"):
+        train(load_recipe(recipe_file), data=data, start=tmp_path / "bundle", out=tmp_path)
+    notes: list[str] = []
+    phases = ["train.phases=[{epochs=1}]"]
+    train(
+        load_recipe(recipe_file, phases), data=data, start=tmp_path / "bundle", out=tmp_path / "run", note=notes.append
+    )
+    assert any(note.startswith("before training: CIDEr ") for note in notes)
+    assert any("was trained on data of the same name, scenes: scores on images" in note for note in notes)
+    train(load_recipe(recipe_file, phases), data=data, out=tmp_path / "run", resume=True)  # it knows with what it began
+
+
+def test_another_language_is_refused(recipe_file: Path, others: Path, whole: Path, tmp_path: Path) -> None:
+    text = others.read_text(encoding="utf-8")
+    for word in Vocabulary.load(whole / "bundle" / "tokenizer.json").listed()[4:]:
+        text = text.replace(f" {word} ", " Ж ").replace(f'"{word} ', '"Ж ')
+    foreign = tmp_path / "foreign.jsonl"
+    foreign.write_text(text.replace("moon", "Ж").replace("roof", "Ж").replace("window", "Ж"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"the captioner to begin with knows \d+ %"):
+        begun(recipe_file, foreign, whole, tmp_path / "run", "data.min_count=100000")
+
+
+def test_a_search_over_its_own_keys_is_refused(recipe_file: Path, data: Path, whole: Path, tmp_path: Path) -> None:
+    recipe = begin_with(load_recipe(recipe_file), whole / "bundle")
+    with pytest.raises(RecipeError, match=r"'decoder\.hidden': a training that begins with"):
+        tune(recipe, parse_space(["decoder.hidden=[16,64]"]), trials=1, out=tmp_path / "tuned", data=data)
+    assert not (tmp_path / "tuned").exists()
 
 
 def test_what_does_not_go_together_is_one_sentence(recipe_file: Path, data: Path, whole: Path, tmp_path: Path) -> None:
     bundle, out = whole / "bundle", ("--data", data, "--out", tmp_path / "run")
     command = ("train", recipe_file, *out, "--start")
-    refused(
-        run(*command, bundle, "decoder.name=lstm"), "decoder.name=lstm", "keeps its encoder, decoder", "leave it out"
-    )
+    refused(run(*command, bundle, "decoder.name=lstm"), "'decoder.name'", "keeps its encoder, decoder", "leave it out")
     refused(run(*command, bundle, "data.vocabulary=bpe"), "kind of vocabulary")
-    refused(run(*command[:-1], f"train.start={bundle}", "encoder.layer=layers"), "encoder.layer=layers")
+    refused(run(*command[:-1], f"train.start={bundle}", "encoder.layer=layers"), "'encoder.layer'")
     weights = tmp_path / "weights.safetensors"
     weights.touch()
     refused(run(*command, bundle, "--encoder-weights", weights), "brings its own encoder")
+    refused(run(*command, bundle, " data.vocabulary=bpe"), "kind of vocabulary")
     refused(run(*command, tmp_path), "expected a bundle")
+    refused(run("train", "finetune", *out), "give one with --start", "expected a bundle")
     refused(run(*command, tmp_path / "none"), "is not a folder", "user/name on the hub")
     assert not (tmp_path / "run").exists()
 
@@ -151,4 +188,4 @@ def test_the_command_line_says_with_what_it_begins(
     out = ("--data", others, "--out", tmp_path / "run")
     result = run("train", recipe_file, "train.phases=[{epochs=1}]", *out, "--start", whole / "bundle")
     assert result.exit_code == 0, result.output
-    assert "words, and 3 that are new to it" in result.stderr
+    assert "3 are new to it" in result.stderr

@@ -86,7 +86,7 @@ def need_data(path: Path) -> Path:
     return path
 
 
-def need_bundle(source: Path) -> Path:
+def need_bundle(source: Path | str) -> Path:
     """The folder of a captioner, fetched where it is named as on the hub (`user/name`, `user/name@revision`)."""
     from showtell.hub import need_folder, resolve
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -64,17 +65,17 @@ class Vocabulary:
         return vocabulary
 
     def with_words_of(self, captions: Iterable[str], *, min_count: int) -> Vocabulary:
-        """This one, and after its own words, which keep their ids, those of `captions` that occur at least `min_count` times. Subwords
-        say new words as they are."""
+        """This one, and after its own words, which keep their ids, those of `captions` that occur at least `min_count` times, the most
+        frequent first. One of subwords stays as it is: it says new words in letters that it knows."""
         if self._subwords:
             return self
-        try:
-            found = Vocabulary.train(captions, min_count=min_count).listed()
-        except DataError:  # no word is as frequent
-            return self
+        normal, cut = self._tokenizer.normalizer.normalize_str, self._tokenizer.pre_tokenizer.pre_tokenize_str
+        counts = Counter(word for caption in captions for word, _ in cut(normal(caption)))
         content = json.loads(self.to_json())
         known: dict[str, int] = content["model"]["vocab"]
-        known |= {word: len(known) + i for i, word in enumerate(word for word in found if word not in known)}
+        for word, count in sorted(counts.items(), key=lambda found: (-found[1], found[0])):
+            if count >= min_count:
+                known.setdefault(word, len(known))
         return Vocabulary.from_json(json.dumps(content))
 
     def __len__(self) -> int:

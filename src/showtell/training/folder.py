@@ -27,6 +27,14 @@ _MAY_CHANGE = {
 }  # what shapes no training, so that a resumed run may have it otherwise
 
 
+def begun_with(out: Path) -> str:
+    """The captioner with which a run in `out` began; empty where there is none, or no run."""
+    try:
+        return Recipe.model_validate_json((out / "recipe.json").read_bytes()).train.start
+    except (OSError, ValidationError):
+        return ""
+
+
 def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
     """Whether there is something to resume; `RecipeError` where that and `resume` do not go together.
 

@@ -43,7 +43,7 @@ from showtell.model.encoder import fast_bfloat16
 from showtell.model.packing import packed
 from showtell.training.checkpoint import Position, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from showtell.training.encodings import Encodings
-from showtell.training.folder import check_folder, save_recipe
+from showtell.training.folder import begun_with, check_folder, save_recipe
 from showtell.training.graphs import Recorded, worth_recording
 from showtell.training.interrupt import Interrupt
 from showtell.training.loop import out_of_memory, too_large, train_steps
@@ -89,13 +89,17 @@ def train(
 
     `start` is a captioner to begin with, a bundle or the hub's `user/name`: see `begin_with`.
     `report` is called after every epoch, `note` with sentences for people, `progress` with (what, done, total).
-    Raises `RecipeError` and `DataError` for wrong input before anything is written; `KeyboardInterrupt`, after a
+    Raises `RecipeError`, `DataError`, `BundleError` and `DownloadError` for wrong input before anything is written; `KeyboardInterrupt`, after a
     checkpoint, when interrupted; `RecipeError` where the accelerator's memory is too small for a phase.
     """
     if data is not None:
         recipe = recipe.trained_on(data)
-    if begin := start or recipe.train.start:
+    if begin := start or recipe.train.start or (begun_with(out) if resume else ""):
         recipe = begin_with(recipe, begin, encoder_weights=encoder_weights)
+        if Path(recipe.train.start).resolve() == (out / "bundle").resolve():
+            raise RecipeError(
+                f"--out {out}: the captioner to begin with lies there and would be written over; name another folder"
+            )
     try:
         run = Run(recipe, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
         result = run.run(report)
@@ -150,8 +154,8 @@ class Run:
         self.model = build_model(recipe, encoder, len(self.samples.vocabulary)).to(self.accelerator.device)
         if start is not None:
             take_over(self.model.decoder, start.decoder)
-            more = len(self.samples.vocabulary) - len(start.vocabulary)
-            note(f"begins with {recipe.train.start}: {len(start.vocabulary)} words, and {more} that are new to it")
+            for sentence in self.samples.compared(start.vocabulary, start.config["training"].get("dataset")):
+                note(f"{recipe.train.start}: {sentence}")
         self.position = Position(data=self.samples.fingerprint(), encoder=self.encodings.began_with)
         out.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
@@ -169,7 +173,7 @@ class Run:
         if self.position.encoder != began.encoder:
             raise RecipeError(
                 f"{self.out} began with other weights of the encoder, or with a processor, torch or timm that computes it otherwise; give the "
-                "same --encoder-weights on such a machine, or use another --out"
+                f"same {'--start' if self.recipe.train.start else '--encoder-weights'} on such a machine, or use another --out"
             )
         check_processes(self.position, self.accelerator.num_processes, out=self.out)
         self._restore_model(tensors)
@@ -182,6 +186,9 @@ class Run:
 
     def run(self, report: Callable[[EpochReport], None]) -> TrainResult:
         """All epochs that are left."""
+        if self.recipe.train.start and not (self.position.epoch or self.position.step):
+            scores = self._validate()[1]
+            self._note(f"before training: CIDEr {100 * scores['cider']:.1f} on the validation split")
         log = RunLog(self.out, keep_epochs=self.position.epoch) if self.accelerator.is_main_process else None
         with Interrupt() as interrupt:
             while self.position.phase < len(self.recipe.phases()):

@@ -32,6 +32,7 @@ from showtell.model.splitting import Stem
 
 Encode = Callable[[Tensor], Tensor]
 
+_OTHER_LANGUAGE = 0.5  # share of words that are unknown
 _WORTH_TELLING = 1_000_000_000  # bytes of features
 
 
@@ -120,10 +121,28 @@ class Samples:
             f"; this version puts copies into one split, for which it moved {self._moved} of these images: a run from before goes on with "
             "the version that it began with"
         )
+        began = " or began with a captioner of other words" if self._known is not None else ""
+        same = "--data and --start" if self._known is not None else "--data"
         raise RecipeError(
-            f"{out} was trained on other images or captions than those found now; give the same --data, or use another --out"
+            f"{out} was trained on other images or captions than those found now{began}; give the same {same}, or use another --out"
             f"{copies if self._moved else ''}"
         )
+
+    def compared(self, known: Vocabulary, trained_on: str | None) -> Iterator[str]:
+        """What there is to know of these samples for a training that begins with a captioner of `known` words. `DataError` where those are
+        of another language."""
+        yield f"{len(known)} words are taken over, {len(self.vocabulary) - len(known)} are new to it"
+        unknown = self.vocabulary.unknown_rate(self.captions)
+        if unknown > _OTHER_LANGUAGE:
+            raise DataError(
+                f"of the words in the captions the captioner to begin with knows {100 * (1 - unknown):.0f} %, even with those that were added; "
+                "begin without one, or with one of this language, or lower data.min_count"
+            )
+        if trained_on == self.name:
+            yield (
+                f"it was trained on data of the same name, {self.name}: scores on images that it was taught flatter; they are to be in train "
+                "again, as they are where the data have splits of their own"
+            )
 
     def from_cache(
         self,

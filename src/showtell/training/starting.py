@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -15,15 +15,18 @@ from showtell.errors import RecipeError
 from showtell.hub import need_folder, resolve
 from showtell.model.decoders import Decoder
 
+_VOCABULARY = ("vocabulary", "vocabulary_size")
+_SPLIT = ("val", "test", "split_seed")  # a captioner's own, so that the same data are split in the same way
+
 
 def begin_with(
-    recipe: Recipe, source: str | Path, *, overrides: Sequence[str] = (), encoder_weights: Path | None = None
+    recipe: Recipe, source: str | Path, *, changed: Iterable[str] = (), encoder_weights: Path | None = None
 ) -> Recipe:
     """`recipe` for a training that begins with the captioner `source`, a bundle or the hub's `user/name`: the encoder, the decoder and
-    the kind of vocabulary are that one's. What else it says (data, phases, dropout, search) stays.
+    the kind of vocabulary are that one's, and so are dropout and the split where the recipe does not set them. All else is the recipe's.
 
-    Raises `BundleError` where there is no such captioner, `RecipeError` where `overrides` or `encoder_weights` ask for another
-    encoder or decoder.
+    Raises `BundleError` where there is no such captioner, `DownloadError` where the hub cannot be reached, `RecipeError` where
+    `changed`, keys that somebody set, or `encoder_weights` ask for another encoder or decoder.
     """
     folder = need_folder(resolve(source))
     theirs = read_recipe(folder)
@@ -31,24 +34,25 @@ def begin_with(
         raise RecipeError(
             f"--encoder-weights {encoder_weights}: {source} brings its own encoder; leave one of the two out"
         )
-    for override in overrides:
-        section, _, key = override.partition("=")[0].strip().partition(".")
+    for name in changed:
+        section, _, key = name.strip().partition(".")
         if (
             section == "encoder"
             or (section == "decoder" and key not in OF_A_STEP)
-            or override.startswith("data.vocabulary")
+            or (section == "data" and key in _VOCABULARY)
         ):
             raise RecipeError(
-                f"'{override}': a training that begins with {source} keeps its encoder, decoder and kind of vocabulary; leave it out"
+                f"'{name.strip()}': a training that begins with {source} keeps its encoder, decoder and kind of vocabulary; leave it out"
             )
-    kept = {key: getattr(recipe.decoder, key) for key in OF_A_STEP}
-    words = {"vocabulary": theirs.data.vocabulary, "vocabulary_size": theirs.data.vocabulary_size}
+    dropout = {key: getattr(recipe.decoder, key) for key in OF_A_STEP if key in recipe.decoder.model_fields_set}
+    split = [key for key in _SPLIT if key not in recipe.data.model_fields_set]
+    data = {key: getattr(theirs.data, key) for key in (*_VOCABULARY, *split)}
     start = str(source) if folder != Path(source) else str(folder.resolve())
     return recipe.model_copy(
         update={
             "encoder": theirs.encoder,
-            "decoder": theirs.decoder.model_copy(update=kept),
-            "data": recipe.data.model_copy(update=words),
+            "decoder": theirs.decoder.model_copy(update=dropout),
+            "data": recipe.data.model_copy(update=data),
             "train": recipe.train.model_copy(update={"start": start}),
         }
     )

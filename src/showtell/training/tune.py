@@ -112,6 +112,10 @@ def tune(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeError("showtell tune is one process; start it without a launcher")
+    if recipe.train.start:
+        from showtell.training.starting import begin_with
+
+        recipe = begin_with(recipe, recipe.train.start, changed=space, encoder_weights=encoder_weights)
     study = _Study.open(out, recipe, space, seed, str((data or Path(recipe.data.path)).resolve()))
     done: dict[int, Trial] = {}
     for trial in study.finished():
