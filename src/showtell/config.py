@@ -14,7 +14,7 @@ Augmentation = Literal["none", "light", "strong", "aerial"]
 OF_THE_CNN = ("encoder_lr", "encoder_lr_decay", "unfreeze_every")
 
 # Keys of the decoder that shape its training and not its weights.
-OF_A_STEP = ("dropout", "variational")
+OF_TRAINING = ("dropout", "variational")
 
 MOST_UPRIGHT_VIEWS = 4  # where pictures have an up
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from training_runs import SMALL
 
+from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.data.scenes import draw_scenes
+from showtell.data.vocabulary import Vocabulary
 from showtell.recipe import load_recipe
 from showtell.training.run import train
 
@@ -30,3 +32,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory, recipe_file: Path, data: Pat
     out = tmp_path_factory.mktemp("whole") / "run"
     train(load_recipe(recipe_file), data=data, out=out)
     return out
+
+
+@pytest.fixture(scope="module")
+def images(scenes: Path) -> list[CaptionedImage]:
+    """Those of the train split of forty drawn scenes."""
+    return list(read_annotations(scenes).split("train"))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(images: list[CaptionedImage]) -> Vocabulary:
+    """All of their words."""
+    return Vocabulary.train([c for image in images for c in image.captions], min_count=1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from showtell.bundle import build_encoder, build_model
 from showtell.config import PhaseConfig, Recipe, SearchConfig, TrainConfig
-from showtell.data.annotations import CaptionedImage, read_annotations
+from showtell.data.annotations import CaptionedImage
 from showtell.data.dataset import Batch, make_groups, pad
 from showtell.data.scenes import draw_scenes
 from showtell.data.vocabulary import Vocabulary
@@ -46,16 +46,6 @@ class NothingRecorded(Recorder):
     def function(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Function:
         self.asked.append(("function", tuple(x.shape)))
         return function
-
-
-@pytest.fixture(scope="module")
-def images(scenes: Path) -> list[CaptionedImage]:
-    return list(read_annotations(scenes).split("train"))
-
-
-@pytest.fixture(scope="module")
-def vocabulary(images: list[CaptionedImage]) -> Vocabulary:
-    return Vocabulary.train([c for image in images for c in image.captions], min_count=1)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 
 from showtell.bundle import build_encoder, build_model
 from showtell.config import PhaseConfig, Recipe, SearchConfig, TrainConfig
-from showtell.data.annotations import CaptionedImage, read_annotations
+from showtell.data.annotations import CaptionedImage
 from showtell.data.dataset import Batch, make_groups, pad
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import RecipeError
@@ -21,16 +20,6 @@ from showtell.recipe import load_recipe
 from showtell.training.objectives import CrossEntropy, SelfCritical, build_objective, drop_words, feed_own_words, teach
 
 START, END = 1, 2
-
-
-@pytest.fixture(scope="module")
-def images(scenes: Path) -> list[CaptionedImage]:
-    return list(read_annotations(scenes).split("train"))
-
-
-@pytest.fixture(scope="module")
-def vocabulary(images: list[CaptionedImage]) -> Vocabulary:
-    return Vocabulary.train([c for image in images for c in image.captions], min_count=1)
 
 
 @pytest.fixture

@@ -6,13 +6,16 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from showtell.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from showtell.config import Recipe
 
 # Options of more than one command.
 CONSENSUS = Annotated[
@@ -91,6 +94,15 @@ def need_bundle(source: Path | str) -> Path:
     from showtell.hub import need_folder, resolve
 
     return need_folder(resolve(source))
+
+
+def begun(recipe: Recipe, start: str, *, overrides: Sequence[str], encoder_weights: Path | None) -> Recipe:
+    """The recipe of a training that begins with a captioner, which is looked for before torch is imported."""
+    need_bundle(start)
+    from showtell.training.starting import begin_with
+
+    changed = [override.partition("=")[0] for override in overrides]
+    return begin_with(recipe, start, changed=changed, encoder_weights=encoder_weights)
 
 
 def need_weights(path: Path | None) -> None:

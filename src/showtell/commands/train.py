@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from showtell.commands.terminal import need_bundle, need_data, need_weights, note, progress, speaks
+from showtell.commands.terminal import begun, need_data, need_weights, note, progress, speaks
 
 if TYPE_CHECKING:
     from showtell.config import Recipe
@@ -49,11 +49,7 @@ def train(
     need_data(data or Path(resolved.data.path))
     need_weights(encoder_weights)
     if begin := start or resolved.train.start:
-        need_bundle(begin)
-        from showtell.training.starting import begin_with
-
-        changed = [override.partition("=")[0] for override in overrides or []]
-        resolved = begin_with(resolved, begin, changed=changed, encoder_weights=encoder_weights)
+        resolved = begun(resolved, begin, overrides=overrides or [], encoder_weights=encoder_weights)
     folder = out or Path("runs") / resolved.name
     result = _run(resolved, data=data, encoder_weights=encoder_weights, out=folder, resume=resume)
     if not speaks():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from showtell.commands.terminal import need_bundle, need_data, need_weights, note, progress
+from showtell.commands.terminal import begun, need_data, need_weights, note, progress
 
 
 def tune(
@@ -46,12 +46,8 @@ def tune(
     space = parse_space(vary or [])
     need_data(data or Path(resolved.data.path))
     need_weights(encoder_weights)
-    if resolved.train.start:
-        need_bundle(resolved.train.start)
-        from showtell.training.starting import begin_with
-
-        changed = [override.partition("=")[0] for override in overrides or []]
-        resolved = begin_with(resolved, resolved.train.start, changed=changed, encoder_weights=encoder_weights)
+    if begin := resolved.train.start:
+        resolved = begun(resolved, begin, overrides=overrides or [], encoder_weights=encoder_weights)
     folder = out or Path("runs") / f"{resolved.name}-tuned"
     try:
         with progress() as bar:

@@ -33,7 +33,7 @@ from showtell.paths import write_whole
 
 
 class Transform(Protocol):
-    """`ImageTransform`, or one of the views that have one."""
+    """`ImageTransform`, or an `AugmentedView`, which has one."""
 
     def __call__(self, image: Image, /) -> NDArray[np.float32]:
         """An RGB image -> (3,S,S), normalised."""

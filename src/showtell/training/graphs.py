@@ -16,6 +16,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from showtell.config import PhaseConfig, TrainConfig
@@ -29,6 +31,23 @@ Function = Callable[..., Any]
 
 _STEPS = 4  # captions are padded to a multiple: few shapes, and little padding
 _MOST = 32  # recordings; each holds its gradients and logits
+
+
+def recorded(
+    model: CaptionerModel,
+    *,
+    accelerator: Accelerator,
+    train: TrainConfig,
+    phase: PhaseConfig,
+    note: Callable[[str], None],
+) -> Recorded | None:
+    """The model of a phase's steps as it is replayed; None where it is not: without a GPU, with several processes, whose hooks exchange
+    gradients, or where it would not pay."""
+    alone = accelerator.device.type == "cuda" and accelerator.distributed_type == DistributedType.NO
+    if not alone or not worth_recording(model, train=train, phase=phase):
+        return None
+    images = phase.batch_images or train.batch_images
+    return Recorded(model, images=images, autocast=accelerator.autocast, note=note)
 
 
 def worth_recording(model: CaptionerModel, *, train: TrainConfig, phase: PhaseConfig) -> bool:

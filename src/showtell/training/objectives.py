@@ -118,8 +118,7 @@ class SelfCritical:
         self.vocabulary, self.phase, self.autocast = vocabulary, phase, autocast
         self.options = SearchOptions(n=phase.samples, max_length=search.max_length, temperature=phase.temperature)
         # Never drawn, so no part of the policy: probability that is pushed there would be lost unseen.
-        self._never = unspoken(vocabulary)
-        self._unspoken = torch.tensor(self._never)
+        self._unspoken = unspoken(vocabulary)
         self.place = {image.image_id: i for i, image in enumerate(images)}
         references = [[ids[1:] for ids in vocabulary.encode_all(image.captions)] for image in images]
         self.rewards = Reward.from_references(references, end=vocabulary.end_id)
@@ -130,7 +129,7 @@ class SelfCritical:
         captioner: CaptionerModel = getattr(model, "module", model)
         recorded = model if isinstance(model, Recorded) else None
         with self.autocast():
-            features = (model if recorded else captioner).features(batch.inputs)
+            features = (recorded or captioner).features(batch.inputs)
         with torch.inference_mode(), self.autocast():
             drawn = self._draw(captioner, features, recorded)  # (B,K,T)
             rewards = self.reward(drawn, batch.image_ids)  # (B,K)
@@ -140,7 +139,7 @@ class SelfCritical:
         with torch.backends.cudnn.flags(enabled=False):  # its LSTM has no gradient in `eval()`
             output = model(features, fed)
         words = targets != PAD
-        logits = output.logits[words].index_fill(-1, self._unspoken.to(targets.device), float("-inf"))
+        logits = output.logits[words].index_fill(-1, torch.tensor(self._unspoken, device=targets.device), float("-inf"))
         surprise = cross_entropy(logits / self.phase.temperature, targets[words])
         weights = torch.from_numpy(advantages).to(surprise)[..., None].expand(words.shape)[words]
         return Lesson((weights * surprise).sum() / len(surprise), float(rewards.mean()), rewards.size)
@@ -162,7 +161,7 @@ class SelfCritical:
         def drawn(features: Tensor, *, together: bool = False) -> Tensor:
             return draw(
                 captioner.decoder, features, options=self.options, start_id=v.start_id, end_id=v.end_id,
-                banned=self._never, together=together,
+                banned=self._unspoken, together=together,
             ).tokens  # fmt: skip
 
         if recorded is None:
@@ -180,7 +179,7 @@ class SelfCritical:
         v = self.vocabulary
         options = SearchOptions(beam=1, max_length=self.options.max_length)
         found = beam_search(
-            captioner.decoder, features, options=options, start_id=v.start_id, end_id=v.end_id, banned=self._never
+            captioner.decoder, features, options=options, start_id=v.start_id, end_id=v.end_id, banned=self._unspoken
         )
         greedy = torch.full((len(found), 1, self.options.max_length), v.end_id)  # a cut caption has no room for an end
         for row, (best, *_) in zip(greedy, found, strict=True):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, parse_flag_from_env
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, parse_flag_from_env
 from torch import Tensor
 
 import showtell
@@ -44,7 +44,7 @@ from showtell.model.packing import packed
 from showtell.training.checkpoint import Position, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from showtell.training.encodings import Encodings
 from showtell.training.folder import begun_with, check_folder, save_recipe
-from showtell.training.graphs import Recorded, worth_recording
+from showtell.training.graphs import recorded
 from showtell.training.interrupt import Interrupt
 from showtell.training.loop import out_of_memory, too_large, train_steps
 from showtell.training.objectives import build_objective
@@ -378,12 +378,10 @@ class Run:
         if "rng_cuda" in tensors and self.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng_cuda"])
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-        alone = self.accelerator.device.type == "cuda" and self.accelerator.distributed_type == DistributedType.NO
-        if alone and worth_recording(self.model, train=self.recipe.train, phase=phase):
-            self.wrapped = Recorded(
-                self.model, images=phase.batch_images or self.recipe.train.batch_images,
-                autocast=self.accelerator.autocast, note=self._note,
-            )  # fmt: skip
+        replayed = recorded(
+            self.model, accelerator=self.accelerator, train=self.recipe.train, phase=phase, note=self._note
+        )
+        self.wrapped = replayed or self.wrapped
 
     def _save_bundle(self, scored: Report) -> None:
         training = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from showtell.bundle import read_recipe
-from showtell.config import OF_A_STEP, Recipe
+from showtell.config import OF_TRAINING, Recipe
 from showtell.data.vocabulary import SPECIAL
 from showtell.errors import RecipeError
 from showtell.hub import need_folder, resolve
@@ -38,13 +38,13 @@ def begin_with(
         section, _, key = name.strip().partition(".")
         if (
             section == "encoder"
-            or (section == "decoder" and key not in OF_A_STEP)
+            or (section == "decoder" and key not in OF_TRAINING)
             or (section == "data" and key in _VOCABULARY)
         ):
             raise RecipeError(
                 f"'{name.strip()}': a training that begins with {source} keeps its encoder, decoder and kind of vocabulary; leave it out"
             )
-    dropout = {key: getattr(recipe.decoder, key) for key in OF_A_STEP if key in recipe.decoder.model_fields_set}
+    dropout = {key: getattr(recipe.decoder, key) for key in OF_TRAINING if key in recipe.decoder.model_fields_set}
     split = [key for key in _SPLIT if key not in recipe.data.model_fields_set]
     data = {key: getattr(theirs.data, key) for key in (*_VOCABULARY, *split)}
     start = str(source) if folder != Path(source) else str(folder.resolve())
