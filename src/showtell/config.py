@@ -206,6 +206,10 @@ class TrainConfig(_Section):
         True,
         description="on a GPU, the kernels of a step are recorded once for each shape and replayed, where decoder and phase allow it",
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="what the trained layers of the CNN compute is not kept for the gradient but computed again: less memory, more time",
+    )
     checkpoint_steps: int = Field(
         0, ge=0, description="also write a checkpoint after so many steps; 0: after each epoch"
     )

@@ -73,6 +73,18 @@ def test_a_step_too_large_for_the_accelerator(
         r"^'train\.phases\.0' \(phase 1\): batches of 4 images .*\(tried to allocate 9 GiB\); set train\.phases\.0\.batch_images=2,",
         lambda: train(load_recipe(recipe_file), data=data, out=tmp_path / "run"),
     )
+    with_cnn = 'train.phases=[{epochs=1, encoder_from="layers"}]'
+    for keys, hint in (
+        ([], "gradient_checkpointing=true"),
+        (["train.gradient_checkpointing=true"], "cuda_graphs=false"),
+    ):
+        refuse(
+            RecipeError,
+            rf"or try train\.{hint}, which needs less$",
+            lambda keys=keys, hint=hint: train(
+                load_recipe(recipe_file, [with_cnn, *keys]), data=data, out=tmp_path / hint
+            ),
+        )
 
 
 def test_what_else_is_too_large_is_a_sentence_too(

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from training_runs import lines, refuse, same, steps_an_epoch
 
 import showtell
@@ -129,6 +130,23 @@ def test_eight_images_are_learnt_by_heart(decoder: str, tmp_path: Path) -> None:
     )  # fmt: skip
     result = train(recipe, data=drawn, out=tmp_path / "run")
     assert result.scores["bleu_4"] > 0.99
+
+
+def test_a_cnn_that_computes_twice_learns_the_same(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    phases = (
+        'train.phases=[{epochs=1, encoder_from="layers", lr=1e-2, encoder_lr=1e-2}, {epochs=1, encoder_from="layers.conv2", cached_views=2},'
+        '{epochs=1, encoder_from="layers.conv1", objective="self-critical", samples=2}]'
+    )
+    losses, weights = [], []
+    for wanted in ("false", "true"):
+        recipe = load_recipe(recipe_file, [phases, f"train.gradient_checkpointing={wanted}"])
+        bundle = train(
+            recipe, data=data, out=tmp_path / wanted, report=lambda epoch: losses.append(epoch.train_loss)
+        ).bundle
+        weights.append(load_file(bundle / "model.safetensors"))
+    assert losses[:2] == pytest.approx(losses[3:5], rel=1e-4)
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("phase", [1, 2])

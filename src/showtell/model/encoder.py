@@ -28,8 +28,9 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from showtell.errors import RecipeError, WeightsError, first_line, meant
 from showtell.images import ImageTransform
+from showtell.model.checkpointing import checkpointed
 from showtell.model.joining import Backbone, Grid, JoinRegions, Networks, coarsest, pair_sources
-from showtell.model.splitting import Stem, split
+from showtell.model.splitting import Stem, split, traced
 from showtell.paths import why_no_hub
 
 Pooled = bool | Literal["both"]
@@ -61,6 +62,7 @@ class Encoder(nn.Module):
         self.pooled: Pooled = pooled
         sources = pair_sources(name, layer)
         self._stem: Stem | None = None
+        self._checkpointed: dict[str, GraphModule] | None = None  # by what they take, "images" or "maps"
         self._outputs = ["features"] if len(sources) == 1 else [f"features{i}" for i in range(len(sources))]
         backbones = []
         for model, file in _weight_files([model for model, _ in sources], weights).items():
@@ -176,6 +178,19 @@ class Encoder(nn.Module):
             )
         return self._stem
 
+    def checkpoint_gradients(self, wanted: bool) -> None:
+        """Whether what the layers compute that are trained is kept for their gradients, or computed again (`checkpointed`), which needs
+        less memory and more time. Of the layers that `unfreeze_from` chose before; `RecipeError` where this network cannot do it."""
+        self._checkpointed = {} if wanted else None
+        if not wanted:
+            return
+        try:
+            if isinstance(self.network, Networks):
+                raise RecipeError("it needs a single encoder")
+            traced(self.network)
+        except RecipeError as error:
+            raise RecipeError(f"train.gradient_checkpointing: {error}; set it to false") from error
+
     def fingerprint(self) -> str:
         """A hash of all that decides a feature: weights, layer, pooling, transform, the precision of the device where they lie."""
         joined = self._joined if len(self._joined) > 1 else []
@@ -190,11 +205,15 @@ class Encoder(nn.Module):
 
     def _run(self, images: Tensor) -> list[Tensor]:
         """What each source gives, in its own layout."""
-        found: Tensor | dict[str, Tensor]
-        if self._stem is None or images.shape[1:] == (3, self.transform.size, self.transform.size):
-            found = self.network(images)
-        else:
-            found = self._stem.finish(images)
+        network, takes = self.network, "images"
+        if self._stem is not None and images.shape[1:] != (3, self.transform.size, self.transform.size):
+            network, takes = self._stem.above, "maps"
+            images = images.reshape(len(images), *self._stem.shape)
+        if self._checkpointed is not None and torch.is_grad_enabled():
+            if takes not in self._checkpointed:
+                self._checkpointed[takes] = checkpointed(network, images)
+            network = self._checkpointed[takes]
+        found: Tensor | dict[str, Tensor] = network(images)
         return [found[output] for output in self._outputs] if isinstance(found, dict) else [found]
 
     def _regions(self, found: list[Tensor]) -> Tensor:

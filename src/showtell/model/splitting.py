@@ -46,19 +46,17 @@ class Stem:
         return self.below(images).reshape(len(images), self.regions, self.feature_size)  # type: ignore[no-any-return]
 
     def unpack(self, rows: Tensor) -> Tensor:
-        """(B,C,h·w) -> (B,C,h,w), as `finish` takes it."""
+        """(B,C,h·w) -> (B,C,h,w), four dimensions at least: `(B, *shape)` with ones in front of them."""
         return rows.reshape(len(rows), *(1,) * (3 - len(self.shape)), *self.shape)
-
-    def finish(self, maps: Tensor) -> Tensor | dict[str, Tensor]:
-        """What `unpack` gave -> what the whole network gives for those images."""
-        return self.above(maps.reshape(len(maps), *self.shape))  # type: ignore[no-any-return]
 
 
 def split(network: nn.Module, module: str, images: Tensor, *, facts: object) -> Stem:
     """`network`, parted before `module`. `RecipeError` where it cannot be traced, or where more than one tensor passes between
     the parts. `images` (B,3,S,S) show the shapes; `facts` of the images go into the fingerprint."""
-    graph = _graph(network)
-    nodes = list(graph.nodes)
+    try:
+        nodes = list(traced(network).graph.nodes)
+    except RecipeError as error:
+        raise RecipeError(_cannot(str(error))) from error
     first = next((i for i, node in enumerate(nodes) if _within(node, module)), None)
     if first is None:
         raise RecipeError(
@@ -97,15 +95,16 @@ def _cannot(why: str) -> str:
     return f"cached_views: what is below encoder_from cannot be cached ({why}); leave cached_views out of this phase"
 
 
-def _graph(network: nn.Module) -> fx.Graph:
+def traced(network: nn.Module) -> GraphModule:
+    """`network` as a graph of what it computes, its weights shared. `RecipeError` where it cannot be had."""
     if isinstance(network, GraphModule):
-        return network.graph
+        return network
     try:
         last = get_graph_node_names(network)[1][-1]
         graph: fx.Graph = create_feature_extractor(network, {last: "features"}).eval_graph
     except Exception as error:  # what cannot be traced raises many kinds
-        raise RecipeError(_cannot(f"this network cannot be traced: {first_line(error)}")) from error
-    return graph
+        raise RecipeError(f"this network cannot be traced: {first_line(error)}") from error
+    return GraphModule(network, graph, class_name=type(network).__name__)
 
 
 def _within(node: fx.Node, module: str) -> bool:

@@ -109,6 +109,7 @@ def _stem_fingerprints(encoder: Encoder, recipe: Recipe) -> frozenset[str]:
                 found.add(encoder.part_before(phase.encoder_from).fingerprint)
             elif phase.encoder_from:
                 encoder.unfreeze_from(phase.encoder_from)
+            encoder.checkpoint_gradients(bool(phase.encoder_from) and recipe.train.gradient_checkpointing)
         except RecipeError as error:
             raise RecipeError(f"{phase_key(number)}: {error}") from None
     return frozenset(found)

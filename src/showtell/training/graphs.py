@@ -54,13 +54,14 @@ def worth_recording(model: CaptionerModel, *, train: TrainConfig, phase: PhaseCo
     """Whether the steps of a phase, on one GPU, can be recorded, and whether that pays.
 
     cuDNN runs all steps of an `nn.LSTM` at once, and nothing is won. Float16 scales its loss, blocks that wait for their turn have
-    no gradient, and gradients of several batches are added up: not in a recording.
+    no gradient, and gradients of several batches are added up: not in a recording. A CNN that computes twice wants the memory that a recording holds.
     """
     return (
         train.cuda_graphs
         and train.precision != "fp16"
         and train.accumulate == 1
         and not phase.unfreeze_every
+        and not (phase.encoder_from and train.gradient_checkpointing)
         and not any(isinstance(module, nn.LSTM) for module in model.decoder.modules())
     )
 

@@ -81,10 +81,12 @@ def train_steps(
 
 def too_large(recipe: Recipe, phase: int, error: torch.OutOfMemoryError) -> RecipeError:
     """What to do where the accelerator's memory was too small for a step of a phase, counted from 0."""
-    images = recipe.train.phases[phase].batch_images or recipe.train.batch_images
+    train, trains_encoder = recipe.train, recipe.train.phases[phase].encoder_from
+    images = train.phases[phase].batch_images or train.batch_images
+    less = "gradient_checkpointing=true" if trains_encoder and not train.gradient_checkpointing else "cuda_graphs=false"
     return RecipeError(
         f"{phase_key(phase)}: batches of {images} images are too large for the accelerator's memory ({first_line(error)}); "
-        f"set train.phases.{phase}.batch_images={max(1, images // 2)}, with --resume if the phase had only begun, or try train.cuda_graphs=false, which needs less"
+        f"set train.phases.{phase}.batch_images={max(1, images // 2)}, with --resume if the phase had only begun, or try train.{less}, which needs less"
     )
 
 

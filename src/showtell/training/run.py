@@ -355,6 +355,7 @@ class Run:
             with self.accelerator.main_process_first():
                 self.encodings.fill(self.samples, place.phase, tidy=self.accelerator.is_main_process)
         chosen = encoder.unfreeze_from(phase.encoder_from) if phase.encoder_from else []
+        encoder.checkpoint_gradients(self.recipe.train.gradient_checkpointing and bool(chosen))
         place.encoder_trained |= bool(chosen)
         self.phase_epochs = self._count_epochs()
         self.objective = build_objective(
