@@ -3,13 +3,14 @@
 #   make demo    draws a small data set, trains on it, captions, explains: minutes on two cores
 #   make test    all tests
 #   make check   formatting, rules, types and the fast tests
+#   make oldest  the fast tests with the oldest releases that pyproject.toml allows
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed.pyproject.toml
 
-.PHONY: venv demo test check format clean
+.PHONY: venv demo test check oldest format clean
 
 # Installs when pyproject.toml says something else than at the last installation. uv decides on all versions in one go,
 # which keeps torch and torchvision together; where it is not on the PATH, the environment gets its own.
@@ -38,9 +39,15 @@ check: venv
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
 
+oldest: venv
+	PATH="$$PATH:$(CURDIR)/$(BIN)"; \
+	uv venv --quiet --clear --python $(BIN)/python $(VENV)-oldest && \
+	uv pip install --quiet --python $(VENV)-oldest/bin/python --resolution lowest-direct --editable '.[dev]'
+	$(VENV)-oldest/bin/python -m pytest -n auto --dist loadfile -m 'not slow'
+
 format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) showtell-demo .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-oldest showtell-demo .mypy_cache .pytest_cache .ruff_cache

@@ -255,3 +255,28 @@ def test_blocks_follow_each_other_in_one_network_and_in_several() -> None:
     assert len(small.unfreeze_from("layers.conv1")) == 3
     both = Encoder(name=["test_resnet.r160_in1k", "small"], layer=["layer4", ""])
     assert len(both.unfreeze_from("test_resnet_r160_in1k.layer3")) == 2 + 4
+
+
+def test_group_norms_keep_their_layout_where_their_gradient_would_end_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = torch.randn(2, 3, 64, 64)
+    weights, features = [], []
+    for version in ("2.14.0", "2.13.1+cpu"):
+        monkeypatch.setattr(torch, "__version__", version)
+        torch.manual_seed(0)
+        encoder = Encoder(name="small", image_size=64)
+        weights.append(encoder.get_parameter("network.layers.conv1.weight"))
+        features.append(encoder(images))
+    assert [weight.is_contiguous(memory_format=torch.channels_last) for weight in weights] == [True, False]
+    torch.testing.assert_close(features[0], features[1])
+    many = Encoder(name="test_resnet.r160_in1k", image_size=64).get_parameter("network.layer1.0.conv2.weight")
+    assert many.is_contiguous(memory_format=torch.channels_last)  # it has none
+
+
+def test_a_group_norm_above_frozen_layers_is_trained() -> None:
+    """A process that torch ends says nothing: this is one where it did."""
+    encoder = Encoder(name="small", image_size=64)
+    encoder.unfreeze_from("layers.norm1")
+    encoder(torch.randn(16, 3, 64, 64)).sum().backward()
+    assert encoder.get_parameter("network.layers.norm1.weight").grad is not None

@@ -9,7 +9,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,17 +151,31 @@ def photo(name: str = "dog.jpg", size: tuple[int, int] = PHOTO, **save: Any) -> 
 BROKEN = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"\xff\xd8\xff nothing more"}
 
 
-def test_a_word_that_hardly_looked_shows_it(visit: Callable[..., Opened], address: str) -> None:
-    page = visit(address).page
-    told = lambda weights: page.evaluate(  # noqa: E731
-        "([map, view]) => [whereabouts(map, view), Math.max(...smooth(map).flat())]",
-        [weights, {"width": 90, "height": 90, "box": [0, 0, 90, 90]}],
-    )
-    looked = [[0.0] * 3 for _ in range(3)]
-    for share, where, brightest in ((1.0, "mostly at the upper left", 1.0), (0.6, "mostly at the upper left", 0.6),
-                                    (0.15, "at no place in particular", 0.15), (0.0, "at no place in particular", 0.0)):  # fmt: skip
-        looked[0][0] = share
-        assert told(looked) == [where, pytest.approx(brightest, abs=0.02)]
+def test_a_word_that_hardly_looked_shows_it(visit: Callable[..., Opened], serving: Callable[..., Any]) -> None:
+    shares = (1.0, 0.6, 0.15, 0.0)
+
+    class Glancing(Parrot):
+        """Its words look at the upper left cell, each less than the one before, and elsewhere not at all."""
+
+        def _caption(self, rank: int) -> Caption:
+            caption = super()._caption(rank)
+            maps = [np.zeros(self.grid, np.float32) for _ in caption.words]
+            for share, attention in zip(shares, maps, strict=False):  # others have fewer words
+                attention[0, 0] = share
+            words = tuple(replace(w, attention=a) for w, a in zip(caption.words, maps, strict=True))
+            return replace(caption, words=words)
+
+    with serving(Glancing()) as url:
+        here = visit(url)
+        here.give(photo())
+        here.captioned(1)
+        card = here.page.get_by_role("article", name="dog.jpg")
+        words = card.get_by_role("toolbar").get_by_role("button")
+        for number, share in enumerate(shares):
+            words.nth(number).hover()
+            where = "mostly at the upper left" if share > 0.5 else "at no place in particular"
+            api.expect(card.locator(".readout")).to_have_text(re.compile(f", looked {where}$"))
+            assert here.cover(110 / 400, 10 / 200) == pytest.approx(255 * (0.72 - 0.44 * share), abs=8)
 
 
 def test_a_caption_and_where_the_model_looked(visit: Callable[..., Opened], address: str) -> None:

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.torch_version import TorchVersion
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from showtell.errors import RecipeError, WeightsError, first_line, meant
@@ -71,8 +72,8 @@ class Encoder(nn.Module):
                 _backbone(model, layers, image_size=image_size, crop=crop, pretrained=pretrained, weights=file)
             )
         self.transform = max((backbone.transform for backbone in backbones), key=lambda transform: transform.size)
-        network = backbones[0].module if len(backbones) == 1 else Networks(backbones, common=self.transform)
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = backbones[0].module if len(backbones) == 1 else Networks(backbones, common=self.transform)
+        self._layout = backbones[0].layout if len(backbones) == 1 else torch.channels_last
         prefixes = {output: backbone.prefix_tokens for backbone in backbones for output in backbone.outputs}
         self._prefixes = [prefixes[output] for output in self._outputs]
         self._joined = [
@@ -98,7 +99,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B,3,S,S), normalised by `transform`, or what a stem's `unpack` gave -> features (B,R,F), R = 1 when pooled."""
-        return self._regions(self._run(images.contiguous(memory_format=torch.channels_last))).float()
+        return self._regions(self._run(images.contiguous(memory_format=self._layout))).float()
 
     @torch.inference_mode()
     def encode_below(self, images: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class Encoder(nn.Module):
         assert self._stem is not None, "part_before comes first"
         device = images.device.type
         with torch.autocast(device, torch.bfloat16, enabled=fast_bfloat16(device)):
-            return self._stem.pack(images.contiguous(memory_format=torch.channels_last)).float()
+            return self._stem.pack(images.contiguous(memory_format=self._layout)).float()
 
     @torch.inference_mode()
     def encode(self, images: Tensor, *, exact: bool = False) -> Tensor:
@@ -294,7 +295,16 @@ def _backbone(
         _load(model, weights)
     transform = transform_of(model, image_size=image_size, crop=crop)
     prefix = int(getattr(model, "num_prefix_tokens", 0))
-    return Backbone(name, _cut(model, name, layers), tuple(layers), transform, prefix)
+    layout = _layout(model)
+    network = _cut(model, name, layers).to(memory_format=layout)
+    return Backbone(name, network, tuple(layers), transform, prefix, layout)
+
+
+def _layout(model: nn.Module) -> torch.memory_format:
+    """Channels last, in which convolutions are fast. Before torch 2.14 the gradient of a group norm whose input needs none ends the process in
+    that layout, so networks that have one keep theirs."""
+    crashes = TorchVersion(torch.__version__) < "2.14" and any(isinstance(m, nn.GroupNorm) for m in model.modules())
+    return torch.contiguous_format if crashes else torch.channels_last
 
 
 def _create(name: str, *, pretrained: bool) -> nn.Module:

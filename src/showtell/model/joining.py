@@ -27,6 +27,7 @@ class Backbone:
     outputs: tuple[str, ...]
     transform: ImageTransform
     prefix_tokens: int  # of a transformer: in front of the regions, not regions themselves
+    layout: torch.memory_format  # of its weights, and of the images that it takes
 
     def run(self, images: Tensor) -> dict[str, Tensor]:
         """images (B,3,S,S) -> what its layers give, in the network's own layouts."""
@@ -71,7 +72,7 @@ class Networks(nn.Module):
         """images (B,3,S,S), normalised by the common transform -> what all layers give, by their names."""
         found: dict[str, Tensor] = {}
         for view, backbone in zip(self.views, self._backbones, strict=True):
-            found |= backbone.run(view(images).contiguous(memory_format=torch.channels_last))
+            found |= backbone.run(view(images).contiguous(memory_format=backbone.layout))
         return found
 
 
