@@ -35,7 +35,7 @@ def test_wrong_usage_exits_with_2() -> None:
     for arguments in (["paint"], ["train"], ["caption", "only-a-bundle"], ["evaluate", "--data", "."]):
         refused(run(*arguments))
     refused(run("caption", "b", "x.png", "--views", "0"), "invalid value for '--views'", "showtell caption --help")
-    refused(run("caption", "b", "x.png", "--veiws", "2"), "no such option: --veiws")
+    refused(run("caption", "b", "x.png", "--veiws", "2"), "no such option", "--veiws", "--views")
     refused(run("--paint"), "--paint", "showtell --help")
     refused(run("caption", "b", "x.png", "--attention"), "requires an argument; see  showtell caption --help")
     refused(run("evaluat"), "no such command 'evaluat'; did you mean 'evaluate'?; see  showtell --help")
