@@ -181,7 +181,9 @@ def _front_matter(recipe: Recipe, known: Sequence[Scored], *, license: str, data
         for scored in known
         for name, value in scored.scores.items()
     ]  # fmt: skip
+    began_with = recipe.train.start.partition("@")[0]  # a folder's name, without its path, or user/name on the hub
     data = ModelCardData(
+        base_model=began_with if "/" in began_with else None,
         library_name="showtell",
         pipeline_tag="image-to-text",
         license=license or None,

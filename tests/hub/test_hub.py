@@ -17,9 +17,11 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from showtell import Captioner
+from showtell.card import model_card
 from showtell.cli import app
 from showtell.errors import BundleError, DownloadError
 from showtell.hub import HubId, prepare_upload, resolve
+from showtell.recipe import load_recipe
 
 TRAINING = {
     "dataset": "photos", "epoch": 3, "train_images": 40, "scores": {"bleu_4": 0.25, "cider": 1.5},
@@ -155,6 +157,14 @@ def test_the_card_is_metadata_and_scores(trained: Path, tmp_path: Path) -> None:
     assert 'Captioner.load("ada/scenes")' in text
     assert "Made with" not in text  # of an earlier version, which did not keep it
     assert f"{(trained / 'model.safetensors').stat().st_size:,} bytes  model.safetensors" in text
+
+
+@pytest.mark.parametrize(
+    ("start", "base"), [("", None), ("bundle", None), ("bob/scenes", "bob/scenes"), ("bob/scenes@v2", "bob/scenes")]
+)
+def test_the_card_names_the_captioner_that_it_began_with(start: str, base: str | None) -> None:
+    recipe = load_recipe("scenes", [f'train.start="{start}"'])
+    assert ModelCard(model_card(recipe.given_away(), {})).data.base_model == base
 
 
 @pytest.mark.usefixtures("ada")
