@@ -213,6 +213,10 @@ class TrainConfig(_Section):
     checkpoint_steps: int = Field(
         0, ge=0, description="also write a checkpoint after so many steps; 0: after each epoch"
     )
+    trackers: tuple[str, ...] = Field(
+        (),
+        description='services that are told of each epoch as well, e.g. ["wandb", "mlflow"]: any that Accelerate knows and that is installed',
+    )
     phases: tuple[PhaseConfig, ...] = Field(
         (PhaseConfig(),), min_length=1, description="one after the other, each from the best epoch before it"
     )

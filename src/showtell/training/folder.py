@@ -23,6 +23,7 @@ _MAY_CHANGE = {
     "choose_decoding",
     "cuda_graphs",
     "gradient_checkpointing",
+    "trackers",
     "start",  # whether its CNN and words are the same is seen when they are read
     "path",  # whether its training captions are the same is seen when they are read
 }  # what shapes no training, so that a resumed run may have it otherwise

@@ -53,6 +53,7 @@ from showtell.training.processes import check_processes, epoch_seed, share
 from showtell.training.runlog import EpochReport, RunLog
 from showtell.training.samples import Samples
 from showtell.training.starting import begin_with, take_over
+from showtell.training.trackers import Trackers, check_trackers
 
 _THREADS_BESIDE_A_GPU = 4  # a step is faster with few, and several trainings on one machine do not wait for each other
 _MORE_EPOCHS = 10  # times a phase's epochs that few images have at most
@@ -135,11 +136,15 @@ class Run:
         self.checkpoint = out / "checkpoint.safetensors"
         resuming = check_folder(out, recipe, resume=resume)
         check_decoder(recipe.decoder)
+        check_trackers(recipe.train.trackers)
         torch.set_flush_denormal(True)  # denormals slow an optimizer step more than tenfold
         torch.manual_seed(recipe.train.seed)
         AcceleratorState._reset_state()  # of a run before this one in the same process, whose precision may be another
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # one encodes the images, the others wait
-        self.accelerator = Accelerator(mixed_precision=_precision(recipe.train.precision), kwargs_handlers=[patience])
+        self.accelerator = Accelerator(
+            mixed_precision=_precision(recipe.train.precision), kwargs_handlers=[patience],
+            log_with=list(recipe.train.trackers) or None, project_dir=out,
+        )  # fmt: skip
         if self.accelerator.device.type == "cuda" and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(min(_THREADS_BESIDE_A_GPU, torch.get_num_threads()))
         start = load_bundle(resolve(recipe.train.start)) if recipe.train.start else None
@@ -161,6 +166,9 @@ class Run:
         tensors: dict[str, Tensor] = {}
         if resuming:
             tensors = self._go_on()
+        self._trackers = None
+        if recipe.train.trackers and self.accelerator.is_main_process:
+            self._trackers = Trackers(self.accelerator, recipe, run=out.name, note=note)
         self._start_phase(tensors)
         if self.accelerator.is_main_process:
             save_recipe(out, recipe)
@@ -189,7 +197,9 @@ class Run:
         if self.recipe.train.start and not (self.position.epoch or self.position.step):
             scores = self._validate()[1]
             self._note(f"before training: CIDEr {100 * scores['cider']:.1f} on the validation split")
-        log = RunLog(self.out, keep_epochs=self.position.epoch) if self.accelerator.is_main_process else None
+        log = None
+        if self.accelerator.is_main_process:
+            log = RunLog(self.out, keep_epochs=self.position.epoch, trackers=self._trackers)
         with Interrupt() as interrupt:
             while self.position.phase < len(self.recipe.phases()):
                 if self._phase_is_over():

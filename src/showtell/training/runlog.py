@@ -8,6 +8,7 @@ from pathlib import Path
 
 from showtell.metrics import TextStatistics
 from showtell.paths import write_whole
+from showtell.training.trackers import Trackers
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class EpochReport:
 
 
 class RunLog:
-    """`log.jsonl` and TensorBoard's events in a run's folder."""
+    """`log.jsonl` and TensorBoard's events in a run's folder, and the trackers that the recipe asks for."""
 
-    def __init__(self, folder: Path, *, keep_epochs: int) -> None:
+    def __init__(self, folder: Path, *, keep_epochs: int, trackers: Trackers | None = None) -> None:
         """Opens the log; lines after epoch `keep_epochs`, from before a resume, are dropped."""
         from torch.utils.tensorboard import SummaryWriter
 
@@ -61,24 +62,28 @@ class RunLog:
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
         kept = [line for line in lines if (epoch := _epoch(line)) is not None and epoch <= keep_epochs]
         write_whole(self._path, "".join(line + "\n" for line in kept))
+        self._trackers = trackers
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_epochs + 1)
 
     def write(self, report: EpochReport) -> None:
         """Appends one epoch."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(report.to_json() + "\n")
-        points = {"loss/train": report.train_loss, "reward/train": report.reward, "lr": report.lr}
-        points |= {f"val/{k}": v for k, v in report.scores.items()}
+        known = {"loss/train": report.train_loss, "reward/train": report.reward, "lr": report.lr}
+        points = {name: value for name, value in known.items() if value is not None}
+        points |= {f"val/{name}": value for name, value in report.scores.items()}
         for name, value in points.items():
-            if value is None:
-                continue
             self._events.add_scalar(name, value, report.epoch)
         self._events.add_text("val/samples", "  \n".join(report.samples), report.epoch)
         self._events.flush()
+        if self._trackers is not None:
+            self._trackers.tell(points, epoch=report.epoch)
 
     def close(self) -> None:
-        """Closes the event file."""
+        """Closes the event file, and the trackers."""
         self._events.close()
+        if self._trackers is not None:
+            self._trackers.close()
 
 
 def _epoch(line: str) -> int | None:

@@ -1,0 +1,69 @@
+"""Experiment trackers that are told what a run's log is: Weights & Biases, MLflow and whatever else Accelerate knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+from showtell.config import Recipe
+from showtell.errors import RecipeError, first_line, meant
+
+_OWN = "tensorboard"  # the run's log writes its events anyway
+_RUN_NAME = {"wandb": "name", "trackio": "name", "mlflow": "run_name", "swanlab": "experiment_name"}
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """`RecipeError` for a tracker that Accelerate does not know, or whose package is not installed."""
+    known = sorted(set(LOGGER_TYPE_TO_CLASS) - {_OWN})
+    for name in names:
+        if name == _OWN:
+            raise RecipeError("train.trackers: TensorBoard's events are written anyway; leave it out")
+        if name not in known:
+            near = meant(name, known, f"expected one of {', '.join(known)}")
+            raise RecipeError(f"train.trackers: no tracker '{name}'; {near}")
+        if name not in map(str, get_available_trackers()):
+            raise RecipeError(f"train.trackers: {name} is not installed; run  pip install {name}")
+
+
+class Trackers:
+    """The trackers of a run. One that fails later costs its own record, not the training."""
+
+    def __init__(self, accelerator: Accelerator, recipe: Recipe, *, run: str, note: Callable[[str], None]) -> None:
+        """Starts those of `accelerator`, under the project "showtell", and tells them the recipe. `RecipeError` where one does not start."""
+        self._accelerator, self._note = accelerator, note
+        self._names = ", ".join(recipe.train.trackers)
+        config = dict(_flat(recipe.given_away().model_dump(mode="json")))
+        named = {name: {_RUN_NAME[name]: run} for name in recipe.train.trackers if name in _RUN_NAME}
+        try:
+            accelerator.init_trackers("showtell", config=config, init_kwargs=named)
+        except Exception as error:  # each client raises its own
+            raise RecipeError(
+                f"train.trackers: {self._names} cannot start ({first_line(error)}); log in there, or leave it out"
+            ) from error
+
+    def tell(self, points: Mapping[str, float], *, epoch: int) -> None:
+        """Numbers of one epoch."""
+        try:
+            self._accelerator.log(dict(points), step=epoch)
+        except Exception as error:
+            self._note(f"epoch {epoch} is missing in {self._names}: {first_line(error)}")
+
+    def close(self) -> None:
+        """Lets them write what is left."""
+        for tracker in self._accelerator.trackers:
+            try:
+                tracker.finish()
+            except Exception as error:
+                self._note(f"{tracker.name} did not end well: {first_line(error)}")
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values by their keys as the command line has them: `train.phases.0.lr`."""
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _flat(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, str(value) if isinstance(value, list) else value
