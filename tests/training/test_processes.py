@@ -13,11 +13,11 @@ from showtell.cli import app
 from showtell.errors import RecipeError
 from showtell.model.encoder import Encoder, fast_bfloat16
 from showtell.recipe import load_recipe
-from showtell.training import run
+from showtell.training import processes
 from showtell.training.checkpoint import Position
 from showtell.training.objectives import CrossEntropy
 from showtell.training.processes import check_processes, epoch_seed, share
-from showtell.training.run import train
+from showtell.training.run import Run, train
 
 
 def full(*args: object, **named: object) -> None:
@@ -55,7 +55,7 @@ def test_few_images_have_steps_enough_in_each_process(
 ) -> None:
     changes = ["train.phases=[{epochs=1, min_steps=9}]", "train.batch_images=1", "train.accumulate=1"]
     recipe = load_recipe(recipe_file, changes).trained_on(data)
-    one = run.Run(
+    one = Run(
         recipe, encoder_weights=None, out=tmp_path / "run", resume=False,
         note=lambda text: None, progress=lambda what, done, total: None,
     )  # fmt: skip
@@ -109,7 +109,7 @@ def test_bfloat16_where_the_gpu_multiplies_it(native: bool, monkeypatch: pytest.
     """Older GPUs emulate it, and older torch counts that as well."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
-    assert run._precision("auto") == ("bf16" if native else "no")
+    assert processes._precision("auto") == ("bf16" if native else "no")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    assert run._precision("auto") == ("bf16" if fast_bfloat16("cpu") else "no")
-    assert run._precision("fp16") == "fp16"
+    assert processes._precision("auto") == ("bf16" if fast_bfloat16("cpu") else "no")
+    assert processes._precision("fp16") == "fp16"

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, parse_flag_from_env
 from torch import Tensor
 
-import showtell
 from showtell.bundle import (
     build_encoder,
     build_model,
@@ -33,14 +27,10 @@ from showtell.bundle import (
 from showtell.choosing import keep_best_decoding
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage
-from showtell.decoding import SearchOptions
 from showtell.errors import RecipeError
-from showtell.generate import best_captions
 from showtell.hub import resolve
-from showtell.metrics import Protocol, Report, describe, evaluate
+from showtell.metrics import Protocol, Report, describe
 from showtell.model.decoders import check_decoder
-from showtell.model.encoder import fast_bfloat16
-from showtell.model.packing import packed
 from showtell.training.checkpoint import Position, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from showtell.training.encodings import Encodings
 from showtell.training.folder import begun_with, check_folder, save_recipe
@@ -49,13 +39,13 @@ from showtell.training.interrupt import Interrupt
 from showtell.training.loop import out_of_memory, too_large, train_steps
 from showtell.training.objectives import build_objective
 from showtell.training.optim import AveragedWeights, build_optimizer
-from showtell.training.processes import check_processes, epoch_seed, share
+from showtell.training.processes import build_accelerator, check_processes, epoch_seed, share
 from showtell.training.runlog import EpochReport, RunLog
 from showtell.training.samples import Samples
 from showtell.training.starting import begin_with, take_over
 from showtell.training.trackers import Trackers, check_trackers
+from showtell.training.validation import validate
 
-_THREADS_BESIDE_A_GPU = 4  # a step is faster with few, and several trainings on one machine do not wait for each other
 _MORE_EPOCHS = 10  # times a phase's epochs that few images have at most
 
 
@@ -139,14 +129,7 @@ class Run:
         check_trackers(recipe.train.trackers)
         torch.set_flush_denormal(True)  # denormals slow an optimizer step more than tenfold
         torch.manual_seed(recipe.train.seed)
-        AcceleratorState._reset_state()  # of a run before this one in the same process, whose precision may be another
-        patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # one encodes the images, the others wait
-        self.accelerator = Accelerator(
-            mixed_precision=_precision(recipe.train.precision), kwargs_handlers=[patience],
-            log_with=list(recipe.train.trackers) or None, project_dir=out,
-        )  # fmt: skip
-        if self.accelerator.device.type == "cuda" and "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(min(_THREADS_BESIDE_A_GPU, torch.get_num_threads()))
+        self.accelerator = build_accelerator(recipe.train, out=out)
         start = load_bundle(resolve(recipe.train.start)) if recipe.train.start else None
         known = start.vocabulary if start else None
         self.samples = Samples(recipe, Path(recipe.data.path), note=note, progress=progress, known=known)
@@ -299,29 +282,10 @@ class Run:
         return report
 
     def _validate(self) -> tuple[list[str], dict[str, float], Report | None]:
-        """Captions of the val split, their scores, and in the first process the report: it validates for all, since a score that
-        differed in its last bit would lead two processes to different phases."""
-        scored = self._validate_alone() if self.accelerator.is_main_process else None
-        told = [scored and (scored[0], dict(scored[1].scores))]
-        ((candidates, scores),) = broadcast_object_list(told)
-        return candidates, scores, scored and scored[1]
-
-    def _validate_alone(self) -> tuple[list[str], Report]:
-        features = self.samples.val_features(encode=self.encodings.encode, encoder=self.model.encoder)
-        candidates = best_captions(
-            packed(self.model.decoder.eval()),
-            (chunk.to(self.accelerator.device) for chunk in features),
-            self.samples.vocabulary,
-            SearchOptions(**self.recipe.search.model_dump()),
-        )
-        references = [list(image.captions) for image in self.samples.val]
-        return candidates, evaluate(candidates, references, protocol=self._protocol(references))
-
-    def _protocol(self, references: list[list[str]]) -> Protocol:
-        decoding = self.recipe.search.one_view().describe()
-        return Protocol.of(
-            references, dataset=self.samples.name, split="val", decoding=decoding, version=showtell.__version__
-        )
+        return validate(
+            self.model, self.samples, search=self.recipe.search, encode=self.encodings.encode,
+            accelerator=self.accelerator,
+        )  # fmt: skip
 
     def _phase_is_over(self) -> bool:
         place = self.position
@@ -433,13 +397,6 @@ class Run:
             self.out / "bundle", self.position.best_epoch, self.position.epoch,
             training["scores"], Protocol(**training["protocol"]),
         )  # fmt: skip
-
-
-def _precision(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
-    return "bf16" if fast_bfloat16("cuda" if on_gpu else "cpu") else "no"
 
 
 def _three(images: Sequence[CaptionedImage], candidates: Sequence[str]) -> list[str]:
