@@ -1,4 +1,4 @@
-"""The recipe: all that decides a training run, as frozen, typed values. `recipe.py` reads them from TOML."""
+"""The recipe: everything that determines a training run, as frozen, typed values. `recipe.py` reads them from TOML."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Augmentation = Literal["none", "light", "strong", "aerial"]
 # Keys of a phase that do nothing without encoder_from.
 OF_THE_CNN = ("encoder_lr", "encoder_lr_decay", "unfreeze_every")
 
-# Keys of the decoder that shape its training and not its weights.
+# Keys of the decoder that affect its training but not the shape of its weights.
 OF_TRAINING = ("dropout", "variational")
 
-MOST_UPRIGHT_VIEWS = 4  # where pictures have an up
+MOST_UPRIGHT_VIEWS = 4  # for pictures that have an up
 
 
 class _Section(BaseModel):
@@ -27,42 +27,48 @@ class DataConfig(_Section):
     """Where the samples come from and how captions become tokens."""
 
     path: str = Field("flickr8k", description="the data set; --data on the command line")
-    val: float = Field(0.1, gt=0, lt=1, description="share of images, where the data has no split of its own")
-    test: float = Field(0.1, ge=0, lt=1, description="as val")
-    split_seed: int = Field(0, description="of the draw of both")
-    vocabulary: Literal["word", "bpe"] = Field("word", description="what a token is: a word, or a subword")
-    min_count: int = Field(5, ge=1, description="rarer words become <unk> (word)")
-    vocabulary_size: int = Field(8000, ge=10, description="number of subwords (bpe)")
-    max_tokens: int = Field(30, ge=2, description="longer captions are cut for training")
-    cache: str = Field("", description="folder of the feature cache; empty: one per encoder below the user's cache")
+    val: float = Field(
+        0.1, gt=0, lt=1, description="share of images for validation, if the data has no split of its own"
+    )
+    test: float = Field(0.1, ge=0, lt=1, description="share of images for testing, likewise")
+    split_seed: int = Field(0, description="seed of that draw")
+    vocabulary: Literal["word", "bpe"] = Field("word", description="tokens are words, or subwords")
+    min_count: int = Field(5, ge=1, description="word: rarer words become <unk>")
+    vocabulary_size: int = Field(8000, ge=10, description="bpe: number of subwords")
+    max_tokens: int = Field(30, ge=2, description="longer captions are cut off in training")
+    cache: str = Field("", description="folder of the feature cache; empty: one per encoder in the user's cache")
 
 
 class EncoderConfig(_Section):
     """The CNN. Neither its normalisation nor its input size is guessed: both come with the weights."""
 
     name: str | tuple[str, ...] = Field(
-        "inception_v3.tf_in1k", description="a timm model; a list: several, their features side by side"
+        "inception_v3.tf_in1k", description="a timm model; a list: several models, their features side by side"
     )
     layer: str | tuple[str, ...] = Field(
         "",
-        description="a module's name, e.g. Mixed_7a; empty: the last one before the classifier; a list: several layers, "
+        description="the module whose output is used, e.g. Mixed_7a; empty: the last before the classifier; a list: several layers, "
         "or one for each name",
     )
     pooled: Literal[False, True, "both"] = Field(
-        False, description="true: one vector an image (1×1×F); false: the grid (R×F); both: the grid and the vector"
+        False, description="true: one vector per image (1×1×F); false: the grid (R×F); both: the grid and the vector"
     )
     pretrained: bool = Field(
-        True, description="weights of timm's hub, or of --encoder-weights; false: none, it learns from scratch"
+        True, description="start from timm's weights, or those of --encoder-weights; false: learn from scratch"
     )
-    image_size: int = Field(0, ge=0, description="side of the square input in pixels; 0: the weights' own")
-    crop: Literal["", "center", "squash"] = Field("", description="empty: the weights' own; squash: the whole frame")
+    image_size: int = Field(
+        0, ge=0, description="side of the square input in pixels; 0: the size that the weights were made for"
+    )
+    crop: Literal["", "center", "squash"] = Field(
+        "", description="empty: the crop that the weights were made for; squash: the whole picture"
+    )
 
     def names(self) -> tuple[str, ...]:
         """The models, each once."""
         return (self.name,) if isinstance(self.name, str) else tuple(dict.fromkeys(self.name))
 
     def describe(self, mark: str = "") -> str:
-        """The encoder in a few words; `mark` stands around the models' names."""
+        """The encoder in a few words; `mark` is put around the models' names."""
         names = " + ".join(f"{mark}{name}{mark}" for name in self.names())
         layers = (self.layer,) if isinstance(self.layer, str) else self.layer
         pooled = {False: "grid", True: "pooled", "both": "grid and pooled"}[self.pooled]
@@ -70,82 +76,85 @@ class EncoderConfig(_Section):
 
 
 class DecoderConfig(_Section):
-    """What tells the caption. A key that the chosen decoder does not have may not be set, `attention` excepted."""
+    """The caption model. Keys that the chosen decoder does not take may not be set, except `attention`."""
 
-    name: str = Field("attention", description="one of showtell.model.decoders, e.g. lstm or attention")
-    embedding: int = Field(512, ge=1, description="size of a word's vector and of a region's")
-    hidden: int = Field(
-        512, ge=1, description="size of the LSTM's state; transformer: width of its feed-forward network"
+    name: str = Field("attention", description="attention, adaptive, updown, lstm or transformer")
+    embedding: int = Field(512, ge=1, description="size of word and region vectors")
+    hidden: int = Field(512, ge=1, description="size of the LSTM state; transformer: width of the feed-forward layers")
+    layers: int = Field(1, ge=1, le=8, description="number of layers (lstm, transformer)")
+    attention: int = Field(512, ge=1, description="size of attention keys and queries")
+    attention_kind: Literal["additive", "dot"] = Field(
+        "additive", description="scoring function (attention, adaptive, updown)"
     )
-    layers: int = Field(1, ge=1, le=8, description="lstm, transformer")
-    attention: int = Field(512, ge=1, description="width of keys and queries")
-    attention_kind: Literal["additive", "dot"] = Field("additive", description="attention, adaptive, updown")
-    heads: int = Field(0, ge=0, description="of dot-product attention; 0: eight, and one for additive attention")
+    heads: int = Field(0, ge=0, description="attention heads; 0: eight for dot-product attention, one for additive")
     inject: Literal["first", "state", "every"] = Field(
-        "first", description="lstm: the image is the first input, the initial state, or part of every input"
+        "first", description="lstm: the image is the first input, sets the initial state, or is part of every input"
     )
-    dropout: float = Field(0.5, ge=0, lt=1, description="of features, words and the output's input")
-    variational: bool = Field(False, description="dropout drops the same numbers at all steps of a caption")
+    dropout: float = Field(0.5, ge=0, lt=1, description="applied to features, words and the input of the output layer")
+    variational: bool = Field(False, description="variational dropout: the same mask at all steps of a caption")
     tied: bool = Field(
-        False, description="the output layer shares the word embeddings (needs embedding == hidden for lstm)"
+        False, description="the output layer shares the word embeddings (lstm: needs embedding == hidden)"
     )
 
 
 class PhaseConfig(_Section):
-    """A stretch of training. Without `encoder_from` the CNN is left alone and the feature cache is used."""
+    """A stretch of training. Without `encoder_from` the CNN stays frozen and its features come from the feature cache."""
 
-    epochs: int = Field(20, ge=1, description="at most; patience may end the phase before")
+    epochs: int = Field(20, ge=1, description="at most; patience may end the phase earlier")
     min_steps: int = Field(
         0,
         ge=0,
-        description="where images are few, the phase has as many epochs as have so many steps, ten times its own at most, and patience "
-        "in proportion; epochs that are set on the command line put it to 0",
+        description="with few images, adds epochs until the phase has this many steps (at most ten times `epochs`), with patience in "
+        "proportion; setting epochs on the command line sets it to 0",
     )
-    lr: float = Field(1e-3, gt=0, description="the decoder's highest learning rate")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of the decoder")
     encoder_from: str = Field("", description="train the CNN from this module on, e.g. Mixed_6e")
-    encoder_lr: float = Field(1e-5, gt=0, description="of the CNN's last block")
+    encoder_lr: float = Field(1e-5, gt=0, description="peak learning rate of the CNN's last block")
     encoder_lr_decay: float = Field(
-        1.0, gt=0, le=1, description="each block of the CNN learns by this factor slower than the one after it"
+        1.0, gt=0, le=1, description="each block's learning rate is this factor times that of the block after it"
     )
     unfreeze_every: int = Field(
         0,
         ge=0,
-        description="epochs after which one more block of the CNN begins to learn, the last one first; 0: all at once",
+        description="unfreeze one more block of the CNN after this many epochs, starting from the last; 0: all at once",
     )
-    batch_images: int = Field(0, ge=0, description="0: the one of [train]")
+    batch_images: int = Field(0, ge=0, description="images per batch in this phase; 0: as in [train]")
     augment: Augmentation = Field(
         "light",
-        description="where the images are read (CNN + LSTM), and of cached_views; light: crops and mirror images; strong: closer "
-        "crops, and light and contrast that vary; aerial: light, and turned by quarters, for pictures without an up",
+        description="how training images vary where they are read (CNN + LSTM) and in cached_views; light: crops and mirror images; "
+        "strong: closer crops, varied brightness and contrast; aerial: as light, and quarter turns, for pictures from above",
     )
     cached_views: int = Field(
         1,
         ge=1,
         le=32,
-        description="where features are cached (the LSTM alone): ways in which each training image is seen, the image as it is and "
-        "more as augment says, every second one mirrored; one is drawn each epoch, each costs an encoding. With encoder_from, 2 or "
-        "more cache what comes out below the trained layers",
+        description="views of each training image in the feature cache: the image itself and augmented ones, every second mirrored; "
+        "each epoch draws one per image, each costs one encoding. With encoder_from, 2 or more cache the input of the trained "
+        "layers",
     )
     scheduled_sampling: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of the words fed that are the model's own, at the phase's end; it grows from 0",
+        description="share of input words that are the model's own at the end of the phase; it grows from 0",
     )
     objective: Literal["cross-entropy", "self-critical"] = Field(
-        "cross-entropy", description="say what people wrote, or what earns a reward"
+        "cross-entropy", description="imitate the captions, or maximise the reward of generated ones"
     )
-    samples: int = Field(5, ge=1, le=100, description="captions drawn for each image (self-critical)")
+    samples: int = Field(5, ge=1, le=100, description="self-critical: captions drawn per image")
     temperature: float = Field(
         1.0,
         gt=0,
-        description="captions are drawn from, and learned as, the softmax of logits / temperature (self-critical)",
+        description="self-critical: captions are drawn from, and trained as, softmax(logits / temperature)",
     )
     baseline: Literal["others", "greedy"] = Field(
-        "others", description="what a caption has to beat: the image's other samples, or its greedy caption"
+        "others",
+        description="self-critical: what a caption has to beat, the mean of the image's other samples or its greedy caption",
     )
     reward: dict[Literal["cider_d", "bleu_4"], float] = Field(
-        {"cider_d": 1.0}, min_length=1, description="weights; CIDEr-D counts 0 to 10, BLEU-4 0 to 1"
+        {"cider_d": 1.0},
+        min_length=1,
+        description="self-critical: weights of the metrics; CIDEr-D ranges from 0 to 10, BLEU-4 from 0 to 1",
     )
 
     @field_validator("augment", mode="before")
@@ -176,80 +185,80 @@ class TrainConfig(_Section):
 
     start: str = Field(
         "",
-        description="a captioner to begin with, a bundle or user/name on the hub: its CNN, decoder and words; --start on the command line",
+        description="captioner to start from, a bundle or user/name on the hub: its CNN, decoder and words; --start on the command line",
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="of first weights, order, views, dropout and drawn captions")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="seed of initial weights, order, views, dropout and drawn captions"
+    )
     batch_images: int = Field(
-        32, ge=1, description="images a batch; each brings all of its captions, up to captions_per_image"
+        32, ge=1, description="images per batch; each brings its captions, up to captions_per_image"
     )
-    captions_per_image: int = Field(5, ge=1, description="at most; an image with more comes several times an epoch")
-    accumulate: int = Field(1, ge=1, description="batches whose gradients are averaged for a step")
-    precision: Literal["auto", "no", "bf16", "fp16"] = Field("auto", description="auto: bf16 where it is native")
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW; not of biases and norms")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability that is spread over all words")
-    doubly_stochastic: float = Field(0.0, ge=0, description="weight of the loss by which attention covers the image")
-    word_dropout: float = Field(0.0, ge=0, lt=1, description="share of the words fed that are hidden as <unk>")
-    warmup: int = Field(0, ge=0, description="steps of linear warm-up in each phase, a quarter of them at most")
-    cosine: bool = Field(True, description="the learning rate falls to a twentieth along a half cosine in each phase")
-    clip: float = Field(5.0, ge=0, description="largest norm of the gradient; 0: unlimited")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights that are scored and kept; 0: none")
-    patience: int = Field(5, ge=1, description="epochs without a better validation CIDEr that end a phase")
-    max_phases: int = Field(0, ge=0, description="how many of the phases are run; 0: all")
+    captions_per_image: int = Field(5, ge=1, description="at most; an image with more comes several times per epoch")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are averaged for one step")
+    precision: Literal["auto", "no", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 where the device supports it natively"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW; biases and norms are left out")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability spread over all words")
+    doubly_stochastic: float = Field(0.0, ge=0, description="weight of the loss that makes attention cover the image")
+    word_dropout: float = Field(0.0, ge=0, lt=1, description="share of input words replaced by <unk>")
+    warmup: int = Field(0, ge=0, description="steps of linear warm-up in each phase, at most a quarter of the phase")
+    cosine: bool = Field(True, description="in each phase the learning rate falls to a twentieth along a half cosine")
+    clip: float = Field(5.0, ge=0, description="gradients are clipped to this norm; 0: not clipped")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of the averaged weights, which are scored and kept; 0: no averaging"
+    )
+    patience: int = Field(5, ge=1, description="a phase ends after this many epochs without a better validation CIDEr")
+    max_phases: int = Field(0, ge=0, description="run only the first phases; 0: all")
     choose_decoding: bool = Field(
         False,
-        description="after the last epoch, try some decodings on the validation split and keep the best in the bundle",
+        description="after the last epoch, try several decodings on the validation split and keep the best in the bundle",
     )
-    workers: int = Field(
-        0, ge=0, description="threads that decode images; 0: one for each core that the process may use, eight at most"
-    )
+    workers: int = Field(0, ge=0, description="threads that decode images; 0: one per available core, at most eight")
     cuda_graphs: bool = Field(
         True,
-        description="on a GPU, the kernels of a step are recorded once for each shape and replayed, where decoder and phase allow it",
+        description="on a GPU, record the kernels of a step once per shape and replay them, where decoder and phase allow it",
     )
     gradient_checkpointing: bool = Field(
         False,
-        description="what the trained layers of the CNN compute is not kept for the gradient but computed again: less memory, more time",
+        description="recompute the activations of the CNN's trained layers instead of keeping them: less memory, more time",
     )
     checkpoint_steps: int = Field(
-        0, ge=0, description="also write a checkpoint after so many steps; 0: after each epoch"
+        0, ge=0, description="also write a checkpoint after this many steps; 0: only after each epoch"
     )
     trackers: tuple[str, ...] = Field(
         (),
-        description='services that are told of each epoch as well, e.g. ["wandb", "mlflow"]: any that Accelerate knows and that is installed',
+        description='experiment trackers, e.g. ["wandb", "mlflow"]: any that Accelerate knows, if its package is installed',
     )
     phases: tuple[PhaseConfig, ...] = Field(
-        (PhaseConfig(),), min_length=1, description="one after the other, each from the best epoch before it"
+        (PhaseConfig(),), min_length=1, description="run one after the other, each from the best epoch so far"
     )
 
 
 class SearchConfig(_Section):
     """Decoding defaults: used for validation, stored in the bundle."""
 
-    beam: int = Field(
-        3, ge=1, le=100, description="captions that are kept at each step; 1: the likeliest word each time"
-    )
-    length_penalty: float = Field(
-        1.0, ge=0, description="captions are ranked by log-probability / length to this power"
-    )
+    beam: int = Field(3, ge=1, le=100, description="captions kept at each step; 1: greedy")
+    length_penalty: float = Field(1.0, ge=0, description="captions are ranked by log-probability / length ** this")
     max_length: int = Field(25, ge=1, description="longest caption, in tokens")
-    no_repeat_ngram: int = Field(0, ge=0, description="sequences of so many tokens occur once at most; 0: as they come")
+    no_repeat_ngram: int = Field(0, ge=0, description="no sequence of this many tokens occurs twice; 0: no such rule")
     consensus: int = Field(
-        0, ge=0, le=100, description="candidates ranked by what they are worth to each other; 0: none"
+        0, ge=0, le=100, description="number of candidates that are ranked by how well they agree; 0: no consensus"
     )
     views: int = Field(
         1,
         ge=1,
         le=8,
-        description="1; 2: also mirrored; 3, 4: also another crop, and that mirrored; 3 to 8 where a phase's augment is aerial: also "
-        "turned by quarters, and that mirrored",
+        description="1: the image; 2: also mirrored; 3, 4: also another crop, and that mirrored; 3 to 8 if a phase's augment is "
+        "aerial: also quarter turns, and those mirrored",
     )
 
     def one_view(self) -> SearchConfig:
-        """The same decoding of features that are cached or encoded once: of one view, whatever the bundle looks at."""
+        """The same decoding with one view, for features that are cached or encoded once."""
         return self.model_copy(update={"views": 1})
 
     def describe(self) -> str:
-        """The decoding, as a protocol names it; what is missing in it is as by default."""
+        """The decoding as a protocol names it; anything not named has its default."""
         usual = type(self).model_fields["max_length"].default
         more = [f"max length {self.max_length}"] * (self.max_length != usual)
         more += [f"no {self.no_repeat_ngram}-gram twice"] * (self.no_repeat_ngram > 0)
@@ -258,7 +267,7 @@ class SearchConfig(_Section):
 
 
 class Recipe(_Section):
-    """A whole run, resolved: printed, saved with the run and saved in the bundle."""
+    """A whole run, resolved: printed, saved with the run, and saved in the bundle."""
 
     name: str = "recipe"
     data: DataConfig = DataConfig()
@@ -268,28 +277,28 @@ class Recipe(_Section):
     search: SearchConfig = SearchConfig()
 
     def trained_on(self, data: Path) -> Recipe:
-        """The recipe with another data set, wherever it is read from."""
+        """The same recipe for the data set at `data`."""
         return self.model_copy(update={"data": self.data.model_copy(update={"path": str(data.resolve())})})
 
     def given_away(self) -> Recipe:
-        """The recipe as others may read it: it names no folders of this machine, and of the data set its last part alone."""
-        kept = {"path": PureWindowsPath(self.data.path).name, "cache": ""}  # which parts at both separators
+        """The recipe for others to read: no folder of this machine, and only the last part of the data set's path."""
+        kept = {"path": PureWindowsPath(self.data.path).name, "cache": ""}  # splits at both separators
         start = self.train.start
         on_the_hub = not (PurePosixPath(start).is_absolute() or PureWindowsPath(start).is_absolute())
         train = self.train.model_copy(update={"start": start if on_the_hub else PureWindowsPath(start).name})
         return self.model_copy(update={"data": self.data.model_copy(update=kept), "train": train})
 
     def turns(self) -> bool:
-        """Whether training turns pictures: then the captioner knows what is seen from above, in any direction."""
+        """Whether training rotates pictures, so that the captioner has no notion of up."""
         return any(phase.augment == "aerial" for phase in self.phases())
 
     def phases(self) -> tuple[PhaseConfig, ...]:
-        """The phases that will be run, `train.max_phases` applied."""
+        """The phases that will run: the first `train.max_phases`."""
         return self.train.phases[: self.train.max_phases or None]
 
     def lines(self) -> list[str]:
-        """What was chosen, a line a section and a line a phase that will be run: names, lengths, rates, and what has not its
-        default."""
+        """One line per section and per phase that will run: names, epochs, rates, and everything that differs from the
+        defaults."""
         tables: dict[str, _Section] = {
             "[data]": self.data, "[encoder]": self.encoder, "[decoder]": self.decoder, "[train]": self.train, "[search]": self.search,
         }  # fmt: skip

@@ -11,9 +11,10 @@ from showtell.config import DataConfig, DecoderConfig, EncoderConfig, PhaseConfi
 
 HEAD = """# The keys of a recipe
 
-A recipe is a TOML file: what it leaves out has the default below. Those that showtell brings are in `src/showtell/recipes`. `showtell train RECIPE KEY=VALUE …` changes
-keys for one run (`train.seed=1`, `train.phases.0.epochs=20`, phases counted from 0); all of them, resolved, are in the run's `recipe.json`.
-[Training](training.md) tells what the keys are for, and [what helps](techniques.md) which to try.
+A recipe is a TOML file; keys that it leaves out have the defaults below. The built-in recipes are in
+`src/showtell/recipes`. `showtell train RECIPE KEY=VALUE …` changes keys for one run (`train.seed=1`,
+`train.phases.0.epochs=20`; phases are counted from 0), and the run's `recipe.json` has all of them, resolved.
+[Training](training.md) explains the keys, and [what helps](techniques.md) says which to try.
 """
 
 SECTIONS = {
