@@ -45,8 +45,8 @@ def _precision(wanted: str) -> str:
 
 
 def share(order: list[T], *, rank: int, world: int) -> list[T]:
-    """The batches of process `rank` of `world`; each gets as many, so that what is left over is trained on by none. `RecipeError`
-    where that leaves nothing."""
+    """The batches of process `rank` of `world`. All get equally many; a remainder is left out. `RecipeError` if there are
+    fewer batches than processes."""
     each = len(order) // world
     if not each:
         raise RecipeError(
@@ -57,13 +57,13 @@ def share(order: list[T], *, rank: int, world: int) -> list[T]:
 
 
 def epoch_seed(seed: int, epoch: int, *, rank: int) -> int:
-    """What an epoch's dropout and samples are drawn from in process `rank`: others than in its siblings, which see other images."""
+    """The seed of an epoch's dropout and samples in process `rank`; processes see different images and draw differently."""
     return int(np.random.SeedSequence([seed, epoch + 1, *[rank] * (rank > 0)]).generate_state(1)[0])
 
 
 def check_processes(position: Position, world: int, *, out: object) -> None:
-    """`RecipeError` where a run in `out` was interrupted within an epoch that other than `world` processes shared: which of its batches
-    are done would not be known."""
+    """`RecipeError` if the run in `out` was interrupted within an epoch of another number of processes than `world`: which
+    batches are done would be unknown."""
     if position.step and position.processes not in (0, world):
         raise RecipeError(
             f"{out} was interrupted within an epoch of {position.processes} process{'es' * (position.processes > 1)}, and resumes "

@@ -1,4 +1,4 @@
-"""A whole run, from a recipe to a bundle: phases, validation, the best epoch kept, checkpoints, resume."""
+"""A whole run, from a recipe to a bundle: phases, validation, the best epoch, checkpoints, resuming."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ from showtell.training.starting import begin_with, take_over
 from showtell.training.trackers import Trackers, check_trackers
 from showtell.training.validation import validate
 
-_MORE_EPOCHS = 10  # times a phase's epochs that few images have at most
+_MORE_EPOCHS = 10  # with few images, a phase has at most this many times its epochs
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves behind. `scores` are those of the best epoch on the validation split, with the bundle's decoding.
+    """What a run leaves behind. `scores` are the best epoch's on the validation split, with the bundle's decoding.
 
-    Where the decoding was chosen after the last epoch (`train.choose_decoding`), the main process alone knows its scores and
+    If the decoding was chosen after the last epoch (`train.choose_decoding`), only the main process has its scores and
     protocol.
     """
 
@@ -76,12 +76,12 @@ def train(
     note: Callable[[str], None] = lambda text: None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> TrainResult:
-    """Trains what `recipe` says and leaves the best epoch's captioner in `out/bundle`.
+    """Trains as `recipe` says and leaves the captioner of the best epoch in `out/bundle`.
 
-    `start` is a captioner to begin with, a bundle or the hub's `user/name`: see `begin_with`.
+    `start` is a captioner to start from, a bundle or the hub's `user/name`: see `begin_with`.
     `report` is called after every epoch, `note` with sentences for people, `progress` with (what, done, total).
-    Raises `RecipeError`, `DataError`, `BundleError` and `DownloadError` for wrong input before anything is written; `KeyboardInterrupt`, after a
-    checkpoint, when interrupted; `RecipeError` where the accelerator's memory is too small for a phase.
+    Raises `RecipeError`, `DataError`, `BundleError` and `DownloadError` for wrong input, before anything is written;
+    `KeyboardInterrupt` when interrupted, after a checkpoint; `RecipeError` if the accelerator's memory is too small.
     """
     if data is not None:
         recipe = recipe.trained_on(data)
@@ -107,9 +107,9 @@ def train(
 
 
 class Run:
-    """Owns the state of one training run: model, optimizer, averaged weights, position."""
+    """The state of one training run: model, optimizer, averaged weights, position."""
 
-    wrapped: Any  # the model as steps call it, and the optimizer: a phase's
+    wrapped: Any  # the model as steps call it; it and the optimizer are made anew for each phase
     optimizer: Any
 
     def __init__(
@@ -127,7 +127,7 @@ class Run:
         resuming = check_folder(out, recipe, resume=resume)
         check_decoder(recipe.decoder)
         check_trackers(recipe.train.trackers)
-        torch.set_flush_denormal(True)  # denormals slow an optimizer step more than tenfold
+        torch.set_flush_denormal(True)  # denormals make an optimizer step more than ten times slower
         torch.manual_seed(recipe.train.seed)
         self.accelerator = build_accelerator(recipe.train, out=out)
         start = load_bundle(resolve(recipe.train.start)) if recipe.train.start else None
@@ -157,7 +157,7 @@ class Run:
             save_recipe(out, recipe)
 
     def _go_on(self) -> dict[str, Tensor]:
-        """Puts the run where its checkpoint was, and returns that one's tensors."""
+        """Restores the run from its checkpoint, and returns the checkpoint's tensors."""
         began = self.position
         tensors, self.position = read_checkpoint(self.checkpoint)
         self.samples.check_same(self.position.data, out=self.out)
@@ -172,11 +172,11 @@ class Run:
 
     @property
     def phase(self) -> PhaseConfig:
-        """The phase under way."""
+        """The current phase."""
         return self.recipe.train.phases[self.position.phase]
 
     def run(self, report: Callable[[EpochReport], None]) -> TrainResult:
-        """All epochs that are left."""
+        """Runs the remaining epochs."""
         if self.recipe.train.start and not (self.position.epoch or self.position.step):
             scores = self._validate()[1]
             self._note(f"before training: CIDEr {100 * scores['cider']:.1f} on the validation split")
@@ -186,7 +186,7 @@ class Run:
         with Interrupt() as interrupt:
             while self.position.phase < len(self.recipe.phases()):
                 if self._phase_is_over():
-                    with interrupt.at_once():  # what was encoded is kept
+                    with interrupt.at_once():  # encodings made so far are kept
                         self._next_phase()
                     self._save()
                     continue
@@ -211,7 +211,7 @@ class Run:
         return self._result()
 
     def _epoch(self) -> Iterator[None]:
-        """Trains to the end of the epoch under way; yields after each step of the optimizer."""
+        """Trains to the end of the current epoch; yields after each optimizer step."""
         place, train = self.position, self.recipe.train
         saved = place.step
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
@@ -249,7 +249,7 @@ class Run:
             yield
 
     def _finish_epoch(self, started: float) -> EpochReport:
-        """Validates, keeps the bundle if it is the best so far, and says so."""
+        """Validates, keeps the bundle if it is the best so far, and reports the epoch."""
         place = self.position
         if self.averaged is not None:
             self.averaged.swap(self.trained)
@@ -293,7 +293,7 @@ class Run:
         return place.phase_epoch >= self.phase_epochs or place.stale >= patience
 
     def _count_epochs(self) -> int:
-        """Epochs of the phase under way: the recipe's, or, where images are few, as many as have the phase's `min_steps`."""
+        """Epochs of the current phase: the recipe's, or, with few images, as many as `min_steps` takes."""
         phase, train = self.phase, self.recipe.train
         batches = math.ceil(len(self.samples.train) / (phase.batch_images or train.batch_images))
         each = max(1, batches // int(self.accelerator.num_processes))
@@ -307,17 +307,17 @@ class Run:
         return epochs
 
     def _next_phase(self) -> None:
-        """Goes to the next phase, which starts from the best epoch's weights."""
+        """Starts the next phase from the best epoch's weights."""
         place = self.position
-        self.accelerator.wait_for_everyone()  # the main process may still be writing them
+        self.accelerator.wait_for_everyone()  # the main process may still be writing the weights
         place.phase, place.phase_epoch, place.stale, place.averaged = place.phase + 1, 0, 0, 0
         load_weights(self.out / "bundle", self.model)
         self._start_phase({})
 
     def _start_phase(self, tensors: dict[str, Tensor]) -> None:
-        """Freezes and unfreezes, fills the cache, builds the optimizer; `tensors` are a checkpoint's, if resuming."""
-        self.wrapped = self.optimizer = None  # with them goes what was recorded of the phase before
-        self.accelerator.free_memory()  # it keeps the optimizer of the phase before, and would scale its gradients too
+        """Freezes and unfreezes, fills the cache, builds the optimizer. `tensors`: the checkpoint's, when resuming."""
+        self.wrapped = self.optimizer = None  # and with them the recordings of the previous phase
+        self.accelerator.free_memory()  # it holds the previous phase's optimizer, and would scale its gradients too
         if self.position.phase >= len(self.recipe.phases()):
             return
         phase, place = self.phase, self.position

@@ -1,4 +1,4 @@
-"""What a run tells: one JSON line and one set of TensorBoard points an epoch."""
+"""What a run records: one JSON line and one set of TensorBoard points per epoch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from showtell.training.trackers import Trackers
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One epoch: where it was, what it cost, how its captions score on the validation split (free running)."""
+    """One epoch: its place in the run, its cost, and how its captions score on the validation split (free running)."""
 
     epoch: int  # from 1, over all phases
     phase: int  # from 1
-    train_loss: float | None  # nats a word, as trained (smoothing and regularisers included); None: self-critical
-    reward: float | None  # mean of the captions drawn; None: cross-entropy
+    train_loss: float | None  # nats per word, as trained (with smoothing and regularisers); None: self-critical
+    reward: float | None  # mean reward of the drawn captions; None: cross-entropy
     lr: float
     scores: dict[str, float]
     samples: list[str]
@@ -52,10 +52,10 @@ class EpochReport:
 
 
 class RunLog:
-    """`log.jsonl` and TensorBoard's events in a run's folder, and the trackers that the recipe asks for."""
+    """`log.jsonl` and TensorBoard's events in a run's folder, and the recipe's trackers."""
 
     def __init__(self, folder: Path, *, keep_epochs: int, trackers: Trackers | None = None) -> None:
-        """Opens the log; lines after epoch `keep_epochs`, from before a resume, are dropped."""
+        """Opens the log and drops lines after epoch `keep_epochs`, which a resumed run trains again."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._path = folder / "log.jsonl"
@@ -89,5 +89,5 @@ class RunLog:
 def _epoch(line: str) -> int | None:
     try:
         return int(json.loads(line)["epoch"])
-    except (ValueError, KeyError, TypeError):  # a line that a dying process tore
+    except (ValueError, KeyError, TypeError):  # a line cut off by a crash
         return None

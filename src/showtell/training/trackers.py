@@ -1,4 +1,4 @@
-"""Experiment trackers that are told what a run's log is: Weights & Biases, MLflow and whatever else Accelerate knows."""
+"""Experiment trackers beside a run's own log: Weights & Biases, MLflow and any other that Accelerate knows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from showtell.config import Recipe
 from showtell.errors import RecipeError, first_line, meant
 
-_OWN = "tensorboard"  # the run's log writes its events anyway
+_OWN = "tensorboard"  # written by the run's own log
 _RUN_NAME = {"wandb": "name", "trackio": "name", "mlflow": "run_name", "swanlab": "experiment_name"}
 
 
@@ -29,30 +29,30 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Trackers:
-    """The trackers of a run. One that fails later costs its own record, not the training."""
+    """The trackers of a run. If one fails later, its record has a gap; training goes on."""
 
     def __init__(self, accelerator: Accelerator, recipe: Recipe, *, run: str, note: Callable[[str], None]) -> None:
-        """Starts those of `accelerator`, under the project "showtell", and tells them the recipe. `RecipeError` where one does not start."""
+        """Starts the trackers of `accelerator` in the project "showtell" and gives them the recipe. `RecipeError` if one cannot start."""
         self._accelerator, self._note = accelerator, note
         self._names = ", ".join(recipe.train.trackers)
         config = dict(_flat(recipe.given_away().model_dump(mode="json")))
         named = {name: {_RUN_NAME[name]: run} for name in recipe.train.trackers if name in _RUN_NAME}
         try:
             accelerator.init_trackers("showtell", config=config, init_kwargs=named)
-        except Exception as error:  # each client raises its own
+        except Exception as error:  # each client raises exceptions of its own
             raise RecipeError(
                 f"train.trackers: {self._names} cannot start ({first_line(error)}); log in there, or leave it out"
             ) from error
 
     def tell(self, points: Mapping[str, float], *, epoch: int) -> None:
-        """Numbers of one epoch."""
+        """Records the numbers of one epoch."""
         try:
             self._accelerator.log(dict(points), step=epoch)
         except Exception as error:
             self._note(f"epoch {epoch} is missing in {self._names}: {first_line(error)}")
 
     def close(self) -> None:
-        """Lets them write what is left."""
+        """Ends them, so that they write what is left."""
         for tracker in self._accelerator.trackers:
             try:
                 tracker.finish()
@@ -61,7 +61,7 @@ class Trackers:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values by their keys as the command line has them: `train.phases.0.lr`."""
+    """Nested values by dotted keys, as on the command line: `train.phases.0.lr`."""
     if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value)):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _flat(item, f"{name}.{key}" if name else str(key))
