@@ -1,4 +1,4 @@
-"""`python train.py` trains on the folder flickr8k/. The model is src/showtell/model, the recipe is below recipes/."""
+"""`python train.py` trains on the folder flickr8k/. The model is in src/showtell/model, the recipes in recipes/."""
 
 import sys
 

@@ -1,6 +1,6 @@
 """showtell trains, measures and explains image captioners: a CNN reads a photo, an LSTM tells what it shows.
 
-The names below are the public ones. They are imported when first used, so that `showtell --help` never waits for torch.
+The public names below are imported on first use, so that `showtell --help` never waits for torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two evaluations on the same images: how far their scores lie apart, and how sure that is."""
+"""Compares two evaluations on the same images: how far apart their scores are, and how certain that is."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from showtell.metrics.java import METRICS
 
 @dataclass(frozen=True)
 class Against:
-    """The scores of `own` less those of `other`; both reports are on the same images."""
+    """The scores of `own` minus those of `other`; both reports are on the same images."""
 
-    name: str  # what the other one is called
+    name: str  # of the other one
     own: Report
     other: Report
     differences: Mapping[str, Comparison]
-    alone: tuple[int, int]  # how many images each was scored on alone
+    alone: tuple[int, int]  # how many images each was scored on by itself
 
     def to_dict(self) -> dict[str, Any]:
         """For --json: the other one's scores, and the differences by score."""
@@ -49,7 +49,7 @@ class Against:
 
 
 def compare_evaluations(own: Evaluation, other: Evaluation, *, name: str) -> Against:
-    """The difference of two evaluations of the same split, on the images that both have; `DataError` where there is none."""
+    """The difference of two evaluations of a split, on the images that both have; `DataError` where there is none."""
     places = {image.image_id: place for place, image in enumerate(other.images)}
     both = [image.image_id for image in own.images if image.image_id in places]
     if not both:

@@ -1,7 +1,7 @@
 """`showtell.search` in NumPy, for machines without torch: the same captions, token for token.
 
-Names, shapes and order are those of `showtell.search`, whose comments are not repeated here; a test holds both together.
-B images · K beams of an image · V vocabulary · T steps · R regions; A ≤ B images still searched.
+Names, shapes and order are those of `showtell.search`, whose comments are not repeated here; a test compares the two.
+B images · K beams per image · V vocabulary · T steps · R regions; A ≤ B images still searched.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def beam_search(
     end_id: int,
     banned: Sequence[int] = (),
 ) -> list[list[Hypothesis]]:
-    """`showtell.search.beam_search` of Memory (B,…) and first State (B,1,…)."""
+    """`showtell.search.beam_search` from Memory (B,…) and the first State (B,1,…)."""
     rows = options.beam
     alive = np.arange(len(memory[0]))
     found: list[list[Hypothesis]] = [[] for _ in alive]
@@ -106,7 +106,7 @@ def sample(
     banned: Sequence[int] = (),
     generators: Sequence[np.random.Generator],
 ) -> list[list[Hypothesis]]:
-    """`showtell.search.sample` with a NumPy generator an image: as likely, but other draws than torch's."""
+    """`showtell.search.sample` with one NumPy generator per image: the same distribution, other draws than torch's."""
     state = [np.repeat(x, options.n, axis=1) for x in state]  # (B,K,…)
     tokens = np.full((len(memory[0]), options.n), start_id)
     history = np.zeros((*tokens.shape, 0), np.int64)
@@ -126,7 +126,7 @@ def sample(
 
 
 def _begin(looked: Floats, options: SearchOptions) -> tuple[_Beams, _Finished]:
-    """No words yet: all beams are the same, so only the first one counts."""
+    """The search before the first word: all beams are the same, so only the first one counts."""
     images, rows, regions = looked.shape
     first = np.full((images, rows), _NEVER)
     first[:, 0] = 0.0
@@ -152,7 +152,7 @@ def _extend(
     end_id: int,
     options: SearchOptions,
 ) -> tuple[_Beams, Ints, _Finished]:
-    """One word more."""
+    """Extends each beam by one word."""
     rows, words = log_probs.shape[1:]
     total = (beams.log_prob[..., None] + log_probs).reshape(len(log_probs), -1)  # (A,K·V)
     best, index = _top(total, 2 * rows)  # (A,2K)
@@ -195,7 +195,7 @@ def _keep(finished: _Finished, new: _Beams, ends: Flags, length: int, options: S
 
 
 def _is_done(beams: _Beams, finished: _Finished, options: SearchOptions) -> Flags:
-    """(A,): no live beam can get among the n best finished."""
+    """(A,): whether no live beam can still get among the n best finished."""
     likeliest = beams.log_prob.max(1)
     nth = -np.sort(-finished.score, axis=1)[:, options.n - 1]
     done: Flags = (nth >= likeliest / np.float32(options.max_length**options.length_penalty)) | np.isneginf(likeliest)
@@ -203,7 +203,7 @@ def _is_done(beams: _Beams, finished: _Finished, options: SearchOptions) -> Flag
 
 
 def _forbid(log_probs: Floats, history: Ints, banned: Sequence[int], ngram: int) -> None:
-    """Sets to -inf, in place, what may not be said next."""
+    """Sets the words that may not come next to -inf, in place."""
     log_probs[..., list(banned)] = _NEVER
     if ngram and history.shape[-1] >= ngram:
         windows = np.lib.stride_tricks.sliding_window_view(history, ngram, axis=-1)  # (A,K,W,n)
@@ -236,7 +236,7 @@ def _hypothesis(source: _Beams | _Finished, row: int, k: int, length: int, score
 
 
 def _draw(log_probs: Floats, top_p: float, generators: Sequence[np.random.Generator]) -> Ints:
-    """Ids (B,K) drawn from (B,K,V), the tail beyond `top_p` cut off."""
+    """Ids (B,K) drawn from log-probabilities (B,K,V), the tail beyond `top_p` cut off."""
     weights = np.exp(log_probs - log_probs.max(-1, keepdims=True))
     probabilities = weights / weights.sum(-1, keepdims=True)
     if top_p < 1:
@@ -244,7 +244,7 @@ def _draw(log_probs: Floats, top_p: float, generators: Sequence[np.random.Genera
         ordered = np.take_along_axis(probabilities, order, -1)
         tail = np.cumsum(ordered, -1) - ordered >= top_p  # the first word is always kept
         np.put_along_axis(probabilities, order, np.where(tail, 0, ordered), -1)
-    # The first of exponential clocks of rates p to ring is the word w with probability p_w.
+    # Of exponential clocks with rates p, the one of word w rings first with probability p_w.
     clocks = np.stack([g.standard_exponential(log_probs.shape[1:]) for g in generators])
     ids: Ints = (probabilities / clocks).argmax(-1)
     return ids
@@ -262,7 +262,7 @@ def _sampled(ids: Ints, probs: Floats, end_id: int, options: SearchOptions) -> l
 
 
 def _top(values: Floats, count: int) -> tuple[Floats, Ints]:
-    """values (A,X) -> the `count` largest of each row, best first, and where they were."""
+    """values (A,X) -> the `count` largest of each row, best first, and their indices."""
     index = np.argpartition(values, -min(count, values.shape[1]), axis=1)[:, -count:]
     index = _take(index, np.argsort(-_take(values, index), axis=1, kind="stable"))
     return _take(values, index), index

@@ -31,7 +31,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Bundle:
-    """A captioner as it was saved, in `eval()`."""
+    """A captioner as it was saved, in evaluation mode."""
 
     path: Path
     encoder: Encoder
@@ -41,7 +41,7 @@ class Bundle:
     search: dict[str, Any]  # decoding defaults
     config: dict[str, Any]  # config.json
     grid: tuple[int, int] | None
-    turned: bool  # whether training turned pictures, so that it knows what is seen from above, in any direction
+    turned: bool  # trained on turned pictures, so that it knows views from above in any direction
 
 
 def build_model(recipe: Recipe, encoder: Encoder, vocabulary_size: int) -> CaptionerModel:
@@ -85,7 +85,7 @@ def save_bundle(
 
 
 def made_with(device: torch.device, processes: int) -> dict[str, Any]:
-    """What a captioner was trained by, for its `training`: versions, the kind of device, the number of processes."""
+    """What a captioner was trained with, for its `training`: versions, kind of device, number of processes."""
     return {
         "showtell": showtell.__version__, "torch": str(torch.__version__), "timm": timm.__version__,
         "device": device.type, "processes": processes,
@@ -93,7 +93,7 @@ def made_with(device: torch.device, processes: int) -> dict[str, Any]:
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """The recipe that a bundle was trained by. `BundleError` as `load_bundle` has it."""
+    """The recipe that a bundle was trained by. Raises `BundleError` as `load_bundle` does."""
     return _recipe_of(folder, _read_config(folder))
 
 
@@ -129,7 +129,10 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
 
 
 def set_decoding(folder: Path, search: SearchConfig, *, chosen: Mapping[str, Any]) -> None:
-    """Changes a bundle's decoding defaults; `chosen` says how they were found and score, in config.json and on the card."""
+    """Changes a bundle's decoding defaults.
+
+    `chosen` says how they were found and how they score; it goes into config.json and onto the card.
+    """
     config = _read_config(folder)
     config["recipe"] = {**config["recipe"], "search": search.model_dump(mode="json")}
     config["decoding"] = dict(chosen)
@@ -140,14 +143,14 @@ def set_decoding(folder: Path, search: SearchConfig, *, chosen: Mapping[str, Any
 
 
 def load_weights(folder: Path, model: CaptionerModel) -> None:
-    """Puts a bundle's weights into `model`; `BundleError` where they do not fit."""
+    """Loads a bundle's weights into `model`; `BundleError` where they do not fit."""
     path = folder / "model.safetensors"
     try:
         found = load_file(path)
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{path} cannot be read ({error}); copy the bundle again") from None
     wanted = unique_tensors(model)
-    # Bundles of earlier versions also hold what lies behind the encoder's last layer.
+    # Bundles of earlier versions also hold the layers after the encoder's last one.
     found = {
         name: tensor for name, tensor in found.items() if name in wanted or not name.startswith("encoder.network.")
     }
@@ -164,7 +167,7 @@ def load_weights(folder: Path, model: CaptionerModel) -> None:
 
 
 def unique_tensors(model: CaptionerModel) -> dict[str, Tensor]:
-    """Parameters and buffers by name, a tensor that two modules share only once."""
+    """Parameters and buffers by name; a tensor that two modules share is listed once."""
     seen: set[int] = set()
     unique = {}
     for name, tensor in model.state_dict(keep_vars=True).items():

@@ -1,4 +1,4 @@
-"""Captions of photos, whatever computes them: what a caption is, and how images become batches. No torch here."""
+"""What a caption is, and how images become batches, whatever computes the captions. No torch here."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Pixels = NDArray[np.float32]
 class Word:
     """A token of a caption, its log-probability in nats, and where the decoder looked for it (h,w).
 
-    `attention` sums to one, or to less: the rest went to what has no place in the picture (the image as a whole, or the
-    sentinel of `adaptive`). It is None for a decoder that has none, and for sampled captions.
+    `attention` sums to at most one: the rest went to regions without a place in the picture (the image as a whole, or
+    the sentinel of `adaptive`). It is None for decoders without attention and for sampled captions.
     """
 
     text: str
@@ -35,10 +35,10 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What is said of an image.
+    """A caption of an image.
 
-    `log_prob` is the whole caption's in nats, its `<end>` included; `score` is what the search ranked by (divided by the
-    length); `alternatives` are the next best captions.
+    `log_prob` is the whole caption's in nats, its `<end>` included; `score` is what the search ranked by, e.g. the
+    former divided by a power of the length; `alternatives` are the next best captions.
     """
 
     text: str
@@ -53,7 +53,7 @@ class BaseCaptioner(ABC):
 
     transform: ImageTransform
     defaults: SearchOptions
-    recipe: Mapping[str, Any]  # what it was trained by
+    recipe: Mapping[str, Any]  # of its training
     grid: tuple[int, int] | None  # the encoder's regions; None when it is pooled
 
     def caption(
@@ -68,10 +68,10 @@ class BaseCaptioner(ABC):
     ) -> list[Caption]:
         """The best caption of each image, in order, with n - 1 alternatives each.
 
-        Images are paths, bytes, open files or PIL images; one alone may be given without a list. `beam` is the
-        bundle's unless given, and at least n; with `sampling` the n captions are drawn instead, likeliest first;
-        `wishes` are words that must or must not occur, and other ways to search. Raises `ImageError` for the first image that
-        cannot be read, `DataError` for a wish that cannot be met.
+        Images are paths, bytes, open files or PIL images; a single one needs no list. `beam` defaults to the bundle's
+        and is at least n. With `sampling` the n captions are drawn instead, likeliest first. `wishes` are words that
+        must or must not occur, and other ways to search. Raises `ImageError` for the first image that cannot be read,
+        `DataError` for a wish that cannot be met.
         """
         sources: Sequence[Source] = images if isinstance(images, list | tuple) else [images]  # type: ignore[list-item]
         captions = []
@@ -94,10 +94,10 @@ class BaseCaptioner(ABC):
         batch_size: int = 32,
         workers: int = 2,
     ) -> Iterator[Caption | ImageError]:
-        """One result a source, in order, as they come: its caption, or why it cannot be read.
+        """One result per source, in order, as they come: its caption, or why it cannot be read.
 
-        Images are decoded by `workers` threads, one batch ahead of the model; never more than two batches are in memory.
-        Raises `DataError` for wishes that captions which are drawn cannot meet.
+        `workers` threads decode images one batch ahead of the model; at most two batches are in memory. Raises
+        `DataError` for wishes that sampling cannot meet.
         """
         for name, number in (("batch_size", batch_size), ("workers", workers)):
             if number < 1:
@@ -116,7 +116,10 @@ class BaseCaptioner(ABC):
                 waiting = loading
 
     def options(self, *, beam: int | None = None, n: int = 1) -> SearchOptions:
-        """What `caption` searches by: the bundle's own decoding for n captions, with at least n beams. `DataError` for numbers below 1."""
+        """The options that `caption` searches with: the bundle's own decoding for n captions, with at least n beams.
+
+        `DataError` for numbers below 1.
+        """
         for name, number in (("n", n), ("beam", 1 if beam is None else beam)):
             if number < 1:
                 raise DataError(f"{name} is {number}; expected 1 or more")
@@ -124,15 +127,15 @@ class BaseCaptioner(ABC):
 
     @property
     def enough(self) -> int:
-        """How many pixels a photo's shorter side needs for `see`: what `open_image` is asked for."""
+        """The pixels that a photo's shorter side needs for `see`, as `open_image` takes them."""
         return self.transform.enough
 
     def see(self, image: Image, options: SearchOptions) -> Any:
-        """What `caption_seen` takes of one decoded image; may run in any thread."""
+        """Prepares one decoded image for `caption_seen`; may run in any thread."""
         return self.transform(image)
 
     def caption_seen(self, seen: Sequence[Any], options: SearchOptions) -> list[Caption]:
-        """`caption` of one batch of images that `see` has prepared for the same options."""
+        """`caption` for one batch of images that `see` has prepared with the same options."""
         return self._caption_seen(seen, range(len(seen)), options, None)
 
     def _caption_batch(
@@ -154,10 +157,14 @@ class BaseCaptioner(ABC):
     def _search(
         self, pixels: Any, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
     ) -> list[list[Caption]]:
-        """For each image of `pixels` (what `_batch` gave: by default (B,3,S,S)), its n captions, best first; `places` count the images from 0."""
+        """The n captions of each image, best first.
+
+        `pixels` is what `_batch` returned, by default (B,3,S,S); `places` are the images' positions among all sources,
+        from 0.
+        """
 
     def _wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
-        """`options` with the wishes in them; `DataError` for what this captioner cannot do."""
+        """`options` changed by the wishes; `DataError` for those that this captioner cannot meet."""
         raise DataError(
             "an exported captioner has no words asked for or ruled out, no differing captions, no consensus and no views; ask the bundle that it came from"
         )
@@ -169,7 +176,7 @@ class BaseCaptioner(ABC):
             return error
 
     def _batch(self, seen: list[Any]) -> Any:
-        """What `_search` takes of several images."""
+        """Joins several prepared images into the input of `_search`."""
         return np.stack(seen)
 
 

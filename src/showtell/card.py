@@ -1,4 +1,4 @@
-"""The model card: what a captioner is, what it was trained on, how it scores and by which protocol; in a bundle and on the hub."""
+"""The model card, in a bundle and on the hub: what a captioner is, its training data, its scores and their protocol."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from showtell.config import Recipe
 from showtell.errors import DataError
 from showtell.metrics.evaluate import NAMES, Protocol
 
-_TYPES = {"rouge_l": "rouge"}  # the hub's names of metrics that are called otherwise here
+_TYPES = {"rouge_l": "rouge"}  # metrics that have another name on the hub
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores with what makes them comparable; intervals and floors where they are known."""
+    """Scores with the protocol that makes them comparable; intervals and floors where they are known."""
 
     scores: Mapping[str, float]
     protocol: Protocol
@@ -24,7 +24,7 @@ class Scored:
 
     @classmethod
     def read(cls, value: Mapping[str, Any], *, where: str) -> Scored:
-        """What `showtell evaluate --json` printed. `DataError` for anything else; `where` names it."""
+        """Reads what `showtell evaluate --json` printed. `DataError` for anything else; `where` names it."""
         try:
             protocol = Protocol(**{item.name: value["protocol"][item.name] for item in fields(Protocol)})
             scores = {name: float(value[name]) for name in NAMES if name in value}
@@ -55,9 +55,9 @@ def model_card(
 ) -> str:
     """README.md of a captioner that `source` loads.
 
-    `training` holds the data set's name, the epoch, what it was made with, the validation scores and their protocol (nothing, where that was not
-    recorded); `decoding` those of the decoding that was chosen after it, if one was; `evaluations` are shown beside them.
-    `precision` is that of an exported one.
+    `training` holds the data set's name, the epoch, what it was made with, and the validation scores with their
+    protocol (nothing, where this was not recorded); `decoding` holds those of a decoding chosen later, if one was.
+    `evaluations` are shown beside them. `precision` is that of an exported captioner.
     """
     known = [*evaluations]
     tables = [_table(scored) for scored in evaluations]
@@ -65,7 +65,7 @@ def model_card(
         if record.get("scores"):
             chosen = Scored(record["scores"], Protocol(**record["protocol"]))
             if what == "epoch" and decoding and asdict(chosen.protocol) == decoding.get("protocol"):
-                continue  # what was chosen was what it had already
+                continue  # the chosen decoding is the one it had already
             known.append(chosen)
             tables.append(f"{_table(chosen)}\nThe {what} was chosen by these scores, so they flatter it a little.")
     separator = "\n\n"
@@ -103,7 +103,7 @@ those of the data set the scores above do not hold.
 
 
 def _title(recipe: Recipe, training: Mapping[str, Any]) -> str:
-    """The recipe's name, and the data set's where that does not say it."""
+    """The recipe's name, and the data set's unless the former contains it."""
     dataset = str(training.get("dataset") or "")
     return recipe.name if dataset.lower() in ("", *recipe.name.split("-")) else f"{recipe.name}, trained on {dataset}"
 
@@ -136,7 +136,7 @@ def _what(recipe: Recipe, training: Mapping[str, Any], precision: str) -> str:
 
 
 def _table(scored: Scored) -> str:
-    """A protocol and its scores, ×100."""
+    """A table of scores, ×100, and their protocol."""
     columns = ["score ×100", "value"] + (["95 % interval"] if scored.intervals else [])
     columns += [f"{kind} floor" for kind in scored.floors]
     rows = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]

@@ -1,4 +1,4 @@
-"""The decoding that scores best on validation data: length normalisation, beam and consensus, one after the other."""
+"""Finds the decoding that scores best on validation data: length normalisation, then beam, then consensus."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The decoding with the best CIDEr, the first of equals, and all that were tried, the given one first."""
+    """The decoding with the best CIDEr (the first of equals), and all that were tried, the given one first."""
 
     search: SearchConfig
     tried: tuple[Tried, ...]
 
     @property
     def best(self) -> Tried:
-        """The chosen one."""
+        """The chosen decoding and its scores."""
         return next(tried for tried in self.tried if tried.search == self.search)
 
 
@@ -64,10 +64,10 @@ def choose_decoding(
     consensus: Sequence[int] = CONSENSUS,
     report: Callable[[Tried], None] = lambda tried: None,
 ) -> Choice:
-    """Starts from `search` and changes one value at a time, keeping what raises CIDEr; twelve decodings or fewer.
+    """Starts from `search` and changes one value at a time, keeping what raises CIDEr; by default at most eleven tries.
 
-    `features()` gives the images' features in chunks (B,R,F), anew each time; `references` are theirs, in that order, and
-    `protocol` says of what; the decoding in it is each time another.
+    `features()` yields the images' features in chunks (B,R,F), anew on each call; `references` are in the same order.
+    `protocol` describes the data; its decoding is replaced for each try.
     """
     tried: dict[SearchConfig, Tried] = {}
 
@@ -107,11 +107,11 @@ def choose_bundle_decoding(
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> tuple[Choice, Protocol]:
-    """The decoding that scores best for a bundle on a split, and how it was found; `report` hears of each that is tried.
+    """The decoding that scores best for a bundle on a split, and its protocol; `report` hears of each decoding tried.
 
-    The first one is `search`, by default the bundle's own.
-    Features come from the encoder's cache where there is one, in the user's place or in `place`; it is filled where it has to be. Raises
-    what `evaluate_bundle` does.
+    The search starts from `search`, by default the bundle's own. Features come from the encoder's cache, in the user's
+    place or in `place`, and missing ones are added; without a cache none is left behind. Raises what `evaluate_bundle`
+    does.
     """
     captioner = Captioner.load(bundle)
     encoder = captioner.bundle.encoder
@@ -144,7 +144,7 @@ def choose_bundle_decoding(
 
 
 def keep_best_decoding(bundle: Path, data: Path, *, split: str = "val", **heard: Any) -> tuple[Choice, Protocol]:
-    """`choose_bundle_decoding`, with the same `heard` callbacks, and what it chose as the bundle's own defaults."""
+    """Runs `choose_bundle_decoding`, passing it `heard`, and makes its choice the bundle's own defaults."""
     choice, protocol = choose_bundle_decoding(bundle, data, split=split, **heard)
     tried = [{"decoding": tried.search.one_view().describe(), "scores": tried.scores} for tried in choice.tried]
     set_decoding(

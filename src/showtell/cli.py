@@ -1,7 +1,8 @@
-"""The command line: `showtell data · train · tune · evaluate · decoding · caption · report · export · push · serve · trace · demo`.
+"""The `showtell` command line: data · train · tune · evaluate · decoding · caption · report · export · push · serve ·
+trace · demo.
 
-Exit codes: 0 done; 1 some inputs failed and the rest were done; 2 wrong input; 130 interrupted. Results go to stdout,
-progress and notes to stderr. Nothing heavy is imported before the arguments are known to make sense.
+Exit codes: 0 done; 1 some inputs failed, the rest are done; 2 wrong input; 130 interrupted. Results go to stdout,
+progress and notes to stderr. Nothing heavy is imported before the arguments have been checked.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import showtell
 from showtell.commands import caption, data, decoding, demo, evaluate, export, push, report, serve, trace, train, tune
 from showtell.errors import ShowtellError, first_line
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # writing to an open file does not say which
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # errors from writing to an open file do not name it
 _ADVICE = {
     errno.EACCES: "change its permissions, or name another place",
     errno.EPERM: "change its permissions, or name another place",
@@ -28,11 +29,11 @@ _ADVICE = {
 }
 
 
-_UsageError: Any = typer.BadParameter.__bases__[0]  # click's, which Typer brings with it under a private name
+_UsageError: Any = typer.BadParameter.__bases__[0]  # click's, which Typer bundles under a private name
 
 
 class _PoliteGroup(TyperGroup):
-    """Turns what a user can cause into one sentence on stderr and an exit code; our own bugs keep their traceback."""
+    """Turns errors that a user can cause into a sentence on stderr and an exit code; our bugs keep their traceback."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -61,7 +62,7 @@ class _PoliteGroup(TyperGroup):
                 said += f"; {_ADVICE[error.errno]}"
             _fail(f"{error.filename}: {said}" if error.filename else f"{said}; make room, and start again", 2)
         except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for it
+            if type(error).__name__ != "OutOfMemoryError":  # torch's; not worth importing torch for
                 raise
             _fail(
                 f"the accelerator's memory is too small ({first_line(error)}); take --batch lower, or --device cpu, where the command has them",
@@ -108,7 +109,7 @@ def _options(
 
 
 def _misused(error: Any, command: str = "showtell") -> NoReturn:
-    """What is wrong with the arguments of `command` as one sentence; whoever gave none gets the help."""
+    """Reports wrong arguments of `command` in one sentence; without any arguments, shows the help."""
     if type(error).show is not _UsageError.show:
         raise error
     said = error.format_message().rstrip(".?")
@@ -131,6 +132,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command, by default that of the process, and leaves by `SystemExit`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text, a terminal may know no "…"
+            stream.reconfigure(errors="backslashreplace")  # file names may not be text, terminals may lack "…"
     app(args=arguments, prog_name="showtell")
     return 0

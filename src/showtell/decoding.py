@@ -1,4 +1,4 @@
-"""How captions are chosen: what a search or a draw is told, whatever runs it."""
+"""Options for choosing captions, by search or by sampling, whatever runs it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from showtell.errors import DataError
 
 MOST_VIEWS = 8
-MOST_REQUIRED = 4  # every set of words that were said has a beam of its own
+MOST_REQUIRED = 4  # every subset of them has a beam of its own
 Phrase = tuple[int, ...]  # token ids that follow each other
 
 
@@ -15,9 +15,9 @@ Phrase = tuple[int, ...]  # token ids that follow each other
 class SearchOptions:
     """`score = log_prob / length ** length_penalty`; length and `max_length` count the `<end>`.
 
-    The beam is searched in `groups` that shun each other's words by `diversity` nats. Every caption has a phrase of
-    each of `required`, and none of `forbidden`. With `consensus` so many candidates are found and those that the
-    others agree with come first; with `views` the image is looked at in so many ways.
+    The beam is split into `groups`; a word costs `diversity` nats each time that an earlier group says it at the same
+    step. Every caption has a phrase of each of `required` and none of `forbidden`. `consensus` candidates are ranked by
+    how much they agree, and the image is looked at in `views` ways.
     """
 
     beam: int = 5
@@ -37,7 +37,7 @@ class SearchOptions:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Captions drawn instead of searched for; the same seed draws the same ones for the same image in the same place."""
+    """Draws captions instead of searching; the same seed draws the same ones for the same image in the same place."""
 
     temperature: float = 1.0
     top_p: float = 0.9
@@ -54,13 +54,14 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What captions are asked for beyond the bundle's own decoding.
+    """What is asked of captions beyond the bundle's own decoding.
 
-    Every caption has each of the words `required`, where "dog|dogs" is met by either, and none of `excluded`, where "dog|dogs" are
-    both ruled out. To a captioner of subwords (`data.vocabulary = "bpe"`) a word that goes on, "doghouse", holds "dog", and words of
-    a script without spaces cannot be told apart. `diverse` searches as many groups as there are captions, each shunning what
-    the others say by `diversity` nats a word. `consensus` candidates are ranked by what they are worth to each other, and
-    the image is looked at in `views` ways (1 to 4; to 8 for a bundle trained on turned pictures); None is the bundle's.
+    Every caption has each of the words `required`, where "dog|dogs" is met by either, and none of `excluded`, where
+    "dog|dogs" rules out both. For captioners of subwords (`data.vocabulary = "bpe"`), a longer word such as "doghouse"
+    contains "dog", and words of scripts without spaces cannot be told apart. `diverse` searches as many groups as there
+    are captions, and a word costs `diversity` nats each time that an earlier group says it. `consensus` candidates are
+    ranked by how much they agree, and the image is looked at in `views` ways (1 to 4; to 8 for a bundle trained on
+    turned pictures); None keeps the bundle's own.
     """
 
     required: tuple[str, ...] = ()

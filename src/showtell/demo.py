@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
-_MARK = ".showtell-demo"  # only in a folder that a demo made: what lies there may go
+_MARK = ".showtell-demo"  # marks a folder that a demo made, whose contents may be deleted
 
 
 @dataclass(frozen=True)
 class Explained:
-    """A held-out picture, what the model says of it, and the drawing of where it looked."""
+    """A held-out picture, its caption, and the drawing of where the model looked."""
 
     image: CaptionedImage
     caption: Caption
@@ -33,7 +33,7 @@ class Explained:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Where all of it lies, and what came of it."""
+    """Where everything is, and the scores on the test split."""
 
     out: Path
     data: Path
@@ -65,9 +65,9 @@ def run_demo(
     note: Callable[[str], None] = lambda text: None,
     progress: Progress = lambda what, done, total: None,
 ) -> DemoResult:
-    """Everything once, below `out`; an earlier demo there is replaced.
+    """Runs the whole demo once, below `out`; an earlier demo there is replaced.
 
-    `say` gets results, `note` what goes on. Raises `DataError` where `out` holds something else.
+    `say` gets results, `note` progress notes. Raises `DataError` where `out` holds something else.
     """
     recipe = load_recipe("scenes", overrides)
     _clear(out)
@@ -108,7 +108,7 @@ def _clear(out: Path) -> None:
 
 
 def _is_a_demos(out: Path) -> bool:
-    """Whether a demo made the folder; those of earlier versions left no mark, but nothing else than this either."""
+    """Whether a demo made the folder; earlier versions left no mark, but exactly these files."""
     parts = {"scenes", "run", "attention", "report.html"}
     unmarked = {path.name for path in out.iterdir()} == parts and (out / "scenes" / "captions.jsonl").is_file()
     return (out / _MARK).is_file() or unmarked

@@ -4,10 +4,10 @@ ShowtellError                 anything below; the command line prints it and exi
 ├── RecipeError               a recipe's key or value is wrong
 ├── DataError                 a data set cannot be read, or holds nothing to work on
 │   └── ImageError            one image cannot be decoded
-├── WeightsError              an encoder's weights cannot be had, or are of another encoder
+├── WeightsError              an encoder's weights are unavailable, or belong to another encoder
 ├── BundleError               a bundle is missing, incomplete or of a newer version
 ├── CacheError                a feature cache belongs to another encoder, or has no room
-├── DownloadError             no mirror delivered what was asked for
+├── DownloadError             a download failed, or the hub refused or did not answer
 └── MissingExtraError         an optional dependency is not installed
 """
 
@@ -33,7 +33,7 @@ class ImageError(DataError):
 
 
 class WeightsError(ShowtellError):
-    """An encoder's weights cannot be had, or are of another encoder."""
+    """An encoder's weights are unavailable, or belong to another encoder."""
 
 
 class BundleError(ShowtellError):
@@ -45,7 +45,7 @@ class CacheError(ShowtellError):
 
 
 class DownloadError(ShowtellError):
-    """No mirror delivered what was asked for."""
+    """A download failed, or the hub refused or did not answer."""
 
 
 class MissingExtraError(ShowtellError):
@@ -56,7 +56,7 @@ class MissingExtraError(ShowtellError):
 
 
 def check_target(path: Path, endings: tuple[str, ...] = (), *, option: str) -> None:
-    """`DataError` where `path`, which `option` gave, is no name for a file that ends so."""
+    """Raises `DataError` unless `path`, the value of `option`, can be a file with one of the `endings`."""
     if endings and path.suffix.lower() not in endings:
         raise DataError(f"{option} {path}: captions are written as {' or '.join(endings)}; name a file that ends so")
     if path.is_dir() or not path.parent.is_dir():
@@ -64,11 +64,11 @@ def check_target(path: Path, endings: tuple[str, ...] = (), *, option: str) -> N
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, its first line; its kind where it says nothing."""
+    """The first line of another library's error message, or the error's type where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def meant(wrong: str, names: Iterable[str], otherwise: str) -> str:
-    """A question that names the one of `names` nearest to `wrong`; `otherwise` where none is near."""
+    """A question that suggests the nearest of `names` to `wrong`; `otherwise` where none is near."""
     near = difflib.get_close_matches(wrong, list(names), n=1, cutoff=0.5)
     return f"did you mean '{near[0]}'?" if near else otherwise

@@ -1,7 +1,8 @@
-"""Scores of a bundle, or of predictions that somebody else made, on a split of a data set; with their floors.
+"""Scores a bundle, or predictions made elsewhere, on a split of a data set.
 
-The floors say what a score is worth: the best constant caption needs no image at all, and a captioner whose score
-survives shuffled images does not look at them. Importing this module, and scoring predictions, needs no torch.
+A bundle's scores come with floors, which say what they are worth: the best constant caption needs no image at all, and
+a captioner whose score survives shuffled images does not look at them. Importing this module and scoring predictions
+need no torch.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class Evaluation:
     constant: str = ""  # the caption behind floors["constant"]
     failures: tuple[str, ...] = ()  # images of the split that were left out, and why
     images: tuple[CaptionedImage, ...] = ()
-    candidates: tuple[str, ...] = ()  # one an image, in their order
-    spoken: TextStatistics | None = None  # of the candidates; None where there is no train split to compare with
+    candidates: tuple[str, ...] = ()  # one per image, in the order of `images`
+    spoken: TextStatistics | None = None  # of the candidates; None without a train split to compare with
     written: TextStatistics | None = None  # of people's captions, the split's first references
 
     @cached_property
@@ -58,7 +59,7 @@ class Evaluation:
         return bootstrap(self.report)
 
     def to_dict(self) -> dict[str, Any]:
-        """For --json: the scores under their names, their 95 % intervals and the protocol beside them."""
+        """For --json: the scores by name, with their 95 % intervals and the protocol."""
         result: dict[str, Any] = {**self.report.scores, "protocol": asdict(self.report.protocol)}
         result["intervals"] = {name: [interval.low, interval.high] for name, interval in self.intervals.items()}
         if self.floors:
@@ -92,7 +93,7 @@ class Evaluation:
 
 
 def _statistics(spoken: TextStatistics, written: TextStatistics) -> list[str]:
-    """What the captions are like, beside people's."""
+    """A table of the captions' statistics beside those of people's captions."""
     rows = {
         "end in half sentences": [f"{100 * s.unfinished:.1f} %" for s in (spoken, written)],
         "copy a training caption": [f"{100 * s.copies:.1f} %" for s in (spoken, written)],
@@ -107,7 +108,7 @@ def _statistics(spoken: TextStatistics, written: TextStatistics) -> list[str]:
 def _described(
     annotations: Annotations, images: Sequence[CaptionedImage], candidates: Sequence[str]
 ) -> tuple[TextStatistics | None, TextStatistics | None]:
-    """Statistics of the candidates and of people's first captions of the same images."""
+    """Statistics of the candidates and of people's first captions of the same images; None without a train split."""
     training = training_captions(annotations)
     if not training:
         return None, None
@@ -135,11 +136,12 @@ def evaluate_predictions(
 ) -> Evaluation:
     """Scores a file of predictions against the references of a split; the image files are not needed.
 
-    Where the file has a caption a line and no images, they are those of the split in its order, or those that `listed`
-    names, one a line. `more` is as `metrics.evaluate` has it. Data without splits of their own are split as `trained`, a bundle or an
-    exported folder, says; without it as recipes do that do not say otherwise. Markers around the predictions ("startseq … endseq") are
-    removed where half of them or more have one, and the report says so. `DataError` where images of the split have no prediction,
-    unless `allow_missing` leaves those images out.
+    Where the file has captions alone, one per line, they belong to the split's images in order, or to the images that
+    the file `listed` names, one per line. `more` is that of `metrics.evaluate`. Data without splits of its own is split
+    as for the training of `trained`, a bundle or an exported folder; without it, by the recipe's defaults. Markers
+    around the predictions ("startseq … endseq") are removed where half of them or more have one, and the report says
+    so. Raises `DataError` where images of the split have no prediction, unless `allow_missing` leaves them out, or
+    where none has.
     """
     shares = {} if trained is None else shares_of(read_config(trained)["recipe"])
     annotations = read_annotations(data, require_images=False, **shares)
@@ -188,12 +190,12 @@ def evaluate_bundle(
 ) -> Evaluation:
     """Captions a split's images with the bundle's own decoding, free running, and scores them beside both floors.
 
-    The bundles of `ensemble` join it, and `wishes` (consensus, views) stand in for the bundle's own. `more` is as
-    `metrics.evaluate` has it.
+    The bundles of `ensemble` join it, and `wishes` (consensus, views) replace the bundle's own settings. `more` is that
+    of `metrics.evaluate`.
 
-    Where the data has no split of its own, it is split as the bundle's training was. Images whose file is missing are
-    left out (see `note`), those that cannot be decoded are `failures`; `DataError` where none is left. Markers go as in
-    `evaluate_predictions`.
+    Data without a split of its own is split as for the bundle's training. Images whose file is missing are left out and
+    reported to `note`; those that cannot be decoded become `failures`. Raises `DataError` where none is left. Markers
+    are removed as in `evaluate_predictions`.
     """
     from showtell.loading import load_captioner
 
@@ -216,7 +218,7 @@ def evaluate_captioner(
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
-    """`evaluate_bundle` of a captioner that is loaded already; `members` says of how many bundles it is an ensemble."""
+    """`evaluate_bundle` for a captioner that is already loaded, an ensemble of `members` bundles."""
     annotations, images = images_of(captioner, data, split, note)
     candidates: dict[int, str] = {}
     failures: list[str] = []
@@ -250,8 +252,11 @@ def evaluate_captioner(
 
 
 def _unmarked(candidates: list[str]) -> tuple[list[str], list[str]]:
-    """The candidates without markers, and a note that names these, if there were any. They are how a captioner was taught, not what it says,
-    the references have none, and who is refused would do nothing but remove them."""
+    """The candidates without markers, and a note that names any that were found.
+
+    Markers are how a captioner was taught, not what it says, and the references have none; refusing the file would only
+    make its author remove them.
+    """
     markers = find_markers(candidates)
     if not markers:
         return candidates, []
@@ -259,12 +264,12 @@ def _unmarked(candidates: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _noted(report: Report, notes: Iterable[str]) -> Report:
-    """The report with what there is to say of the data and the captions, before its own notes."""
+    """The report with notes on the data and the captions put before its own."""
     return replace(report, notes=[*notes, *report.notes])
 
 
 def constant_caption(annotations: Annotations) -> str:
-    """The caption of the train split that scores best for all of its images; empty where there is no train split."""
+    """The caption of the train split that scores best for all of its images; empty without a train split."""
     captions = training_captions(annotations)
     return best_constant_caption(captions) if captions else ""
 
@@ -286,7 +291,7 @@ def derange(candidates: Sequence[str], *, seed: int) -> list[str]:
 def make_protocol(
     annotations: Annotations, split: str, references: Iterable[Sequence[str]], *, decoding: str
 ) -> Protocol:
-    """What has to stand beside a score."""
+    """The protocol that has to be reported with a score."""
     name = annotations.root.resolve().name
     return Protocol.of(
         references, dataset=f"{name} ({annotations.drawn})" if annotations.drawn else name, split="val" if split == "dev" else split,
@@ -297,16 +302,16 @@ def make_protocol(
 def images_of(
     captioner: BaseCaptioner, data: Path, split: str, note: Callable[[str], None] = lambda text: None
 ) -> tuple[Annotations, tuple[CaptionedImage, ...]]:
-    """The data set, split as in the captioner's training, and the images of the split that are there.
+    """The data set, split as for the captioner's training, and the images of the split whose files exist.
 
-    Missing files must not shift the split; `DataError` where none is there.
+    Missing files do not change the split; `DataError` where all are missing.
     """
     shares = shares_of(captioner.recipe)
     annotations = read_annotations(data, **shares)
     wanted = "val" if split == "dev" else split
     images = tuple(image for image in annotations.images if image.split == wanted)
     if not images:
-        # Says so where there is no such split.
+        # Raises its own error where there is no such split.
         listed = read_annotations(data, require_images=False, **shares).split(split)
         raise DataError(
             f"{data}: the {split} split lists {len(listed)} images and none of their files is there (first "
@@ -319,13 +324,13 @@ def images_of(
 
 
 def shares_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """How a captioner's training split data that have no splits of their own, for `read_annotations`."""
+    """Arguments for `read_annotations` that split data without splits of its own as for a captioner's training."""
     settings, named = recipe.get("data", {}), {"val": "val", "test": "test", "split_seed": "seed"}
     return {name: settings[key] for key, name in named.items() if key in settings}
 
 
 def _decoding(captioner: BaseCaptioner, wishes: Wishes | None, bundles: int) -> str:
-    """The decoding, as a protocol names it: the captioner's own, with the wishes."""
+    """The decoding as a protocol names it: the captioner's own, changed by the wishes."""
     from showtell.config import SearchConfig
 
     chosen = {key: value for key in SearchConfig.model_fields if (value := getattr(wishes, key, None)) is not None}
@@ -334,7 +339,7 @@ def _decoding(captioner: BaseCaptioner, wishes: Wishes | None, bundles: int) -> 
 
 
 def _lines(path: Path) -> list[str]:
-    """The images that a file names, one a line."""
+    """The images that a file names, one per line."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError:

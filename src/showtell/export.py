@@ -1,8 +1,8 @@
-"""A captioner without torch: encoder and decoder step as ONNX, for `showtell.runtime`.
+"""Exports a captioner's encoder and decoder step as ONNX, for `showtell.runtime` to run without torch.
 
 An exported folder holds `encoder.onnx` (images -> features), `prepare.onnx` (features -> Memory and first State),
 `step.onnx` (tokens, State, Memory -> log-probabilities, State, attention), `vocabulary.json` and, written last,
-`config.json`. Batch and beam are free.
+`config.json`. Batch and beam sizes are free.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from showtell.images import ImageTransform, open_image
 EXPORT_VERSION = 1
 Precision = Literal["float32", "float16", "int8"]
 CALIBRATION_IMAGES = 64
-# The first ones, on few channels: they make a quarter of the error and take a fiftieth of the time.
+# The first convolutions, on few channels, make a quarter of the error and take a fiftieth of the time.
 WHOLE_CONVOLUTIONS = 2
-QUANTISED = ["Conv", "Relu", "Concat", "MaxPool", "AveragePool"]  # what lies between convolutions stays in 8 bits too
+QUANTISED = ["Conv", "Relu", "Concat", "MaxPool", "AveragePool"]  # between convolutions, values stay in 8 bits too
 
 
 class _Prepare(nn.Module):
@@ -66,12 +66,12 @@ def export_onnx(
     reduced_range: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Writes a bundle as an exported folder, whole or not at all; returns it.
+    """Writes a bundle as an exported folder, whole or not at all; returns the folder.
 
-    "float16" stores all weights in half precision and computes in single. "int8" quantises the encoder, its ranges
-    measured on 64 of the `calibration` images; with `reduced_range` its weights use 7 of their 8 bits, for processors without
-    VNNI, which add products in 16 bits and would overflow. Raises `DataError` where `out` is not empty or no calibration image is
-    given, `MissingExtraError` without the extra `onnx`.
+    "float16" stores large weights in half precision and computes in single. "int8" quantises the encoder, its ranges
+    measured on 64 of the `calibration` images; with `reduced_range` its weights use 7 of their 8 bits, for processors
+    without VNNI, which add products in 16 bits and would overflow. Raises `DataError` where `out` exists and is not an
+    empty folder, or where int8 gets no calibration image; `MissingExtraError` without the extra `onnx`.
     """
     _need_extra()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -110,7 +110,7 @@ def _need_extra() -> None:
 
 
 def _export_graphs(loaded: Bundle, folder: Path, note: Callable[[str], None]) -> tuple[int, int]:
-    """Writes the three graphs; returns how many tensors Memory and State are."""
+    """Writes the three graphs; returns the number of tensors in Memory and in State."""
     decoder, size = loaded.decoder, loaded.transform.size
     images = torch.zeros(2, 3, size, size)
     with torch.no_grad():
@@ -135,7 +135,7 @@ def _export_graphs(loaded: Bundle, folder: Path, note: Callable[[str], None]) ->
 
 
 def _growing(before: Tensor, after: Tensor) -> dict[int, Any]:
-    """The dimensions of a State that grow with the caption: those of a decoder that keeps all its steps."""
+    """The dimensions of a State tensor that grow with the caption, in decoders that keep all their steps."""
     return {axis: Dim.DYNAMIC for axis in range(2, after.ndim) if before.shape[axis] != after.shape[axis]}
 
 
@@ -147,22 +147,22 @@ def _export(model: nn.Module, inputs: tuple[Any, ...], path: Path, shapes: Any, 
     assert program is not None
     for graph in (*program.model.graphs(), *(function.graph for function in program.model.functions.values())):
         for node in graph.all_nodes():
-            node.metadata_props.clear()  # the exporter's stack traces name folders of this machine
+            node.metadata_props.clear()  # the exporter's stack traces name local folders
     program.save(str(path))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter talks on stdout and warns of its own deprecations."""
+    """Silences the exporter, which prints to stdout and warns of its own deprecations."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
 
 def _quantise(path: Path, calibration: Sequence[Path], transform: ImageTransform, *, reduced_range: bool) -> None:
-    """Replaces a float32 encoder by one of 8 bits: weights by channel, activations by their measured ranges.
+    """Replaces a float32 encoder by one in 8 bits: weights by channel, activations by their measured ranges.
 
-    The first convolutions stay whole.
+    The first `WHOLE_CONVOLUTIONS` convolutions stay in float32.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -196,8 +196,8 @@ def _quantise(path: Path, calibration: Sequence[Path], transform: ImageTransform
 def _halve(path: Path) -> None:
     """Stores the weights of a graph in half precision, each with a cast back to single before it is used.
 
-    ONNX Runtime casts them once, when it opens the file: on a CPU, which has no half-precision convolutions, captions take
-    as long as before. Small tensors (biases, norms) and those beyond the range stay as they are.
+    ONNX Runtime casts them once, when it opens the file, so captions take as long as before on a CPU, which has no
+    half-precision convolutions. Tensors that are small (biases, norms) or out of range stay as they are.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper

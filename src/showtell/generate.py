@@ -1,6 +1,6 @@
-"""Features to captions as token ids: what validation, evaluation and captioning share.
+"""From features to captions as token ids, for validation, evaluation and captioning.
 
-Markers and the unknown word are never said, and where the options ask for it the candidates' consensus comes first.
+Markers and the unknown word are never said.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ def find_captions(
 ) -> list[list[Hypothesis]]:
     """The `options.n` best captions of each image of `features` (B,R,F), best first.
 
-    With `options.consensus` the best so many of a beam at least as wide are ranked by what they are worth to each other;
-    `score` is that, 0 … 10. Diverse groups that say the same count once. `DataError` where no caption has what `options` ask for.
+    With `options.consensus`, that many candidates of a beam at least as wide are ranked by their expected CIDEr-D
+    against each other, which becomes their `score`, 0 … 10. Captions that several diverse groups found count once.
+    `DataError` where no caption meets the options.
     """
     count = options.beam if options.groups > 1 else max(options.n, options.consensus)
     found = beam_search(
@@ -68,19 +69,19 @@ def draw_captions(
 
 
 def by_consensus(hypotheses: Sequence[Hypothesis], end_id: int) -> list[Hypothesis]:
-    """The same hypotheses, the one first that the others agree with most, scored by it."""
+    """The same hypotheses, ranked and scored by how much the others agree with them."""
     said = [(*h.tokens, end_id) if h.finished else h.tokens for h in hypotheses]
     worth = expected_utility(said, [h.log_prob for h in hypotheses])
     return [replace(hypotheses[i], score=float(worth[i])) for i in (-worth).argsort(kind="stable")]
 
 
 def unspoken(vocabulary: Vocabulary) -> tuple[int, ...]:
-    """The ids that no caption holds."""
+    """The ids that never appear in a caption."""
     return (vocabulary.pad_id, vocabulary.start_id, vocabulary.unk_id)
 
 
 def _distinct(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
-    """Without those that say what an earlier one says."""
+    """The hypotheses without those that repeat an earlier one's words."""
     first: dict[tuple[int, ...], Hypothesis] = {}
     for hypothesis in hypotheses:
         first.setdefault(hypothesis.tokens, hypothesis)

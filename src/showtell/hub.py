@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: captioners by their name there, and to there. Nothing that is fetched is executed."""
+"""Captioners on the Hugging Face Hub: found by name, and published. Nothing that is fetched is executed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class HubId:
 
     @classmethod
     def parse(cls, text: str) -> HubId | None:
-        """None where `text` does not have the shape."""
+        """Parses a hub name; None where `text` is not one."""
         match = _ID.fullmatch(text)
         if match is None or "--" in match["id"] or ".." in match["id"] or match["id"].endswith(".git"):
             return None
@@ -45,9 +45,9 @@ class HubId:
 def resolve(source: str | Path) -> Path:
     """The folder of a captioner: `source` itself where it exists, else that of the hub's `user/name[@revision]`.
 
-    What the hub has is fetched once into its cache (`HF_HOME`) and found there without network afterwards. Anything
-    that has not the shape of a hub's name comes back as it is. Raises `BundleError` where the hub has no such captioner,
-    `DownloadError` where it cannot be reached.
+    Files are fetched once into the hub's cache (`HF_HOME`) and found there without network afterwards. Anything that is
+    not shaped like a hub name is returned unchanged. Raises `BundleError` where the hub has no such captioner,
+    `DownloadError` where it cannot be reached or fails to answer.
     """
     path = Path(source)
     wanted = HubId.parse(path.as_posix() if isinstance(source, Path) else source)
@@ -57,7 +57,7 @@ def resolve(source: str | Path) -> Path:
 
 
 def need_folder(path: Path) -> Path:
-    """A folder that looks like a captioner; whether it is whole is seen when it is loaded. `BundleError` otherwise."""
+    """Returns `path` if it looks like a captioner, else raises `BundleError`; loading checks whether it is complete."""
     if (path / "config.json").is_file():
         return path
     near = _near(path)
@@ -70,11 +70,11 @@ def need_folder(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Upload:
-    """What a push sends: a captioner's files, and a card in the place of its README.md."""
+    """What a push sends: a captioner's files, and a card as its README.md."""
 
     files: tuple[Path, ...]
     card: str
-    config: bytes  # without the folders of this machine that bundles of earlier versions name
+    config: bytes  # without local folders, which bundles of earlier versions name
 
     def lines(self) -> list[str]:
         """The files and their sizes, for people."""
@@ -88,8 +88,9 @@ def prepare_upload(
 ) -> Upload:
     """Gathers a bundle's or an exported folder's files and writes its card; nothing is sent.
 
-    `scores` are files that `showtell evaluate --json` printed. Raises `BundleError` for what is no whole captioner,
-    `RecipeError` for a licence or data set's name that the hub would not take, `DataError` for scores that are none.
+    `scores` are files that `showtell evaluate --json` printed. Raises `BundleError` for an incomplete captioner or none
+    at all, `RecipeError` for a licence or data set's name that the hub would refuse, `DataError` for files without
+    scores.
     """
     from showtell.card import Scored, model_card
     from showtell.recipe import parse_recipe
@@ -122,7 +123,7 @@ def prepare_upload(
 
 
 def _without_folders(path: Path, config: dict[str, Any], recipe: Recipe) -> bytes:
-    """A config.json as it is, or, where it names folders of this machine, with the data set's name alone."""
+    """The config.json as it is, or, where it names local folders, with the data set's name alone."""
     data, away = config["recipe"].get("data", {}), recipe.given_away().data
     kept = {**data, "path": away.path, "cache": away.cache} if data else data
     if kept == data:
@@ -134,8 +135,9 @@ def _without_folders(path: Path, config: dict[str, Any], recipe: Recipe) -> byte
 def push(upload: Upload, target: HubId, *, private: bool = False, message: str = "", token: str | None = None) -> str:
     """Puts a captioner on the hub in one commit, and returns the commit's address.
 
-    The repository is made where there is none, and so is the branch `target.revision`; files of a captioner that was there
-    before and are not sent go away in the same commit. Raises `DownloadError` where the hub refuses or cannot be reached.
+    Creates the repository and the branch `target.revision` where they do not exist. Files of an earlier captioner that
+    are not sent again are deleted in the same commit. Raises `DownloadError` where the hub refuses or cannot be
+    reached, or where there is no login.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
@@ -168,7 +170,7 @@ def push(upload: Upload, target: HubId, *, private: bool = False, message: str =
 
 
 def _check_same_kind(target: HubId, there: set[str], token: str | None) -> None:
-    """`DownloadError` where the repository holds a model that is not a captioner of ours, which a push would overwrite."""
+    """`DownloadError` where the repository holds a model that is not ours and that a push would overwrite."""
     if there - {".gitattributes", "README.md"} and not (
         "config.json" in there and _is_captioner(_snapshot(target.id, target.revision, _SMALL, token))
     ):
@@ -178,7 +180,7 @@ def _check_same_kind(target: HubId, there: set[str], token: str | None) -> None:
 
 
 def read_token(path: Path) -> str:
-    """The token that a file holds. `RecipeError` where it holds none."""
+    """The token in a file. `RecipeError` where it does not hold exactly one word."""
     words = path.read_text(encoding="utf-8", errors="replace").split()
     if len(words) != 1:
         raise RecipeError(f"--token-file {path}: found {len(words)} words; expected the token alone")
@@ -186,7 +188,7 @@ def read_token(path: Path) -> str:
 
 
 def _fetch(wanted: HubId) -> Path:
-    """The snapshot's folder. Its small files come first, so that a stranger's gigabytes are not fetched to be refused."""
+    """The snapshot's folder. Small files come first, so that gigabytes are not fetched only to be refused."""
     with _sentences(wanted, "load"):
         folder = _snapshot(wanted.id, wanted.revision, _SMALL)
         if not _is_captioner(folder):
@@ -198,7 +200,7 @@ def _fetch(wanted: HubId) -> Path:
 
 
 def _snapshot(name: str, revision: str | None, patterns: Sequence[str], token: str | None = None) -> Path:
-    """Its folder in the hub's cache, with the files of these names; without a token the stored login asks."""
+    """Its folder in the hub's cache, with the files of these names; without `token`, the stored login is used."""
     from huggingface_hub import snapshot_download
 
     return Path(
@@ -226,7 +228,7 @@ def _is_ours(name: str) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What a bundle or an exported folder says of itself, its recipe among it; `BundleError` where it is none."""
+    """The config.json of a bundle or an exported folder, its recipe included; `BundleError` where it is neither."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config["recipe"]["name"]
@@ -252,12 +254,12 @@ def _no_license(found: str) -> str:
 
 @contextlib.contextmanager
 def _sentences(target: HubId, doing: str) -> Iterator[None]:
-    """Says what the hub answered, or that it did not, in one sentence."""
+    """Turns the hub's errors, and its silence, into one sentence."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
     try:
         yield
-    except Exception as error:  # the hub's client wraps what happened in many kinds, of two HTTP libraries
+    except Exception as error:  # the hub's client raises many kinds, of two HTTP libraries
         chain = list(_causes(error))
         answer = next((e for e in chain if isinstance(e, HfHubHTTPError) and e.response is not None), None)
         if any(isinstance(e, RevisionNotFoundError) for e in chain):
@@ -318,7 +320,7 @@ def _did_you_mean(target: HubId) -> str:
 
 
 def _near(path: Path) -> Path | None:
-    """The captioner that somebody meant who wrote `path`: a run's bundle, there or in the folder of the nearest name."""
+    """The captioner that `path` probably meant: a run's bundle, there or in the folder of the nearest name."""
     meant, place = path, path.parent
     if path.name == "bundle" and not place.is_dir():  # runs/photo/bundle of runs/photos/bundle
         meant, place = place, place.parent

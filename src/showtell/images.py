@@ -1,4 +1,4 @@
-"""Safe decoding, and the one path that pixels take in training, evaluation and serving."""
+"""Safe decoding of images, and the one path from pixels to model input in training, evaluation and serving."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 
 from showtell.errors import DataError, ImageError
 
-# A damaged EXIF block, a palette with transparency: dealt with below. Once and for all, since what changes filters for a while
-# (`catch_warnings`) changes them for all threads, and may leave them changed.
+# Damaged EXIF blocks and palettes with transparency are handled below. The filter is set once, because `catch_warnings`
+# changes filters for all threads and may leave them changed.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"])
@@ -29,7 +29,7 @@ MAX_BYTES = 256 * 1024 * 1024
 
 Source = str | Path | bytes | BinaryIO | Image.Image
 
-# What SUFFIXES means, and what cameras make of it. Pillow knows more formats; one of them starts another program.
+# The formats behind SUFFIXES and their camera variants. Pillow knows more, one of which starts another program.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF")
 
 _INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -37,10 +37,10 @@ _INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamp
 
 @dataclass(frozen=True, slots=True)
 class ImageTransform:
-    """How pixels become numbers. Two caches or bundles go together exactly when their transforms are equal.
+    """How pixels become numbers. Caches and bundles are compatible only where their transforms are equal.
 
-    "center": the shorter side becomes `resize` pixels, the middle `size`×`size` is kept; "squash": the whole frame
-    becomes `size`×`size`. `mean` and `std` are of RGB in 0 … 1.
+    "center": the shorter side is resized to `resize` pixels and the middle `size`×`size` is kept; "squash": the whole
+    frame is resized to `size`×`size`. `mean` and `std` are of RGB in 0 … 1.
     """
 
     size: int
@@ -63,11 +63,11 @@ class ImageTransform:
 
     @property
     def enough(self) -> int:
-        """Pixels that a picture's shorter side needs, as `open_image` asks: twice what is left of it, so that resizing still averages."""
+        """Pixels that the shorter side needs for `open_image`: twice what is left, so that resizing still averages."""
         return 2 * max(self.size, self.resize)
 
     def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """(left, top, right, bottom) of what the encoder sees, in pixels of an image of that size."""
+        """(left, top, right, bottom) of what the encoder sees, in pixels of a `width`×`height` image."""
         if self.crop_mode == "squash":
             return (0.0, 0.0, float(width), float(height))
         side = min(width, height) * min(1.0, self.size / self.resize)
@@ -75,18 +75,18 @@ class ImageTransform:
         return (left, top, left + side, top + side)
 
     def to_dict(self) -> dict[str, Any]:
-        """As config.json keeps it."""
+        """The transform as config.json keeps it."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """What `to_dict` gave."""
+        """The transform that `to_dict` wrote."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One way to look at an image: a transform, then perhaps quarters of a turn (counterclockwise), then perhaps a mirror."""
+    """One way to look at an image: a transform, then quarter turns (counterclockwise), then perhaps a mirror."""
 
     transform: ImageTransform
     mirrored: bool = False
@@ -97,21 +97,22 @@ class View:
         return self.turn(self.transform(image))
 
     def turn(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What `transform` gave (3,S,S), turned and mirrored."""
+        """Turns and mirrors the output of `transform` (3,S,S)."""
         pixels = np.rot90(pixels, self.quarters, axes=(1, 2))
         return np.ascontiguousarray(pixels[..., ::-1] if self.mirrored else pixels)
 
     @property
     def swaps_sides(self) -> bool:
-        """Whether what is left in the picture is right here."""
+        """Whether what is on the left of the picture is on the right of this view."""
         return self.quarters == (0 if self.mirrored else 2)
 
 
 def views_of(transform: ImageTransform, count: int, *, turned: bool = False) -> tuple[View, ...]:
-    """The first `count` ways: as `transform` sees it, mirrored, and then either two or, `turned`, six more.
+    """The first `count` views: as `transform` sees it, the same mirrored, then two more or, with `turned`, six.
 
-    The two are another crop, and that mirrored: the middle where the whole frame is seen, seven eighths of its shorter side, and the
-    whole frame where the middle is. The six are turned by two, one and three quarters, each mirrored as well.
+    The two are another crop, plain and mirrored: the middle seven eighths of the shorter side where `transform` sees
+    the whole frame, and the whole frame where it sees the middle. The six are turned by two, one and three quarters,
+    each plain and mirrored.
     """
     both = (False, True)
     if turned:
@@ -125,10 +126,10 @@ def views_of(transform: ImageTransform, count: int, *, turned: bool = False) -> 
 def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, name: str = "", enough: int = 0) -> Image.Image:
     """The picture as RGB: upright, first frame, transparency on white, 16 bits scaled to 8.
 
-    Raises `ImageError` for what is not a whole image, or has more than `max_pixels` (read from its header, before
-    a pixel is decoded). `name` is what the error calls it: by default its path, or "image". With `enough`, a JPEG whose
-    shorter side is at least twice as many pixels is decoded at a half, a quarter or an eighth of its size, no side shorter than
-    that: a camera's photo takes a quarter of the time and a tenth of the memory.
+    Raises `ImageError` for anything that is not a whole image or has more than `max_pixels`, which the header tells
+    before a pixel is decoded. The error calls it `name`, by default its path or "image". With `enough`, a JPEG whose
+    shorter side has at least twice as many pixels is decoded at a half, a quarter or an eighth of its size, no side
+    shorter than `enough`: a camera's photo takes a quarter of the time and a tenth of the memory.
     """
     return open_sized(source, max_pixels=max_pixels, name=name, enough=enough)[0]
 
@@ -136,7 +137,7 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, name: str = "", 
 def open_sized(
     source: Source, *, max_pixels: int = MAX_PIXELS, name: str = "", enough: int = 0
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """What `open_image` gives, and how wide and high the picture is by itself, upright."""
+    """What `open_image` returns, and the (width, height) of the whole picture, upright."""
     name = name or (str(source) if isinstance(source, str | Path) else "image")
     try:
         return _decode(source, name, max_pixels, enough)
@@ -149,16 +150,17 @@ def open_sized(
 
 
 def decoding_threads() -> int:
-    """One for each core that this process may use, eight at most: its share, where several train together on a machine."""
+    """One per core that this process may use, at most eight; processes that train together share the cores."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     together = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # torchrun's
     return max(1, min(8, allowed // together))
 
 
 def find_images(arguments: Iterable[str]) -> Iterator[Path]:
-    """The files that `photo.jpg folder/ '*.png'` name: folders are searched through, patterns expanded, sorted.
+    """The files that `photo.jpg folder/ '*.png'` name: folders are searched recursively, patterns expanded, sorted.
 
-    Of a folder, the names in one folder at a time are in memory. Raises `DataError` for an argument that names nothing.
+    Folders are read one at a time, so that not all names are in memory. Raises `DataError` for a folder without images
+    and a pattern without matches; a missing file is passed on.
     """
     for argument in arguments:
         path = Path(argument)
@@ -178,8 +180,10 @@ def find_images(arguments: Iterable[str]) -> Iterator[Path]:
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
-    """The images in a folder and in those within, by path. Links to folders are passed over, and so are folders that may not be read or
-    are gone when their turn comes."""
+    """The images in a folder and its subfolders, sorted by path.
+
+    Links to folders are skipped, and so are folders that may not be read or have disappeared.
+    """
     try:
         with os.scandir(folder) as entries:
             folders = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries if _is_wanted(entry)}
@@ -216,7 +220,7 @@ def _decode(source: Source, name: str, max_pixels: int, enough: int) -> tuple[Im
         if width * height > max_pixels:
             raise ImageError(f"{name}: {width}×{height} pixels, expected at most {max_pixels:,} in all")
         if enough:
-            image.draft(None, (enough, enough))  # what is no JPEG stays as it is
+            image.draft(None, (enough, enough))  # only affects JPEGs
         image.load()
         upright = _upright_rgb(image)
         lies = (upright.width > upright.height) != (image.width > image.height)

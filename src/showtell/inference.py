@@ -31,7 +31,7 @@ Precision = Literal["auto", "float32"]
 
 
 class Captioner(BaseCaptioner):
-    """A bundle, or several whose probabilities are averaged at each step, ready to caption."""
+    """Captions images with a bundle, or with several whose probabilities are averaged at each step."""
 
     def __init__(self, bundle: Bundle, *others: Bundle, device: torch.device, precision: Precision = "auto") -> None:
         """Words, decoding defaults and attention are `bundle`'s. `BundleError` where another has other words."""
@@ -55,11 +55,11 @@ class Captioner(BaseCaptioner):
     ) -> Captioner:
         """The captioner in a bundle's folder, on `device` (by default an accelerator where there is one).
 
-        `path` may be the hub's `user/name`, or `user/name@revision`; see `showtell.hub.resolve`. The bundles of `ensemble`
-        join it. Its encoder computes in bfloat16 where the processor multiplies it natively; with `precision` "float32" it
-        never does, and captions are the same on any processor. Raises `BundleError` for what is no bundle, is incomplete, or
-        of a newer version, and for bundles whose words differ, `DownloadError` where the hub cannot be reached, `DataError` for another
-        precision, and for a device that is not there.
+        `path` may be `user/name` or `user/name@revision` on the hub; see `showtell.hub.resolve`. The bundles of
+        `ensemble` join it. The encoder computes in bfloat16 on processors that multiply it natively; with
+        `precision="float32"` it never does, and captions are the same on any processor. Raises `BundleError` for a
+        folder that is not a bundle, is incomplete or is of a newer version, and for bundles whose words differ;
+        `DownloadError` where the hub cannot be reached; `DataError` for an unknown precision or an unavailable device.
         """
         if precision not in get_args(Precision):
             raise DataError(f"precision is '{precision}'; expected one of {', '.join(get_args(Precision))}")
@@ -70,7 +70,7 @@ class Captioner(BaseCaptioner):
 
     @property
     def decoder(self) -> StepDecoder:
-        """The first bundle's, as searches use it."""
+        """The first bundle's decoder, as searches use it."""
         decoder: StepDecoder = self._decoders[0]
         return decoder
 
@@ -100,7 +100,7 @@ class Captioner(BaseCaptioner):
         )
 
     def _views(self, options: SearchOptions) -> list[tuple[View, ...]]:
-        """How each bundle looks at an image: in as many ways as it has, at most."""
+        """Each bundle's views of an image: as many as the options ask for, or all that it has."""
         return [
             views_of(bundle.transform, min(options.views, _most_views(bundle)), turned=bundle.turned)
             for bundle in self.bundles
@@ -116,11 +116,11 @@ class Captioner(BaseCaptioner):
 
     @property
     def enough(self) -> int:
-        """Of all members, the most."""
+        """The most that any member needs."""
         return max(bundle.transform.enough for bundle in self.bundles)
 
     def see(self, image: Image, options: SearchOptions) -> dict[View, Pixels]:
-        """The image once for each way in which a bundle looks at it."""
+        """The image transformed once for each view that some bundle takes."""
         wanted = dict.fromkeys(view for views in self._views(options) for view in views)
         upright = {transform: transform(image) for transform in dict.fromkeys(view.transform for view in wanted)}
         return {view: view.turn(upright[view.transform]) for view in wanted}
@@ -151,7 +151,7 @@ class Captioner(BaseCaptioner):
     def _members(
         self, pixels: dict[View, Pixels], options: SearchOptions
     ) -> tuple[StepDecoder, Tensor | tuple[Tensor, ...]]:
-        """One decoder and its features; or an ensemble, a member for each bundle and view, and theirs."""
+        """One decoder and its features, or an ensemble of one member per bundle and view, and a tuple of theirs."""
         encoded: dict[tuple[int, View], Tensor] = {}
         members, features = [], []
         parts = zip(self.bundles, self._decoders, self._encoders, self._views(options), strict=True)
@@ -173,7 +173,7 @@ class Captioner(BaseCaptioner):
         regions = None
         if bundle.grid is not None:
             regions = torch.arange(bundle.encoder.regions, device=self.device)
-            cells = bundle.grid[0] * bundle.grid[1]  # a mean region behind them stays where it is
+            cells = bundle.grid[0] * bundle.grid[1]  # a mean region after the grid stays where it is
             seen = regions[:cells].view(bundle.grid)
             regions[:cells] = torch.rot90(seen.flip(1) if view.mirrored else seen, -view.quarters).flatten()
         words = self._mirrored_words if view.swaps_sides else None
@@ -198,7 +198,7 @@ def _most_views(bundle: Bundle) -> int:
 
 
 def _shared_encoders(bundles: Sequence[Bundle]) -> list[Encoder]:
-    """Each bundle's encoder: one and the same where they are equal, so that an image is encoded once for all of them."""
+    """Each bundle's encoder; equal encoders are one object, so that an image is encoded once for all of them."""
     if len(bundles) == 1:
         return [bundles[0].encoder]
     known: dict[str, Encoder] = {}
@@ -218,7 +218,7 @@ def _check_words(bundle: Bundle, other: Bundle) -> None:
 def _check_phrases(
     required: Sequence[Sequence[Phrase]], forbidden: Sequence[Phrase], wishes: Wishes, max_length: int
 ) -> None:
-    """`DataError` where no caption can be what is asked for."""
+    """Raises `DataError` where no caption can meet the wishes."""
     for words, any_of in zip(wishes.required, required, strict=True):
         if all(any(_holds(phrase, bad) for bad in forbidden) for phrase in any_of):
             raise DataError(f"'{words}' must occur and must not; leave out one of the two")
@@ -234,13 +234,13 @@ def _holds(phrase: Phrase, part: Phrase) -> bool:
 
 
 def _device(wanted: str | torch.device) -> torch.device:
-    """A device that can be used."""
+    """The device that `wanted` names; `DataError` if it cannot be used."""
     try:
         device = torch.device(wanted)
         if device.type not in ("cpu", "cuda", "mps", "xpu"):
             raise RuntimeError
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):  # the latter where torch was built without it
+    except (RuntimeError, AssertionError):  # AssertionError where torch was built without it
         raise DataError(
             f"device '{wanted}' cannot be used here; expected cpu, or, where there is one, e.g. cuda, cuda:1 or mps"
         ) from None

@@ -1,4 +1,4 @@
-"""Opens either kind of captioner, here or on the hub: a bundle, which torch runs, or an exported one, which ONNX Runtime runs."""
+"""Loads either kind of captioner, local or from the hub: a bundle (torch) or an exported folder (ONNX Runtime)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 def load_captioner(
     path: str | Path, *, ensemble: Sequence[str | Path] = (), device: str | None = None
 ) -> BaseCaptioner:
-    """The captioner in a folder, a bundle or an exported one, or of a hub's name; with `ensemble`, of several bundles.
+    """The captioner in a bundle or an exported folder, or of a hub name; with `ensemble`, one of several bundles.
 
-    `device` is torch's, by default an accelerator where there is one. `BundleError` where it is neither, and where an exported
-    one is to join an ensemble; `DataError` for a device that is not there.
+    `device` is torch's, by default an accelerator where there is one. `BundleError` where a folder is neither, and
+    where an exported captioner is to join an ensemble; `DataError` for an unavailable device, or any but the CPU for an
+    exported one.
     """
     folder, *others = (resolve(name) for name in (path, *ensemble))
     if others and (exported := [each for each in (folder, *others) if is_exported(each)]):

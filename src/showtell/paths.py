@@ -1,4 +1,4 @@
-"""Where showtell keeps what it can make again, which files are a captioner, how a file is written whole, and why a hub is silent."""
+"""Where feature caches are kept, which files make up a captioner, whole-file writes, and why the hub is silent."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ EXPORT_FILES = ("encoder.onnx", "prepare.onnx", "step.onnx", "vocabulary.json") 
 def cache_folder(wanted: str, fingerprint: str) -> Path:
     """The feature cache's folder for an encoder.
 
-    A folder that is a cache itself is used as it is (and checked when opened); any other is a place for caches, one
-    folder an encoder. Without one, that place is `cache_home()`: below `SHOWTELL_CACHE`, by default the user's cache.
+    If `wanted` is a cache itself, it is used as it is (and checked when opened); any other folder holds caches, one
+    subfolder per encoder. If it is empty, they are in `cache_home()`.
     """
     if wanted and is_cache(Path(wanted)):
         return Path(wanted)
@@ -27,20 +27,20 @@ def is_cache(folder: Path) -> bool:
 
 
 def cache_home() -> Path:
-    """The user's place for feature caches."""
+    """The user's folder of feature caches: below `SHOWTELL_CACHE`, by default `~/.cache/showtell`."""
     return Path(os.environ.get("SHOWTELL_CACHE") or Path.home() / ".cache" / "showtell") / "features"
 
 
 def why_no_hub() -> str:
-    """What to say where the Hugging Face Hub did not answer."""
+    """Why the Hugging Face Hub did not answer, as part of a sentence."""
     off = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     return "HF_HUB_OFFLINE switches the hub off" if off else "the hub cannot be reached"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file so that at any moment, that of a power cut included, `path` is either what it was or the whole content.
+    """Writes a file so that at any moment, even in a power cut, `path` has either its old content or the whole new one.
 
-    An `OSError` names the file, also where the disk is full.
+    An `OSError` names the file, even where the disk is full.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -1,4 +1,4 @@
-"""Recipes as they are written: TOML, `section.key=value` overrides, and what is wrong with them in a sentence."""
+"""Recipes as users write them: TOML, `section.key=value` overrides, and errors that explain what is wrong."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def refuse_idle_keys(recipe: Recipe, *, where: str) -> None:
-    """Raises `RecipeError` where a phase says how the CNN learns and does not train it. Bundles that say so are still read."""
+    """Raises `RecipeError` where a phase sets how the CNN learns but does not train it.
+
+    Bundles with such recipes can still be read.
+    """
     for number, phase in enumerate(recipe.phases()):
         for key in () if phase.encoder_from else OF_THE_CNN:
             if getattr(phase, key) != PhaseConfig.model_fields[key].default:
@@ -51,7 +54,7 @@ def refuse_idle_keys(recipe: Recipe, *, where: str) -> None:
 
 
 def phase_key(number: int, *keys: str) -> str:
-    """How errors name a phase, or a key of it: as overrides do, from 0, and as the recipe is told, from 1."""
+    """How errors name a phase or one of its keys: from 0, as overrides count, and from 1, as the recipe is shown."""
     return f"'{'.'.join(('train', 'phases', str(number), *keys))}' (phase {number + 1})"
 
 
@@ -70,7 +73,7 @@ def parse_recipe(raw: dict[str, Any], *, where: str) -> Recipe:
 
 
 def _causes(error: ValidationError) -> list[dict[str, Any]]:
-    """Its errors but for those of a list that only say that one of its items was wrong."""
+    """Its errors, without those of a list that merely report that one of its items is wrong."""
     found: list[dict[str, Any]] = [{**each} for each in error.errors()]
     return [e for e in found if not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in found)]
 
@@ -89,7 +92,7 @@ def find_recipe(source: str | Path) -> Path:
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
-    """Sets one `section.key=value` in place; a value is TOML, and a bare word is a string."""
+    """Sets one `section.key=value` in place; the value is TOML, and a bare word is a string."""
     key, separator, text = override.partition("=")
     *sections, last = key.strip().split(".")
     if not separator or not sections or not last:
@@ -99,7 +102,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def read_value(text: str) -> Any:
-    """A TOML value, which is never None; None where `text` is none."""
+    """The TOML value that `text` is, never None; None where it is not TOML."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -107,9 +110,12 @@ def read_value(text: str) -> Any:
 
 
 def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
-    """Sets the `section.key` of a recipe as nested dictionaries; a part of a list goes by its number, as in
-    `train.phases.0.lr`. A phase whose epochs are set has just those: its `min_steps` goes; one whose `encoder_from` is emptied loses
-    what goes with it. Raises `RecipeError` where there is no such section or number."""
+    """Sets the `section.key` of a recipe given as nested dictionaries.
+
+    An item of a list goes by its number, as in `train.phases.0.lr`. Setting a phase's epochs drops its `min_steps`, and
+    emptying its `encoder_from` drops the keys that need one. Raises `RecipeError` where there is no such section or
+    number.
+    """
     *sections, last = key.split(".")
     table: Any = raw
     for section in sections:
@@ -146,7 +152,7 @@ def _explain(error: dict[str, Any]) -> str:
             key = phase_key(number, *map(str, keys))
         case _:
             key = f"'{'.'.join(location)}'"
-    if error["type"] == "value_error" and isinstance(error["input"], dict):  # of several keys, which the sentence names
+    if error["type"] == "value_error" and isinstance(error["input"], dict):  # of several keys, which the message names
         return f"{key}: {error['ctx']['error']}"
     if error["type"] != "extra_forbidden":
         return f"{key} is {json.dumps(error['input'], default=str)}: {error['msg'].lower()}"

@@ -1,4 +1,4 @@
-"""An evaluation's captions with the scores of each image as a file: COCO's results or a table. `--predictions` reads both."""
+"""Writes an evaluation's captions and per-image scores as COCO results or a table; `--predictions` reads both."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ Rows = Sequence[dict[str, Any]]
 
 
 def check_results(path: Path) -> None:
-    """`DataError` where `write_results` could not write, or would replace what is there: a data set's captions, perhaps."""
+    """`DataError` where `write_results` could not write, or would replace a file: a data set's captions, perhaps."""
     check_target(path, tuple(_FORMATS), option="--captions")
     if path.exists():
         raise DataError(f"{path} is there already and is not replaced; name another file, or remove it")
 
 
 def write_results(path: Path, evaluation: Evaluation) -> None:
-    """Writes one object or row an image, whole or not at all: `image_id`, `caption`, and its own scores under the names of
-    `Evaluation.report.each`, as fractions (CIDEr 0 … 10).
+    """Writes one object or row per image, whole or not at all.
 
-    `path` ends in .json (a list, as COCO's results) or .csv; `DataError` as `check_results` has it. An id that is a number is
-    written as one where all are, as COCO's tools expect it.
+    Each has `image_id`, `caption` and the image's own scores under the names of `Evaluation.report.each`, as fractions
+    (CIDEr 0 … 10). `path` ends in .json (a list, as in COCO results) or .csv. Ids are written as numbers where all are
+    numbers, as COCO's tools expect. Raises `DataError` as `check_results` does, and for a .csv with names that it
+    cannot hold.
     """
     check_results(path)
     ids = [image.image_id for image in evaluation.images]
@@ -44,12 +45,12 @@ def write_results(path: Path, evaluation: Evaluation) -> None:
         | {name: values[place] for name, values in each.items()}
         for place, (image_id, caption) in enumerate(zip(ids, evaluation.candidates, strict=True))
     ]
-    # A file's name may be no text: JSON has the same escapes.
+    # A file's name may not be valid text; backslashreplace escapes it as JSON does.
     write_whole(path, _FORMATS[path.suffix.lower()](rows).encode("utf-8", "backslashreplace"))
 
 
 def _is_text(name: str) -> bool:
-    """Whether a file's name is: others hold bytes that are no letters."""
+    """Whether a file's name is valid text; others hold bytes that are not characters."""
     return name.encode("utf-8", "ignore").decode("utf-8") == name
 
 

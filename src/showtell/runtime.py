@@ -1,6 +1,6 @@
-"""Captions without torch: ONNX Runtime, NumPy and Pillow on a folder that `showtell export` wrote.
+"""Captions without torch: runs a folder written by `showtell export` with ONNX Runtime, NumPy and Pillow.
 
-B images · A of them still searched · K rows of an image · V vocabulary · R regions
+B images · A of them still searched · K rows per image · V vocabulary · R regions
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _PAD, _START, _END, _UNK = range(4)
 
 
 class OnnxCaptioner(BaseCaptioner):
-    """An exported folder, ready to caption."""
+    """Captions images with an exported folder."""
 
     def __init__(
         self, folder: Path, config: dict[str, Any], *, threads: int = 0, providers: Sequence[str] = ()
     ) -> None:
-        """`OnnxCaptioner.load` reads the configuration and checks it."""
+        """Takes a `config` that `OnnxCaptioner.load` has read and checked."""
         self.transform = ImageTransform.from_dict(config["transform"])
-        # One look at the image, one search: consensus and views are the bundle's.
+        # An export searches once, on one view: consensus and several views need the bundle.
         self.defaults = replace(SearchOptions(**config["search"]), consensus=0, views=1)
         self.recipe = config["recipe"]
         self.grid = tuple(config["grid"]) if config["grid"] else None
@@ -48,15 +48,16 @@ class OnnxCaptioner(BaseCaptioner):
         self._encoder, self._prepare, self._step = (
             _session(folder / name, threads, providers) for name in EXPORT_FILES[:3]
         )
-        self._step_inputs = [item.name for item in self._step.get_inputs()]  # only what the step uses
+        self._step_inputs = [item.name for item in self._step.get_inputs()]  # only those that the step uses
 
     @classmethod
     def load(cls, path: str | Path, *, threads: int = 0, providers: Sequence[str] | None = None) -> OnnxCaptioner:
-        """The captioner in an exported folder; `threads` 0 takes all cores.
+        """The captioner in an exported folder; `threads=0` uses all cores.
 
-        `providers` are ONNX Runtime's, the best one first, e.g. "CUDAExecutionProvider" or "CoreMLExecutionProvider"; by default
-        the CPU alone, which also computes what they cannot. Raises `BundleError` for what is incomplete or of a newer version,
-        `MissingExtraError` without ONNX Runtime, `DataError` for a provider that is not there.
+        `providers` are ONNX Runtime's, in order of preference, e.g. "CUDAExecutionProvider" or
+        "CoreMLExecutionProvider"; the default is the CPU, which also runs whatever the others cannot. Raises
+        `BundleError` for a folder that is no export, incomplete, damaged or of a newer version, `MissingExtraError`
+        without ONNX Runtime, `DataError` for an unavailable provider.
         """
         folder = Path(path)
         try:
@@ -81,8 +82,8 @@ class OnnxCaptioner(BaseCaptioner):
     def features(self, pixels: Pixels) -> Floats:
         """Transformed images (B,3,S,S) -> features (B,R,F): the encoder alone.
 
-        On the CPU one by one: on two cores no batch was faster a photo, and those of 32 were slower (experiments/LOG.md), in memory
-        that grows with them. What a batch saves is in the search.
+        On the CPU, images run one at a time: on two cores no batch size was faster per photo, batches of 32 were slower
+        (experiments/LOG.md), and memory grows with the batch. Batches pay off in the search.
         """
         if not self._on_cpu:
             features: Floats = self._encoder.run(None, {"images": pixels})[0]
@@ -140,16 +141,16 @@ def _session(path: Path, threads: int, providers: Sequence[str]) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Waiting threads sleep instead of spinning, which three sessions would do at each other's cost; and memory goes back
-    # when a batch is done, where arena and pattern would keep what every shape ever needed.
+    # Idle threads sleep, because three spinning sessions would slow each other down. Without arena and memory pattern,
+    # memory is returned after each batch; with them, it would be kept for every shape seen.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[*dict.fromkeys([*providers, _CPU])])
-    except Exception as error:  # onnxruntime raises many kinds of its own
+    except Exception as error:  # onnxruntime raises many exceptions of its own
         raise BundleError(f"{path} cannot be read ({first_line(error)}); export the bundle again") from None
     idle = next((name for name in providers if name not in session.get_providers()), None)
-    if idle is not None:  # a driver is missing, and it would go on without it
+    if idle is not None:  # a driver is missing; ONNX Runtime would go on without the provider
         raise DataError(
             f"the provider '{idle}' could not be started here; see that its driver is installed, or leave it out"
         )

@@ -1,4 +1,4 @@
-"""One image after every stage of captioning: what it is by then, and the file and line that made it."""
+"""Follows one image through every stage of captioning: its value after each, and the file and line of the code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ROOT = Path(showtell.__file__).parent.parent
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: its name, what came out of it, and where its code is."""
+    """A stage: its name, its output, and where its code is."""
 
     name: str
     value: str
@@ -37,7 +37,7 @@ class Stage:
 
 @torch.inference_mode()
 def trace_image(bundle: Path, image: Path) -> Iterator[Stage]:
-    """Walks the evaluation path with one image, stage by stage, with the bundle's own decoding; of its views, the first.
+    """Takes one image through the evaluation path, stage by stage, with the bundle's own decoding, in its first view.
 
     Raises `BundleError` and `ImageError`.
     """

@@ -1,4 +1,4 @@
-"""How languages are written: scripts without spaces, marks that belong to the letter before them, words put together."""
+"""Scripts without spaces, combining marks, the pattern of a word, and joining words into text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cache
 
-# Letters, marks and digits; their punctuation is not among them. The prolonged sound mark "ー", which Unicode gives to no
-# script alone, is one of the Katakana.
+# Letters, marks and digits, without punctuation. The prolonged sound mark "ー", which Unicode assigns to no single
+# script, counts as Katakana.
 _HAN_AND_KANA = (
     (0x3005, 0x3005), (0x3007, 0x3007), (0x3021, 0x3029), (0x3038, 0x303B), (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF),  # Han
@@ -22,15 +22,15 @@ _SOUTH_EAST_ASIAN = (
     (0x1000, 0x1049), (0x1050, 0x109D), (0xA9E0, 0xA9FE), (0xAA60, 0xAA76), (0xAA7A, 0xAA7F),  # Myanmar
 )  # fmt: skip
 
-# Data sets that were tokenised before ("dog 's", "is n't") mean the same words as those that were not: the spaces that go. A
-# pattern for Python and for `tokenizers`.
+# The spaces to remove in captions that were tokenised beforehand ("dog 's", "is n't"), so that their words are those of
+# other captions. A pattern for Python and for `tokenizers`.
 APART = r"\s+(?=(?:['’](?:s|re|ve|ll|d|m)|n['’]t)(?:\s|$))"
-# The vowel "am" of Thai and Lao, which NFKC takes apart, stays as people write it: in two, and in one.
+# The vowel "am" of Thai and Lao, as NFKC splits it, and in one piece, as people write it.
 AM = tuple((unicodedata.normalize("NFKC", vowel), vowel) for vowel in ("\u0e33", "\u0eb3"))
 
 
 def _inside(ranges: Sequence[tuple[int, int]]) -> str:
-    """What stands between the brackets of a character class, in Python's patterns and in those of `tokenizers`."""
+    """The inside of a character class, for Python's patterns and those of `tokenizers`."""
     return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
 
 
@@ -43,8 +43,8 @@ _IS_HAN_OR_KANA = re.compile(f"[{_inside(_HAN_AND_KANA)}]")
 
 @cache
 def marks() -> str:
-    """All combining marks, as what stands between the brackets of a character class; Python's patterns have no name for them."""
-    places = itertools.chain(range(0x20000), range(0xE0000, 0xE0200))  # ideographs alone lie between
+    """All combining marks as the inside of a character class; Python's patterns have no name for them."""
+    places = itertools.chain(range(0x20000), range(0xE0000, 0xE0200))  # only ideographs lie between
     found = [i for i in places if unicodedata.category(chr(i))[0] == "M"]
     starts = [i for i, before in zip(found, [-1, *found], strict=False) if i != before + 1]
     ends = [i for i, after in zip(found, [*found[1:], -1], strict=True) if i != after - 1]
@@ -52,10 +52,10 @@ def marks() -> str:
 
 
 def word_pattern(letter: str, mark: str) -> str:
-    """The pattern of a word: letters, marks and digits, with apostrophes or hyphens inside ("t-shirt", "man's", "l'été").
+    """A word's pattern: letters, marks and digits, with apostrophes or hyphens inside ("t-shirt", "man's", "l'été").
 
-    Of a script without spaces each character is a word, with its marks. `letter`, which marks match too, and `mark` are patterns of
-    one character.
+    In scripts without spaces each character, with its marks, is a word. `letter` and `mark` are patterns of one
+    character; `letter` matches marks too.
     """
     spaced = f"(?:(?!{SPACELESS}){letter})"
     return rf"{SPACELESS}{mark}*|{spaced}+(?:['’\-]{spaced}+)*"
@@ -67,10 +67,10 @@ def is_spaceless(text: str) -> bool:
 
 
 def join_words(words: Sequence[str]) -> str:
-    """The text of words, as people write it.
+    """Joins words into text as people write it.
 
-    There is a space between two words, but none between two of scripts without spaces, and none beside Han and Kana, where
-    other letters are written close ("Tシャツ", "3个人"); in Thai, Lao, Khmer and Burmese these stand apart.
+    Words are separated by a space, except between two of scripts without spaces, and beside Han and Kana, where words
+    of other scripts are written close ("Tシャツ", "3个人"); beside Thai, Lao, Khmer and Burmese they stand apart.
     """
     text = " ".join(words)
     if text.isascii():
