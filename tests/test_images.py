@@ -112,6 +112,9 @@ def test_find_images(tmp_path: Path) -> None:
         (tmp_path / "deep" / "empty").mkdir(exist_ok=True)
         with pytest.raises(DataError):
             list(find_images([nothing]))
+    (tmp_path / "albums" / "2026").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"no file matches .*; it matches 1 folder, "):
+        list(find_images([f"{tmp_path}/albums/*"]))
 
 
 def transform(**changes: object) -> ImageTransform:

@@ -174,9 +174,11 @@ def find_images(arguments: Iterable[str]) -> Iterator[Path]:
             yield path  # a missing file is reported when it is opened, and the rest goes on
         else:
             matches = sorted(Path(p) for p in glob.glob(argument, recursive=True))
-            if not matches:
-                raise DataError(f"no file matches '{argument}'")
-            yield from (p for p in matches if p.is_file())
+            files = [p for p in matches if p.is_file()]
+            if not files:
+                only = f"; it matches {len(matches)} folder{'s' * (len(matches) > 1)}, which are searched when named themselves"
+                raise DataError(f"no file matches '{argument}'{only * bool(matches)}")
+            yield from files
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
