@@ -1,10 +1,11 @@
-"""One photo to its caption, warm: showtell against the captioners of `transformers`, all of their own shapes.
+"""Time from a photo to its caption, warm: showtell against captioners of `transformers`, each at its own size.
 
 python benchmarks/caption.py [--photo PHOTO] [--steps 20] [--rounds 5] [--onnx]
 
-ViT-GPT2 and BLIP base are built with random weights, so that nothing has to be downloaded; showtell's Inception V3 with
-its attention decoder likewise. Same photo, beam 3, every caption runs for all steps. Needs `pip install transformers`.
-Times are medians of the rounds, which take turns; from the file's bytes to the words. With `--onnx` also showtell's export.
+ViT-GPT2, BLIP base, and showtell's Inception V3 with its attention decoder have random weights, so that nothing has to
+be downloaded. They caption the same photo with beam 3, and every caption runs for all steps. Times go from the file's
+bytes to the words and are medians of the rounds, in which all take turns. `--onnx` adds showtell's export. Needs
+`pip install transformers`.
 """
 
 from __future__ import annotations

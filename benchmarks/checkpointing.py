@@ -2,9 +2,9 @@
 
 python benchmarks/checkpointing.py [--name inception_v3] [--layer Mixed_7a] [--encoder-from Mixed_6e] [--batch 16] [--rounds 3]
 
-A step goes from normalised images to gradients: the encoder, an attention decoder of the recipe's size, five captions of 14 tokens an
-image, weights drawn. Each contestant is a process of its own, whose memory is what it had at most above what it had before its first
-step; they take turns, figures are medians of the rounds.
+A step goes from normalised images to gradients: the encoder and an attention decoder of the recipe's size, with random
+weights, and five captions of 14 tokens per image. Each contestant runs in its own process; its memory is how far the
+peak rises above that before the first step. They take turns; figures are medians of the rounds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONTESTANTS = {"kept": False, "computed again": True}
 
 
 def measure(arguments: argparse.Namespace, *, again: bool) -> dict[str, float]:
-    """Seconds a step, and megabytes at most, in this process."""
+    """Seconds per step, and the rise of this process's peak memory in MiB."""
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
     encoder = Encoder(name=arguments.name, layer=arguments.layer, crop="squash")

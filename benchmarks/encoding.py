@@ -1,10 +1,10 @@
-"""How fast a feature cache is written: against a plain loop over a DataLoader, and against the encoder alone.
+"""How fast a feature cache is written, against a plain loop over a DataLoader and against the encoder alone.
 
 python benchmarks/encoding.py FOLDER WEIGHTS [--layer Mixed_7a] [--images 256] [--rounds 5] [--workers 2]
 
-"plain" is what one writes first: timm's model cut at the same layer, single precision, timm's own transform over Pillow, a
-DataLoader with workers, features kept as they come. "encoder alone" runs on pixels that wait in memory. The three take
-turns; ratios are of one run, medians of the rounds.
+"plain" is the obvious loop: timm's model cut at the same layer, single precision, timm's own transform over Pillow, a
+DataLoader with workers, features kept as they are. "encoder alone" runs on pixels already in memory. The three take
+turns; ratios are taken within a round, and their medians reported.
 """
 
 from __future__ import annotations

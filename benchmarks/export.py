@@ -1,10 +1,10 @@
-"""What exported captioners say, score and take, beside the bundle that they came from.
+"""Captions, scores and times of exported captioners, beside those of the bundle that they came from.
 
 python benchmarks/export.py BUNDLE DATA EXPORTED... [--split test] [--beam 5] [--repeats 30]
 
-Each folder is compared with torch in float32 on every image of the split: the same tokens, CIDEr. Then the encoder alone with
-one image on all cores, every variant in turn in each round, so that whatever else the machine does slows all of them down;
-medians, and the median of the rounds' ratios. Last, a new process that captions one photo, and whether it imported torch.
+Each folder is compared with torch in float32 on every image of the split: how many captions have the same tokens, and
+CIDEr. Then the encoder alone is timed with one image on all cores, the variants in turn, so that other load slows them
+all; medians, and the median of the rounds' ratios. Last, a new process captions one photo; does it import torch?
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def encoders(bundle: Captioner, exported: dict[str, OnnxCaptioner]) -> dict[str, Callable[[], object]]:
-    """The encoder of each variant with the same image, as something to run."""
+    """The encoder of each variant on the same image, as a function to time."""
     size = bundle.transform.size
     pixels = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)
     image, encoder = torch.from_numpy(pixels), bundle.bundle.encoder
@@ -58,7 +58,7 @@ def time_encoders(runs: dict[str, Callable[[], object]], repeats: int) -> dict[s
 
 
 def cold(folder: Path, photo: Path, repeats: int = 5) -> tuple[float, bool]:
-    """Seconds from a new process to its end, and whether it had imported torch."""
+    """Median seconds that a new process takes, and whether it imported torch."""
     command, times = [sys.executable, "-c", COLD, "caption", str(folder), str(photo)], []
     for _ in range(repeats):
         started = time.perf_counter()

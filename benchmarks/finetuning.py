@@ -1,10 +1,10 @@
-"""What a phase that trains the CNN costs where what lies below its trained layers is cached: against reading the images.
+"""What a phase that trains the CNN costs with the maps below its trained layers cached, against reading the images.
 
 python benchmarks/finetuning.py FOLDER WEIGHTS [--layer Mixed_7a] [--encoder-from Mixed_6e] [--batch 16] [--rounds 5]
 
-A step goes from files, or rows of the cache, to gradients: encoder from the named module on, attention decoder of the recipe's
-size, five captions of 14 tokens an image, bfloat16 where it is native. Then features of the CNN as it is, from files and from rows.
-The contestants take turns; ratios are of one run, medians of the rounds.
+A step goes from files, or from rows of the cache, to gradients: the encoder from the named module on, an attention
+decoder of the recipe's size, five captions of 14 tokens per image, bfloat16 where it is native. Then the CNN's features
+alone are computed, from files and from rows. The contestants take turns; gains are ratios of the rounds' medians.
 """
 
 from __future__ import annotations

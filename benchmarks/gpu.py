@@ -1,10 +1,11 @@
-"""Milliseconds of a training step of each kind of phase, with CUDA graphs and without: on a GPU.
+"""Milliseconds per training step on a GPU, for each kind of phase, with and without CUDA graphs.
 
 python benchmarks/gpu.py DATA [--images 640] [--steps 12] [key=value …]
 
-`flickr8k-attention`, Inception V3 with random weights, which take as long as learned ones, `Mixed_7a`: a phase of the LSTM alone, one
-of CNN + LSTM, and the same two for a reward. A phase's first epoch, which records, is left out; so is validation. (What is
-drawn may still bring a new length later.) Both ways are trained one after the other in one process. Without a GPU there are no graphs, and the times are a processor's.
+`flickr8k-attention` with Inception V3 up to `Mixed_7a`, whose weights are random (as fast as learnt ones): a phase of
+the LSTM alone, one of CNN + LSTM, and both again with self-critical training. Each phase's first epoch, which records
+the graphs, is left out, and so is validation; sampled captions may still bring a new length later. Both ways train one
+after the other in one process. Without a GPU there are no graphs, and the times are the CPU's.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from showtell.data.annotations import read_annotations
 from showtell.recipe import load_recipe
 from showtell.training import run
 
-_BEFORE = 6  # steps of an epoch that are not timed
+_BEFORE = 6  # steps at the start of an epoch that are not timed
 
 _PHASES = (
     "train.phases=["
@@ -46,7 +47,7 @@ def some_of(data: Path, out: Path, images: int) -> Path:
 
 
 class TimedRun(run.Run):
-    """A run that remembers how long its steps take, by phase."""
+    """A run that records how long its steps take, by phase."""
 
     steps = 12
     seconds: dict[int, float]
@@ -65,7 +66,7 @@ class TimedRun(run.Run):
 
 
 def measure(data: Path, folder: Path, *, graphs: bool, overrides: list[str]) -> list[float]:
-    """Milliseconds a step, one for each phase."""
+    """Milliseconds per step, for each phase."""
     overrides = [
         "encoder.layer=Mixed_7a", "encoder.pretrained=false", "train.warmup=0", _PHASES, f"data.cache={folder / 'cache'}",
         f"train.cuda_graphs={str(graphs).lower()}", *overrides,

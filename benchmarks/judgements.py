@@ -2,9 +2,9 @@
 
 python benchmarks/judgements.py FLICKR8K   (the folder with Flickr8k_text, or its ExpertAnnotations.txt)
 
-Hodosh et al., 2013 (judgements); protocol of Hessel et al., "CLIPScore", 2021: each judge's rating of each pair is one
-observation, candidates that are the image's own captions are left out, five references. METEOR needs Java and the extra
-`java`; it is left out where they are missing.
+Judgements of Hodosh et al., 2013; protocol of Hessel et al., "CLIPScore", 2021: each judge's rating of a pair is one
+observation, candidates that are the image's own captions are left out, and there are five references. METEOR needs Java
+and the extra `java`, and is skipped without them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main(folder: str) -> None:
 
 
 def _meteor(candidates: list[str], references: list[list[str]]) -> list[float] | None:
-    """METEOR of each candidate: it does not depend on the others, so each pair is scored once, not once a judge."""
+    """METEOR of each candidate, None without Java. It depends on the pair alone, so each is scored only once."""
     tokens = [" ".join(tokenize(caption)) for caption in candidates]
     written = [tuple(" ".join(tokenize(caption)) for caption in captions) for captions in references]
     pairs = list(dict.fromkeys(zip(tokens, written, strict=True)))

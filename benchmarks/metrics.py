@@ -1,11 +1,11 @@
-"""How fast 1,000 candidates are scored against five references each, beside pycocoevalcap's Python (no Java on either side).
+"""How fast 1,000 candidates are scored against five references each, beside pycocoevalcap's Python (without Java).
 
 python benchmarks/metrics.py FLICKR8K [REPEATS]   (the folder with Flickr8k_text; images are not needed)
 
-Candidates are people's: one caption of each test image, the other four and one of the train split's as its references.
-Both sides score the same tokens to the same numbers (checked first); then both tokenise too: pycocoevalcap's tokenizer is a
-Java program, so its time is measured where Java is there. Medians, the two sides in turns; the processors' seconds, of
-children too, tell what a machine busy with something else hides.
+Candidates were written by people: one caption of each test image, with its other four and one of the train split as
+references. Both sides score the same tokens to the same numbers (checked first); then both tokenise. pycocoevalcap's
+tokenizer is a Java program, timed only if Java is installed. The sides take turns; figures are medians. CPU seconds,
+children's included, are given too, as they depend less on other load.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def show(seconds: dict[str, list[float]], cpu: dict[str, float], images: int) ->
 
 
 def processor_seconds() -> float:
-    """Of this process and its children."""
+    """CPU seconds of this process and its children."""
     children = os.times()
     return time.process_time() + children.children_user + children.children_system
 
@@ -127,7 +127,7 @@ def check(found: dict[str, object], wanted: dict[str, object]) -> None:
 
 
 def whole(raw: Captions, protocol: Protocol) -> object:
-    """What `showtell evaluate` computes, as if for the first time: tokens are otherwise remembered."""
+    """What `showtell evaluate` computes, without tokens cached from an earlier run."""
     _tokenize.cache_clear()
     return evaluate(*raw, protocol=protocol)
 
@@ -141,7 +141,7 @@ def java_tokens(candidates: list[str], references: list[list[str]]) -> Captions:
 
 
 def rewards(train: list[list[list[str]]]) -> tuple[Reward, tuple[np.ndarray, np.ndarray]]:
-    """Statistics of a train split, and a batch as self-critical training has it: 64 images, five captions of each."""
+    """Statistics of a train split, and a batch as in self-critical training: 64 images, five captions of each."""
     ids: dict[str, int] = {}
     references = [[[ids.setdefault(word, len(ids) + 1) for word in words] for words in row] for row in train]
     draw = np.random.default_rng(0)
@@ -155,7 +155,7 @@ def rewards(train: list[list[list[str]]]) -> tuple[Reward, tuple[np.ndarray, np.
 
 
 def fresh_process() -> dict[str, object]:
-    """Whether scoring loads torch, and how long the first evaluation of a process takes, imports left out."""
+    """Whether scoring loads torch, and how long a process's first evaluation takes, without imports."""
     program = """
 import json, sys, time
 from showtell.data.scenes import captions_of, make_scene

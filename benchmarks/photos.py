@@ -1,9 +1,9 @@
-"""From a camera's photo to what an encoder sees: decoded as large as it has to be, against decoded whole.
+"""From a camera's photo to what an encoder sees: decoded only as large as needed, against decoded whole.
 
 python benchmarks/photos.py FOLDER [--images 6] [--rounds 5] [--width 4032] [--height 3024]
 
-The folder's pictures are enlarged to a camera's size, with a sensor's noise, and saved as JPEG (about 3 MB). One thread, times are
-medians over pictures and rounds, which take turns. What both give is compared: 0 to 255, over all pixels.
+The folder's pictures are enlarged to a camera's size, given sensor noise, and saved as JPEG (about 3 MB). Both ways
+take turns in one thread; times are medians over pictures and rounds. Their results' mean difference is out of 255.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 python benchmarks/scaling.py [--images 200] [--rounds 3] [--plot scaling.png]
 
 Each measurement is a process of its own on drawn scenes: encoding files into the cache with the small CNN (96 px), one
-epoch of the attention decoder from the cache, beam search, and BLEU + ROUGE-L + CIDEr-D. Memory is the peak of the
-process's own pages (not those of mapped files, which the system takes back at will) above what it had when its data set
-was opened. Times are medians of the rounds. Linear time is a constant time an image; flat memory does not grow.
+epoch of the attention decoder from the cache, beam search, or BLEU + ROUGE-L + CIDEr-D. Memory is the peak of the
+process's own pages (not those of mapped files, which the system may reclaim) above that at the start of the stage.
+Figures are medians of the rounds. Linear time is a constant time per image; flat memory does not grow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FACTORS = (1, 4, 16)
 
 
 def own_pages() -> float:
-    """MB of anonymous memory."""
+    """This process's anonymous memory in MiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) / 1024
@@ -35,7 +35,7 @@ def own_pages() -> float:
 
 
 class Peak:
-    """The largest `own_pages` while it is entered, above that at the start."""
+    """The largest `own_pages` inside the `with` block, above that at its start."""
 
     def __enter__(self) -> Peak:
         self.start = self.most = own_pages()
@@ -58,7 +58,7 @@ class Peak:
 
 
 def stage(name: str, folder: Path, images: int) -> dict[str, float]:
-    """Runs one stage on the first `images` drawn scenes; seconds and MB."""
+    """Runs one stage on the first `images` drawn scenes; returns seconds and MiB."""
     run = prepare(name, folder, images)
     with Peak() as peak:
         started = time.perf_counter()

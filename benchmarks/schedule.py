@@ -1,9 +1,9 @@
-"""Hours for the whole schedule of 80 epochs from cached features, extrapolated from whole epochs of real training.
+"""Hours for the whole schedule of 80 epochs from cached features, extrapolated from real epochs.
 
 python benchmarks/schedule.py DATA WEIGHTS [--layer Mixed_7a] [--epochs 2] [--recipes flickr8k-lstm flickr8k-attention] [--set encoder.pooled=false]
 
-Each recipe trains for some epochs, free-running validation and checkpoints included; encoding, which is done once, is
-timed apart as what the run takes beyond its epochs. The median epoch counts.
+Each recipe trains for some epochs, with free-running validation and checkpoints; the median epoch counts. Encoding is
+done once and reported separately, as the time that the run takes beyond its epochs.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""How fast captions are searched for, in batches and one image at a time, from features that wait in memory.
+"""How fast captions are searched for, in batches and one image at a time, from features in memory.
 
 python benchmarks/search.py [--decoder attention] [--regions 64] [--features 1280] [--hidden 512] [--words 2531] [--images 1000]
 
-Random weights; no caption ends, so that each takes `--steps` steps whatever the batch. "plain" is the usual search of
+Weights are random and no caption ends, so each takes `--steps` steps whatever the batch. "plain" is the usual search of
 tutorials with the same model and weights: one image at a time, each beam with its own copy of the grid, probabilities of
-all words sorted, hypotheses as lists; "plain, keys each step" also projects the grid anew before each word. All ratios are
-of one run; times are medians of the rounds.
+all words sorted, hypotheses as lists; "plain, keys each step" also projects the grid again before each word. Ratios are
+taken within a round; they and the rates are medians of the rounds.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def check_same(decoder: Any, ours: Any, features: Tensor, a: argparse.Namespace) -> None:
-    """Both searches find the same captions, or the comparison would be of different things."""
+    """Asserts that both searches find the same captions, so that the comparison is fair."""
     options = SearchOptions(beam=a.beam, max_length=a.steps)
     found = beam_search(ours, features[:3], options=options, start_id=START, end_id=END)
     for i, (best, *_) in enumerate(found):

@@ -2,10 +2,10 @@
 
 python benchmarks/serving.py BUNDLE IMAGES [--clients 32] [--seconds 60] [--batch 16] [--hostile 500] [--seed 0]
 
-Clients caption photos one a request, each waiting for its answer: half of the time one by one (`--batch 1`), the whole
-time in batches, the other half one by one again, so that a busy machine is busy for both. Every answer is compared with
-`showtell caption`'s. Then hostile requests, each of which must be refused with its documented status and code, and
-after each a good one must be served.
+Each client sends one photo per request and waits for the answer: for half of `--seconds` the server captions one by one
+(`--batch 1`), for all of them in batches, then for the other half one by one again, so that other load affects both.
+Every answer is compared with `showtell caption`'s. Then come hostile requests: each must be refused with its documented
+status and code, and a good request after it must be served.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SHOWTELL = [sys.executable, "-m", "showtell"]
 
 @dataclass
 class Server:
-    """A server in a process of its own, and what its log said."""
+    """A server in its own process, and the errors in its log."""
 
     process: subprocess.Popen[str]
     port: int = 0
@@ -51,7 +51,7 @@ class Server:
 
     @property
     def resident(self) -> float:
-        """MiB."""
+        """The process's resident memory in MiB."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024  # type: ignore[index]
 
@@ -95,7 +95,7 @@ async def ready(port: int) -> None:
     raise SystemExit("the server does not get ready")
 
 
-# One request, as bytes: hostile ones are not to be had from a well-behaved client.
+# Requests as bytes: a well-behaved client would not send hostile ones.
 
 
 def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
@@ -107,7 +107,7 @@ def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
 
 
 def form(*parts: tuple[str, str, bytes]) -> bytes:
-    """(field, filename or "", content) …"""
+    """A multipart body of parts (field, filename or "", content)."""
     out = b""
     for name, filename, content in parts:
         file = f'; filename="{filename}"' if filename else ""
@@ -128,7 +128,7 @@ def post_json(value: object) -> bytes:
 
 
 async def talk(port: int, data: bytes, *, drip: float = 0.0) -> tuple[int, dict[str, object]]:
-    """Status and JSON of an answer; with `drip`, the data's end comes a byte every so many seconds."""
+    """Status and JSON of the answer to `data`; with `drip`, one more byte follows every `drip` seconds."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         with contextlib.suppress(ConnectionError):  # refused while we were still sending: the answer is there
@@ -209,14 +209,14 @@ def command_line(bundle: str, photos: list[Path]) -> dict[str, str]:
     return {line["image"]: line["caption"] for line in map(json.loads, out.splitlines())}
 
 
-# Hostile requests: bytes to send, the statuses and codes that are right, seconds a dripped byte.
+# Hostile requests: bytes to send, the statuses and codes expected, seconds between dripped bytes.
 
 Attack = tuple[bytes, str, float]
 
 
 @functools.cache
 def png_bomb(width: int, height: int) -> bytes:
-    """White pixels, all of them there."""
+    """A complete PNG of black pixels, tiny until it is decoded."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -243,7 +243,7 @@ PATHS = (
 
 
 def attacks(rng: random.Random, photo: bytes) -> list[tuple[str, Attack]]:
-    """One of each kind, with what is drawn for it."""
+    """One attack of each kind, with details drawn at random."""
     bomb = png_bomb(20_000, 20_000)
     cut = photo[: rng.randrange(20, len(photo) * 3 // 4)]
     noise = rng.randbytes(rng.randrange(1, 5000))
@@ -293,7 +293,7 @@ def attacks(rng: random.Random, photo: bytes) -> list[tuple[str, Attack]]:
 
 
 async def attack(port: int, photo: Path, caption: str, count: int, seed: int) -> tuple[Counter[str], list[str]]:
-    """How many were refused by kind, and what went wrong."""
+    """How many attacks were refused as documented, by kind, and what went wrong."""
     rng, content = random.Random(seed), photo.read_bytes()
     kinds = [kind for kind, _ in attacks(rng, content)]
     order = [kinds[i % len(kinds)] for i in range(count)]
@@ -390,7 +390,7 @@ def main() -> None:
 
 
 def make_photo(source: Path) -> Path:
-    """A small JPEG of a data set's picture, for the good requests."""
+    """A small JPEG of one of the photos, for the good requests."""
     import tempfile
 
     path = Path(tempfile.mkdtemp()) / "good.jpg"

@@ -1,4 +1,4 @@
-"""How long `showtell --help` takes: the median of eleven.
+"""How long `showtell --help` takes: the median of eleven runs.
 
 python benchmarks/startup.py
 """

@@ -1,11 +1,11 @@
-"""One training step of a decoder, against a plain loop of the same model, and against what the machine can multiply.
+"""One training step of a decoder, against a plain loop of the same model and the speed of a matrix product.
 
 python benchmarks/training.py [--regions 64] [--features 1280] [--hidden 512] [--words 3500] [--images 16] [--captions 4] [--steps 20]
 
 "plain" is the attention decoder as tutorials write it, with the same weights: every caption has its own copy of the
-grid, keys are projected anew at each step, tanh is taken of each pair, the output layer runs once a step. It is run in
-single precision; showtell in single precision and as it trains here (bfloat16 where the processor multiplies it). First the
-gradients of both are compared. Ratios are of one run, times are medians of the rounds, which take turns.
+grid, keys are projected again at each step, tanh is computed for each pair, and the output layer runs at every step. It
+runs in single precision; showtell in single precision, and in bfloat16 where the processor has it. First the gradients
+of both are compared. All take turns; times are medians of the rounds, and ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def gradients(d: Any, loss: Tensor) -> dict[str, Tensor]:
 
 
 def check_same(d: Any, features: Tensor, tokens: Tensor) -> float:
-    """The largest difference of two gradients, as a share of the gradient's norm."""
+    """The largest difference between two gradients, as a share of the norm; asserts that it is small."""
     plain, fast = (gradients(d, loss(d, features, tokens)) for loss in (plain_loss, fast_loss))
     worst = max(float((plain[name] - fast[name]).norm() / plain[name].norm().clamp(min=1e-8)) for name in plain)
     assert plain.keys() == fast.keys() and worst < 1e-3, worst
@@ -91,7 +91,7 @@ def products(d: Any, features: Tensor, tokens: Tensor, a: argparse.Namespace) ->
     with FlopCounterMode(display=False) as counter:
         step(d, lambda: fast_loss(d, features, tokens))
     found = float(counter.get_total_flops())
-    if hasattr(d, "lstm"):  # its fused kernel is not counted: input and state to four gates, and twice that backward
+    if hasattr(d, "lstm"):  # its fused kernel is not counted: input and state to four gates, and twice as much backward
         found += 3 * 2 * a.images * (a.captions * a.steps + 1) * 2 * a.hidden * 4 * a.hidden
     return found
 

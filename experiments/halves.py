@@ -1,9 +1,9 @@
-"""A data set whose val split is cut in two: choose on one half, report the other.
+"""Cuts a data set's val split in two: choose on one half, report on the other.
 
 python experiments/halves.py DATA OUT.jsonl [--seed 0]
 
-Writes the same pictures and captions with train as it is, one half of val as val, and the other half as test. The data
-set's own test split is left out.
+Writes a caption file with train as it is, one half of val as val, and the other half as test. The data set's own test
+split is left out.
 """
 
 from __future__ import annotations

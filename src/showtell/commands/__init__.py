@@ -1,1 +1,1 @@
-"""One file a command. They parse, check and print; what they do lives elsewhere."""
+"""One module per command. They parse, check and print; the work is done elsewhere."""

@@ -1,4 +1,4 @@
-"""`showtell caption`: captions as they come, of files, folders, patterns and standard input."""
+"""`showtell caption`: caption files, folders, patterns and standard input."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def caption(
     views: VIEWS = None,
     ensemble: ENSEMBLE = None,
 ) -> None:
-    """Caption images. A broken one is reported on stderr and the rest go on (exit code 1)."""
+    """Caption images. A broken one is reported on stderr and skipped (exit code 1)."""
     if (diverse and n < 2) or (diversity != 0.5 and not diverse):
         raise typer.BadParameter("--diverse needs --n 2 or more, and --diversity needs --diverse")
     if sample and (required or excluded or diverse or consensus):
@@ -121,7 +121,7 @@ def caption(
         )  # fmt: skip
         done, failed = _write_all(results, names, file or Printer(format or "text", n), draw)
         before = 0 if file is None else len(file.done)
-    if not done and not before and (failed or not part):  # a shard may be empty where images are few
+    if not done and not before and (failed or not part):  # a shard of few images may be empty
         raise DataError(f"no image was captioned: {_how_many(failed)}")
     if out is not None:
         typer.echo(f"{out}: {done} images captioned, {before} were there already")
@@ -140,7 +140,7 @@ def _write_all(
     output: Printer | CaptionFile,
     draw: Callable[[str, Path | bytes, Caption], None] | None,
 ) -> tuple[int, int]:
-    """Writes captions as they come; how many there were, and how many images failed."""
+    """Writes captions as they come. Returns how many images were captioned and how many failed."""
     done = failed = 0
     try:
         for result in results:
@@ -161,7 +161,7 @@ def _write_all(
 def _drawer(
     out: Path, captioner: BaseCaptioner, sampling: Sampling | None
 ) -> Callable[[str, Path | bytes, Caption], None]:
-    """Saves a drawing of each caption: the first one as `out` itself where that is a .png, else all in that folder."""
+    """A function that saves a drawing of a caption: as `out` if that is a .png (one image only), else in a folder."""
     if sampling is not None or captioner.grid is None:
         why = "sampled captions keep none" if sampling is not None else "its decoder has none"
         raise DataError(

@@ -17,7 +17,7 @@ def check(
     path: Annotated[Path, typer.Argument(help="A folder of images and captions, or its caption file.")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
-    """Say what a data set holds, and what is wrong in it by file and line: five of a kind, with --json all."""
+    """Say what a data set holds, and what is wrong in it by file and line: five of each kind, all with --json."""
     need_data(path)
     from showtell.data.check import check as check_data
 
@@ -63,8 +63,8 @@ def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove them; not while something trains.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
-    """Say what the cached features of images take on disk, a folder an encoder, or remove them: a training that needs them
-    again encodes its images anew."""
+    """Say what the cached features of images take on disk, one folder per encoder, or remove them: a training that
+    needs them again encodes its images anew."""
     from showtell.data.caches import caches, choose, size
 
     chosen = choose(caches(at), names or [])

@@ -1,4 +1,4 @@
-"""`showtell decoding`: beam, length normalisation and consensus that score best on validation data, kept in the bundle."""
+"""`showtell decoding`: keep the beam, length normalisation and consensus that score best on validation data."""
 
 from __future__ import annotations
 

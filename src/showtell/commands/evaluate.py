@@ -1,4 +1,4 @@
-"""`showtell evaluate`: a bundle, or anybody's predictions, against the references of a split."""
+"""`showtell evaluate`: score a bundle, or predictions, against the references of a split."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def evaluate(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
-    """Score captions: BLEU-1…4, ROUGE-L and CIDEr with their protocol; a bundle also beside two floors."""
+    """Score captions: BLEU-1…4, ROUGE-L and CIDEr with their protocol; for a bundle also two floors."""
     if (bundle is None) == (predictions is None):
         raise typer.BadParameter("expected either a bundle or --predictions FILE")
     if images is not None and predictions is None and against is None:
@@ -103,7 +103,7 @@ def evaluate(
             file, data, split=split, listed=listed, allow_missing=allow_missing, more=more, trained=folder
         )
 
-    other = None if against is None else score(against)  # before images are captioned in vain
+    other = None if against is None else score(against)  # first: a bad file fails before captioning
     if predictions is not None:
         result = score(predictions)
     else:
@@ -137,7 +137,7 @@ def _print(result: Evaluation, compared: Against | None, as_json: bool) -> None:
 
 
 def _more(metrics: str) -> list[str]:
-    """The names of metrics that a user listed."""
+    """The metrics that --metrics lists; `RecipeError` for an unknown one."""
     from showtell.metrics.java import METRICS
 
     names = [name.strip().lower() for name in metrics.split(",") if name.strip()]
@@ -150,7 +150,7 @@ def _more(metrics: str) -> list[str]:
 
 
 def _captions_in(file: Path | None, option: str) -> list[Path]:
-    """A file of predictions that exists, where one is given."""
+    """The checked file of predictions in a list, empty if none is given."""
     if file is None:
         return []
     if (file / "config.json").is_file():
@@ -161,7 +161,7 @@ def _captions_in(file: Path | None, option: str) -> list[Path]:
 
 
 def _list_of(predictions: Sequence[Path], images: Path) -> Path:
-    """The file of --images, which only a text of captions alone needs."""
+    """The file of --images, which only a text without image names needs."""
     from showtell.metrics.predictions import is_text
 
     if not any(is_text(file) and b"\t" not in file.read_bytes() for file in predictions):

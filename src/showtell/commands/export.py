@@ -85,7 +85,7 @@ def _measure(whole: Captioner, exported: Path, data: Path, split: str, precision
 
 
 def _compared(before: Evaluation, after: Evaluation, precision: str) -> list[str]:
-    """What the export changed, for people."""
+    """What the export changed, as lines to print."""
     from showtell.metrics import compare
 
     cider = compare(before.report, after.report)["cider"]

@@ -1,4 +1,4 @@
-"""The images that arguments of `showtell caption` name, one after the other: files, folders, patterns, standard input, a shard."""
+"""The images that `showtell caption` is given: files, folders, patterns, standard input, or a shard of them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from showtell.errors import RecipeError
 
-Input = tuple[str, Path | bytes]  # what it is called in the output, and what is opened
+Input = tuple[str, Path | bytes]  # its name in the output, and what is opened
 
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a")  # the other formats have a NUL, which no path has
 
 
 def list_inputs(arguments: Iterable[str]) -> Iterator[Input]:
-    """Every image that the arguments name, found as it is asked for. Wrong ones raise `DataError` here, before anything is loaded."""
+    """Every image that the arguments name, found lazily. Arguments that name nothing raise `DataError` at once."""
     from showtell.images import find_images
 
     parts: list[Callable[[], Iterator[Input]]] = []
@@ -28,14 +28,14 @@ def list_inputs(arguments: Iterable[str]) -> Iterator[Input]:
             parts.append(read_stdin)
         else:
             paths = find_images([argument])
-            first = list(itertools.islice(paths, 1))  # now, so that wrong ones are told of
+            first = list(itertools.islice(paths, 1))  # now, so that a wrong argument fails early
             found = ((str(path), path) for path in itertools.chain(first, paths))
             parts.append(lambda found=found: found)  # type: ignore[misc]
     return (item for part in parts for item in part())
 
 
 def read_stdin() -> Iterator[Input]:
-    """Paths, one a line; or, where standard input starts like an image file, that image, called '-'."""
+    """Paths, one per line; or, if standard input starts like an image file, that image, named '-'."""
     stream = sys.stdin.buffer
     head = stream.read(16)
     if head.startswith(_MAGIC) or b"\0" in head or head[8:12] == b"WEBP":
@@ -50,7 +50,7 @@ def read_stdin() -> Iterator[Input]:
 
 
 def shard(inputs: Iterator[Input], part: str) -> Iterator[Input]:
-    """Every N-th of the inputs from number I on, of `part` "I/N"; `RecipeError` for another one."""
+    """Every N-th input from number I (0 … N-1) on, for `part` "I/N"; `RecipeError` for any other."""
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", part)
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if index >= count:
@@ -59,7 +59,7 @@ def shard(inputs: Iterator[Input], part: str) -> Iterator[Input]:
 
 
 def sources(inputs: Iterable[Input], names: deque[Input]) -> Iterator[Path | bytes]:
-    """What the captioner opens; it reads ahead, so the names wait in `names`."""
+    """What the captioner opens; it reads ahead, so inputs wait in `names`."""
     for name, source in inputs:
         names.append((name, source))
         yield source

@@ -1,4 +1,4 @@
-"""`showtell push`: a captioner to the Hugging Face Hub."""
+"""`showtell push`: put a captioner on the Hugging Face Hub."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def report(
     bundles = [need_bundle(run / "bundle" if _is_run(run) else run) for run in runs]
     if data is not None:
         need_data(data)
-    # Not into a bundle, which is the model and nothing else.
+    # Not into a bundle, which holds the model and nothing else.
     folder = runs[0] if _is_run(runs[0]) else runs[0].resolve().parent
     page = out or (folder if runs[0].is_dir() else Path()) / "report.html"
     check_target(page, option="--out")
@@ -61,7 +61,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _name(run: Path) -> str:
-    """What the page calls it: a run's folder, or the hub's name."""
+    """What the page calls a run: its folder, or its name on the hub."""
     if not run.is_dir():
         return run.as_posix()
     return run.resolve().name if _is_run(run) else run.resolve().parent.name

@@ -1,4 +1,4 @@
-"""Captions as text, JSON lines or CSV: printed, or appended to a file that goes on where it was interrupted."""
+"""Captions as text, JSON lines or CSV: printed, or appended to a file that an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 _HEADER = "image,rank,caption,log_prob"
 _ENDINGS = {".jsonl": "jsonl", ".csv": "csv"}
-_BEGUN = re.compile(rb'\{"image": "(?:[^"\\]|\\.)*\\?(?:"(.*))?', re.DOTALL)  # of JSON lines, a record that has no end
+_BEGUN = re.compile(rb'\{"image": "(?:[^"\\]|\\.)*\\?(?:"(.*))?', re.DOTALL)  # an unfinished JSON record
 
 
 def check_caption_file(path: Path, n: int) -> str:
-    """The format of a file for n captions an image, by its ending; `DataError` where `CaptionFile` could not write it."""
+    """The format, by its ending, of a file for n captions per image; `DataError` if `CaptionFile` cannot write it."""
     check_target(path, tuple(_ENDINGS), option="--out")
     if path.exists() and not path.is_file():
         raise DataError(f"--out {path} is no file; name one that is, or a new one")
@@ -36,7 +36,7 @@ def check_caption_file(path: Path, n: int) -> str:
 
 
 class Printer:
-    """Captions on standard output, as they come."""
+    """Prints captions to standard output as they come."""
 
     def __init__(self, format: str, n: int) -> None:
         self._rows, self._n = _FORMATS[format], n
@@ -44,7 +44,7 @@ class Printer:
             typer.echo(_HEADER)
 
     def write(self, name: str, caption: Caption) -> None:
-        """The n best captions of an image."""
+        """Prints the n best captions of an image."""
         for line in self._rows(name, caption, self._n):
             typer.echo(line)
         sys.stdout.flush()
@@ -53,8 +53,8 @@ class Printer:
 class CaptionFile:
     """A file of JSON lines or CSV, by its ending, to which captions are appended image by image.
 
-    `done` names the images that it has. A record that an interruption tore is cut off; `DataError` for a file of another
-    kind, and for one that another process writes.
+    `done` has the names of the images already in it. An unfinished last record is cut off. Raises `DataError` for a
+    file that was not written by this class, and for one that another process is writing.
     """
 
     def __init__(self, path: Path, n: int) -> None:
@@ -81,7 +81,7 @@ class CaptionFile:
         self._file.close()
 
     def left(self, inputs: Iterable[Input]) -> Iterator[Input]:
-        """Those of the inputs that the file has not. `DataError` for an image from standard input, which has no name to be known by."""
+        """The inputs that are not in the file yet. `DataError` for an image from standard input, which has no name."""
         for name, source in inputs:
             if isinstance(source, bytes):
                 raise DataError(
@@ -91,7 +91,7 @@ class CaptionFile:
                 yield name, source
 
     def write(self, name: str, caption: Caption) -> None:
-        """One image's record; it is in the file when this returns."""
+        """Writes one image's record, flushed when this returns."""
         lines = [_HEADER] * (self._table and self._empty) + [*self._rows(name, caption, self._n)]
         self._file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
         self._file.flush()
@@ -99,12 +99,12 @@ class CaptionFile:
 
 
 def one_line(text: str) -> str:
-    """Text whose line breaks (a file's name may have some) are written out."""
+    """The text with its line breaks (a file's name may have some) escaped."""
     return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def _lock(file: BinaryIO, path: Path) -> None:
-    """Holds the file until it is closed, where the system can: two processes would cut off each other's rows."""
+    """Locks the file until it is closed, where supported: two processes would cut off each other's rows."""
     try:
         import fcntl
 
@@ -113,12 +113,12 @@ def _lock(file: BinaryIO, path: Path) -> None:
         raise DataError(
             f"--out {path} is being written by another process; give each --shard a file of its own"
         ) from None
-    except (ImportError, OSError):  # Windows; a network's file system
+    except (ImportError, OSError):  # Windows; some network file systems
         return
 
 
 def _records(file: BinaryIO, *, table: bool) -> Iterator[bytes]:
-    """The whole records of a file; in quotation marks lines may break."""
+    """The complete records of a file; a quoted field may contain line breaks."""
     record = b""
     for line in file:
         record += line
@@ -128,7 +128,7 @@ def _records(file: BinaryIO, *, table: bool) -> Iterator[bytes]:
 
 
 def _names(path: Path, number: int, record: bytes, *, table: bool) -> list[str]:
-    """The image of a record, none of a table's header; `DataError` for what `write` does not write."""
+    """The image of a record, none for a table's header; `DataError` for a record that `write` did not write."""
     try:
         text = record.decode("utf-8")
         if not table:
@@ -146,7 +146,7 @@ def _names(path: Path, number: int, record: bytes, *, table: bool) -> list[str]:
 
 
 def _may_begin(torn: bytes, *, table: bool) -> bool:
-    """Whether what has no end could be the first record, torn: nobody's file is emptied."""
+    """Whether an unfinished record could be our first: no foreign file is emptied."""
     if table:
         return _HEADER.encode().startswith(torn)
     begun = _BEGUN.fullmatch(torn)
@@ -160,7 +160,7 @@ def _foreign(path: Path, number: int) -> DataError:
 
 
 def _text_of(name: str) -> str:
-    """A file's name as `CaptionFile` has it: bytes that are no text are escaped."""
+    """A file's name as `CaptionFile` stores it: undecodable bytes are escaped."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -186,7 +186,7 @@ def _csv(name: str, best: Caption, n: int) -> Iterator[str]:
         row = io.StringIO()
         csv.writer(row, lineterminator="\r\n").writerow(
             [name, rank, item.text, f"{item.log_prob:.6f}"]
-        )  # its signs are quoted
+        )  # a field with \r or \n is quoted
         yield row.getvalue().removesuffix("\r\n")
 
 

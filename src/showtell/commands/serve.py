@@ -68,7 +68,7 @@ def _at_most(name: str, value: int, other: str, most: int) -> None:
 
 
 def _token(given: str | None) -> str:
-    """The token asked for, or none. An empty one is somebody's mistake, which must not open the server."""
+    """The required token, or "" for none. An empty one is a mistake that must not open the server to all."""
     token = given if given is not None else os.environ.get(_TOKEN)
     if token is None:
         return ""

@@ -1,4 +1,4 @@
-"""What commands share: notes and progress on stderr, arguments that are checked before torch is imported."""
+"""Shared by the commands: notes and progress on stderr, arguments checked before torch is imported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from showtell.errors import DataError, RecipeError
 if TYPE_CHECKING:
     from showtell.config import Recipe
 
-# Options of more than one command.
+# Options shared by several commands.
 CONSENSUS = Annotated[
     int | None,
     typer.Option(
@@ -42,24 +42,24 @@ ProgressCallback = Callable[[str, int, int], None]
 
 
 def note(text: str) -> None:
-    """A sentence for people, on stderr."""
+    """Prints a sentence on stderr."""
     if speaks():
         typer.echo(text, err=True)
 
 
 def speaks() -> bool:
-    """Of the processes that a launcher started, only the first one does."""
+    """Whether this is the only process, or the first that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def print_json(value: Any) -> None:
-    """One object on stdout, and nothing else."""
+    """Prints one JSON object on stdout."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[ProgressCallback]:
-    """A function (what, done, total) that draws bars on stderr where that is a terminal, and is silent elsewhere."""
+    """A function (what, done, total) that draws bars on stderr if that is a terminal, and is silent otherwise."""
     if not sys.stderr.isatty():
         yield lambda what, done, total: None
         return
@@ -81,7 +81,7 @@ def progress() -> Iterator[ProgressCallback]:
 
 
 def need_data(path: Path) -> Path:
-    """The path of a data set that exists."""
+    """The path, if it exists; else `DataError`."""
     if not path.exists():
         raise DataError(
             f"no data set at '{path}'; expected a folder of images and captions, or its caption file; see --data"
@@ -90,14 +90,14 @@ def need_data(path: Path) -> Path:
 
 
 def need_bundle(source: Path | str) -> Path:
-    """The folder of a captioner, fetched where it is named as on the hub (`user/name`, `user/name@revision`)."""
+    """The folder of a captioner, fetched if the name is one on the hub (`user/name`, `user/name@revision`)."""
     from showtell.hub import need_folder, resolve
 
     return need_folder(resolve(source))
 
 
 def begun(recipe: Recipe, start: str, *, overrides: Sequence[str], encoder_weights: Path | None) -> Recipe:
-    """The recipe of a training that begins with a captioner, which is looked for before torch is imported."""
+    """The recipe of a training that starts from a captioner; a missing one fails before torch is imported."""
     need_bundle(start)
     from showtell.training.starting import begin_with
 
@@ -106,13 +106,13 @@ def begun(recipe: Recipe, start: str, *, overrides: Sequence[str], encoder_weigh
 
 
 def need_weights(path: Path | None) -> None:
-    """The file of an encoder's weights, or a folder of several, where one is given."""
+    """Checks that the encoder's weights, if given, are a file or a folder."""
     if path is not None and not path.is_dir():
         need_file(path, "--encoder-weights")
 
 
 def need_file(path: Path, option: str) -> Path:
-    """A file that exists."""
+    """The path, if it is a file; else `RecipeError`."""
     if not path.is_file():
         raise RecipeError(f"{option} {path}: {'is a folder; expected a file' if path.is_dir() else 'no such file'}")
     return path

@@ -18,7 +18,7 @@ def trace(
     folder = need_bundle(bundle)
     from showtell.images import open_image
 
-    open_image(image)  # a wrong image is answered before torch is imported
+    open_image(image)  # a bad image fails before torch is imported
     from showtell.trace import trace_image
 
     for stage in trace_image(folder, image):

@@ -1,4 +1,4 @@
-"""`showtell tune`: the values of a recipe's keys that score best on validation data."""
+"""`showtell tune`: find the values of a recipe's keys that score best on validation data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tune(
         Path | None, typer.Option(metavar="DIR", help="The search's folder [default: runs/<recipe>-tuned].")
     ] = None,
 ) -> None:
-    """Search over keys of a recipe by validation CIDEr; the best values become a recipe. Called again, it goes on."""
+    """Search over keys of a recipe by validation CIDEr; the best values become a recipe. Called again, it continues."""
     from showtell.recipe import load_recipe
     from showtell.training.tune import parse_space
     from showtell.training.tune import tune as search

@@ -1,4 +1,4 @@
-"""Where the decoder looked: the photo, then one tile a word, the overlay aligned with what the encoder saw."""
+"""Draws where the decoder looked: the photo, then one tile per word, aligned with what the encoder saw."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _log = logging.getLogger(__name__)
 
 _TILE, _LABEL, _GAP, _COLUMNS = 180, 26, 8, 5
-# Pillow's own typeface knows hardly a letter beyond ASCII; the first of these that is installed and has a word's letters draws it.
+# Pillow's own typeface has little beyond ASCII; other words take the first installed of these with their letters.
 _TYPEFACES = (
     "DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf", "segoeui.ttf",
     "NotoSansCJK-Regular.ttc", "msyh.ttc", "YuGothR.ttc", "malgun.ttf", "PingFang.ttc", "AppleSDGothicNeo.ttc",
@@ -32,7 +32,7 @@ _PAPER, _INK = (255, 255, 255), (30, 30, 34)
 
 
 def draw_caption(image: Image.Image, caption: Caption, transform: ImageTransform) -> Image.Image:
-    """`draw_attention` of a caption's words. `DataError` where its decoder has no attention."""
+    """`draw_attention` for a caption's words; `DataError` if its decoder has no attention."""
     maps = [word.attention for word in caption.words if word.attention is not None]
     if len(maps) < len(caption.words):
         raise DataError("this captioner has no attention to draw; expected a decoder with attention over a grid")
@@ -46,7 +46,7 @@ def draw_attention(
 ) -> Image.Image:
     """An RGB picture: the photo, then the photo once for each of T words, bright where the decoder looked.
 
-    `attention` (T,h,w) lies over the part of the image that `transform` shows the encoder; what it never saw is dimmed.
+    `attention` (T,h,w) covers the part of the image that `transform` shows the encoder; the rest is dimmed.
     """
     scale = _TILE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -57,9 +57,9 @@ def draw_attention(
 
 
 def _overlay(photo: Image.Image, weights: NDArray[np.float32], box: tuple[int, ...]) -> Image.Image:
-    """The photo, darkened where the weights are small; smooth, because the grid is coarser than the picture.
+    """The photo, darkened where the weights are small; interpolated, because the grid is coarser than the picture.
 
-    Weights that sum to less than one leave all of it darker: so much less did the decoder look.
+    Weights that sum to less than one darken all of it in proportion.
     """
     left, top, right, bottom = box
     spread = float(weights.max() - weights.min())
@@ -90,7 +90,7 @@ def _sheet(tiles: Sequence[tuple[Image.Image, str]], size: tuple[int, int]) -> I
 
 
 def _fitting(word: str, width: int) -> _Font:
-    """The largest size at which the word fits under its tile."""
+    """The font, at the largest size at which the word fits under its tile."""
     name = _typeface("".join(sorted(set(word))))
     fonts = (_font(name, size) for size in (16, 14, 12, 10, 8))
     return next((font for font in fonts if font.getlength(word) <= width), _font(name, 8))
@@ -98,11 +98,11 @@ def _fitting(word: str, width: int) -> _Font:
 
 @functools.cache
 def _typeface(letters: str) -> str:
-    """The name of the first typeface that has all of them; empty: Pillow's own, where none has, which is noted."""
+    """The first typeface that has all letters, "" for Pillow's own; if none has, also "", with a warning."""
     for name in ("", *_TYPEFACES):
         try:
             font = _font(name, 16)
-        except (OSError, UnicodeError):  # not installed, or of bare bitmaps
+        except (OSError, UnicodeError):  # not installed, or only bitmaps
             continue
         if not any(_drawn(font, letter) == _drawn(font, "\U0010ffff") for letter in letters if not letter.isspace()):
             return name
@@ -118,6 +118,6 @@ def _font(name: str, size: int) -> _Font:
 
 
 def _drawn(font: _Font, letter: str) -> tuple[tuple[int, int], bytes]:
-    """A letter's shape: one that a typeface does not have looks as any other such."""
+    """A letter's shape; letters that a typeface lacks all look the same."""
     mask = font.getmask(letter)
     return mask.size, bytes(mask)

@@ -1,4 +1,4 @@
-"""Small line charts as SVG that takes its colours from the page, so that it is right in light and in dark."""
+"""Small line charts as SVG that takes its colours from the page, to suit light and dark themes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 40
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A named line through (x,y) points; `colour` is 0 … 5, the point at `kept` is ringed."""
+    """A named line through (x,y) points; `colour` is 0 … 5, the point at x = `kept` is ringed."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -23,7 +23,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A shaded stretch of the x axis, labelled at its top where there is room; `name` appears when it is pointed at."""
+    """A shaded stretch of the x axis, with `label` at its top if there is room; `name` is the tooltip."""
 
     start: float
     end: float
@@ -33,7 +33,7 @@ class Band:
 
 
 def line_chart(title: str, series: Sequence[Series], *, bands: Sequence[Band] = (), x_label: str = "epoch") -> str:
-    """An `<svg>` element; every point says its value when it is pointed at. Empty where there is no point."""
+    """A `<figure>` with an SVG chart; each point's tooltip has its value. Empty text if there are no points."""
     points = [point for line in series for point in line.points]
     if not points:
         return ""
@@ -88,7 +88,7 @@ def _band(band: Band, left: float, right: float) -> str:
 
 
 def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
-    """Three to six round numbers that span low … high."""
+    """Evenly spaced round numbers, at most seven, that span low … high."""
     span = (high - low) or abs(high) or 1.0
     step = 10 ** math.floor(math.log10(span / 3))
     step *= next((m for m in (1, 2, 5, 10) if span / (step * m) <= 5), 10)

@@ -1,4 +1,4 @@
-"""What a report tells of a run: its epochs, its scores on a split, its captions and where the model looked."""
+"""Collects what a report shows of a run: epochs, scores on a split, captions and where the model looked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from showtell.captioning import Caption
     from showtell.images import ImageTransform
 
-RANDOM = "Random"  # the heading of the images that all runs on a split have in common
+RANDOM = "Random"  # the heading of the images that all runs on a split share
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class RunReport:
 
     @cached_property
     def people(self) -> dict[str, float] | None:
-        """What people score on the split, one reference left out; None where images have one caption."""
+        """What people score on the split, leaving one reference out; None if images have one caption each."""
         return self._left_out(None)
 
     @cached_property
     def against_people(self) -> dict[str, float] | None:
-        """What the run scores with one reference left out, to be compared with `people`."""
+        """What the run scores with one reference left out, to compare with `people`."""
         return self._left_out(self.evaluation.candidates)
 
     def _left_out(self, candidates: Sequence[str] | None) -> dict[str, float] | None:
@@ -87,9 +87,9 @@ def collect(
 ) -> RunReport:
     """Scores a run's bundle on a split and gathers what the report shows.
 
-    `run` is a run's folder, or a bundle's, or an exported one (which has no epochs to tell of); `data` is where the run was
-    trained unless given; `evaluation` is the bundle's on that split, where there is one already; `name` is what the report
-    calls it. Raises `BundleError` and `DataError` as evaluation does.
+    `run` is the folder of a run, a bundle or an exported captioner (which has no epochs); `data` defaults to what the
+    run was trained on; `evaluation` is the bundle's on that split, if there is one already; `name` is what the report
+    calls the run. Raises `BundleError` and `DataError` as evaluation does.
     """
     from showtell.loading import load_captioner
 
@@ -117,7 +117,7 @@ def collect(
 
 
 def _trained_on(folder: Path, recipe: Mapping[str, Any]) -> Path:
-    """The data set as the run named it; a bundle that left its run's folder knows its last part alone."""
+    """The data set's path as the run has it; a bundle outside its run knows only the last part."""
     try:
         return Path(json.loads((folder / "recipe.json").read_bytes())["data"]["path"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -125,7 +125,7 @@ def _trained_on(folder: Path, recipe: Mapping[str, Any]) -> Path:
 
 
 def read_epochs(log: Path) -> tuple[Epoch, ...]:
-    """The epochs of a run's log.jsonl; none where there is no such file."""
+    """The epochs in a run's log.jsonl; none if there is no such file."""
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     epochs = []
     for line in lines:
@@ -134,7 +134,7 @@ def read_epochs(log: Path) -> tuple[Epoch, ...]:
             number, phase, trains_encoder = row["epoch"], row["phase"], row["trains_encoder"]
             taught = row["train_loss"], row.get("reward")
             epochs.append(Epoch(number, phase, *taught, row["scores"], row["best"], trains_encoder))
-        except (ValueError, KeyError, TypeError):  # a line that a dying process tore
+        except (ValueError, KeyError, TypeError):  # a line cut off when the process died
             continue
     return tuple(epochs)
 
@@ -142,8 +142,8 @@ def read_epochs(log: Path) -> tuple[Epoch, ...]:
 def _examples(
     caption: Callable[[list[Any]], list[Caption]], evaluation: Evaluation, count: int
 ) -> dict[str, tuple[Example, ...]]:
-    """Seeded random images, the same of every run; the best and the worst of the others by CIDEr, each with another
-    caption. No image twice."""
+    """Seeded random images, the same for every run; the best and the worst of the others by CIDEr, preferably with
+    distinct captions. No image twice."""
     each = evaluation.report.each
     total = len(evaluation.images)
     third = min(count, -(-total // 3))
@@ -169,7 +169,7 @@ def _examples(
 
 
 def _different(ranked: Sequence[int], candidates: Sequence[str], count: int) -> list[int]:
-    """The first `count` whose captions differ; the first of the others where there are not as many."""
+    """The first `count` with distinct captions, filled up with the first of the others if they are too few."""
     first = {candidates[i]: i for i in reversed(ranked)}
     distinct = [i for i in ranked if first[candidates[i]] == i]
     return (distinct + [i for i in ranked if first[candidates[i]] != i])[:count]

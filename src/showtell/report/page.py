@@ -27,13 +27,13 @@ from showtell.paths import write_whole
 from showtell.report.charts import Band, Series, line_chart
 from showtell.report.collect import RANDOM, Epoch, Example, RunReport
 
-_SIDE = 360  # pixels of a photo's longer side, as it lies in the page
-_BAND = 6  # colours that the page has
-_SHOWN = ("cider", "bleu_4", "rouge_l")  # an image's own scores
+_SIDE = 360  # pixels of an embedded photo's longer side
+_BAND = 6  # colours that the page defines for lines
+_SHOWN = ("cider", "bleu_4", "rouge_l")  # the scores listed for each image
 
 
 def write_page(path: Path, runs: Sequence[RunReport], *, title: str) -> None:
-    """Writes the report of runs that were scored on the same images; `DataError` where they were not."""
+    """Writes the report of runs that were scored on the same images; `DataError` if they were not."""
     _check_same_images(runs)
     first = runs[0]
     people = first.people
@@ -65,7 +65,7 @@ def write_page(path: Path, runs: Sequence[RunReport], *, title: str) -> None:
 
 
 def _protocols(runs: Sequence[RunReport]) -> list[str]:
-    """The protocol of all runs, or one a run where they differ."""
+    """The protocol of all runs, or one for each if they differ."""
     said = [str(run.evaluation.report.protocol) for run in runs]
     if len(set(said)) == 1:
         return said[:1]
@@ -88,7 +88,7 @@ def _examples(runs: Sequence[RunReport]) -> Iterable[Example]:
 
 
 def _one_fewer(references: str) -> str:
-    """How many references are left to score one of them by; an image with a single one has none, and is left out."""
+    """How many references remain to score one of them by; an image with a single one is left out."""
     return "–".join(dict.fromkeys(str(max(1, int(count) - 1)) for count in references.split("–")))
 
 
@@ -98,7 +98,7 @@ def _comparisons(runs: Sequence[RunReport]) -> list[tuple[str, Mapping[str, Comp
 
 
 def _charts(runs: Sequence[RunReport]) -> list[str]:
-    """Of one run: loss, CIDEr, BLEU and ROUGE-L, with its phases; of several: loss, CIDEr, BLEU-4, side by side."""
+    """One run's loss, reward, CIDEr, BLEU and ROUGE-L, with its phases; several runs' loss, reward, CIDEr, BLEU-4."""
     if len(runs) == 1:
         epochs = runs[0].epochs
         bands = list(_bands(epochs))
@@ -123,7 +123,7 @@ def _charts(runs: Sequence[RunReport]) -> list[str]:
 
 
 def _taught(what: Literal["loss", "reward"], epochs: Sequence[Epoch], colour: int) -> Series:
-    """Loss or reward of the epochs that had one: cross-entropy phases have the first, self-critical ones the second."""
+    """Loss or reward of the epochs that have one: cross-entropy phases a loss, self-critical ones a reward."""
     points = [(e.number, value) for e in epochs if (value := getattr(e, what)) is not None]
     kept = _kept(epochs)
     return Series(what, points, colour, kept if any(number == kept for number, _ in points) else None)
@@ -140,7 +140,7 @@ def _kept(epochs: Sequence[Epoch]) -> int | None:
 
 
 def _bands(epochs: Sequence[Epoch]) -> Iterable[Band]:
-    """The phases; those that train the CNN too are darker."""
+    """The phases; those that also train the CNN are darker."""
     for phase in sorted({epoch.phase for epoch in epochs}):
         inside = [epoch for epoch in epochs if epoch.phase == phase]
         whole = inside[0].trains_encoder
@@ -149,7 +149,7 @@ def _bands(epochs: Sequence[Epoch]) -> Iterable[Band]:
 
 
 def _lengths(runs: Sequence[RunReport]) -> str:
-    """How long captions are: the share of each number of words."""
+    """A chart of the captions' lengths: the share of each number of words."""
     texts: list[tuple[str, TextStatistics]] = [(_label(run, runs), run.spoken) for run in runs]
     texts.append(("people", runs[0].written))
     shortest, longest = (end(end(text.lengths) for _, text in texts) for end in (min, max))
@@ -165,7 +165,7 @@ def _label(run: RunReport, runs: Sequence[RunReport]) -> str:
 
 
 def _made(run: RunReport) -> str:
-    """What the run is, in a line."""
+    """One line that describes the run."""
     encoder = EncoderConfig.model_validate(run.recipe["encoder"]).describe()
     trained = ""
     if run.epochs:
@@ -175,7 +175,7 @@ def _made(run: RunReport) -> str:
 
 
 def _pictures(runs: Sequence[RunReport]) -> Iterable[tuple[str, list[dict[str, Any]]]]:
-    """Headings with their cards: random images with what each run says of them, then each run's best and worst."""
+    """Headings and their cards: random images with each run's caption, then each run's best and worst."""
     parts = [run.examples.get(RANDOM, ()) for run in runs]
     yield RANDOM, [_card(same, runs) for same in zip(*parts, strict=True)]
     for run in runs:
@@ -186,7 +186,7 @@ def _pictures(runs: Sequence[RunReport]) -> Iterable[tuple[str, list[dict[str, A
 
 
 def _card(examples: Sequence[Example], runs: Sequence[RunReport]) -> dict[str, Any]:
-    """One image, and what each of the runs says of it."""
+    """One image, and each run's caption of it."""
     image = open_image(examples[0].image.path)
     return {
         "source": _inline(image),
@@ -219,7 +219,7 @@ def _said(example: Example, transform: ImageTransform, size: tuple[int, int]) ->
 
 
 def _behind(caption: Caption) -> Iterator[str]:
-    """What stands behind each word in the caption's text: a space, or nothing in a script without spaces and inside a word."""
+    """What follows each word in the caption's text: a space, or nothing (inside words, in scripts without spaces)."""
     end = 0
     for word in caption.words:
         end = max(end, caption.text.find(word.text, end) + len(word.text))
@@ -227,13 +227,13 @@ def _behind(caption: Caption) -> Iterator[str]:
 
 
 def _bytes(attention: NDArray[np.float32]) -> str:
-    """Weights (h,w) -> one byte each, in base64: the largest is 255 where they sum to one, less where to less."""
+    """Weights (h,w) as one byte each, in base64; the largest is 255 if they sum to one, less if to less."""
     scaled = (attention - attention.min()) / (float(np.ptp(attention)) or 1.0) * 255 * min(1.0, float(attention.sum()))
     return base64.b64encode(scaled.round().astype(np.uint8).tobytes()).decode("ascii")
 
 
 def _inline(image: Image.Image) -> str:
-    """A small JPEG as a data address."""
+    """A small JPEG as a data: URL."""
     small = image.copy()
     small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

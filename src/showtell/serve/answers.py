@@ -1,4 +1,4 @@
-"""The shapes of what is answered, and captions put into them."""
+"""Response models, and captions put into them."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class View(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why something was refused; codes do not change, sentences may."""
+    """Why something was refused; codes are stable, messages may change."""
 
     code: str
     message: str
 
 
 class Result(BaseModel):
-    """One image: its captions, likeliest by score first, or why it has none."""
+    """One image: its captions, best score first, or why it has none."""
 
     name: str
     captions: list[CaptionAnswer] | None = None
@@ -59,7 +59,7 @@ class Result(BaseModel):
 
 
 class Model(BaseModel):
-    """Who spoke: the recipe's name, showtell's version, and a hash of the folder's files."""
+    """The captioner: its recipe's name, showtell's version, and a hash of the folder's files."""
 
     name: str
     version: str
@@ -67,14 +67,14 @@ class Model(BaseModel):
 
 
 class Answer(BaseModel):
-    """The captions of a request's images, in their order."""
+    """The captions of a request's images, in the same order."""
 
     model: Model
     results: list[Result]
 
 
 class Refusal(BaseModel):
-    """Every answer that is not 200."""
+    """The body of any answer but a 200."""
 
     error: Problem
 
@@ -82,7 +82,7 @@ class Refusal(BaseModel):
 def result_of(
     name: str, size: tuple[int, int], best: Caption, *, n: int, attention: bool, transform: ImageTransform
 ) -> dict[str, Any]:
-    """A `Result` of an image of `size` (width, height) as JSON."""
+    """The `Result`, as JSON, of an image of `size` (width, height), with at most `n` captions."""
     captions = [best, *best.alternatives][:n]
     view = {"width": size[0], "height": size[1], "box": list(transform.crop_box(*size))}
     return {"name": name, "captions": [_caption(caption, attention) for caption in captions], "view": view}

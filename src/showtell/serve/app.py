@@ -1,4 +1,4 @@
-"""The HTTP application: `build_app(captioner, …)`. All that touches a photo is `showtell.images` and the captioner."""
+"""The HTTP application: `build_app(captioner, …)`. Only `showtell.images` and the captioner touch photos."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.exceptions import HTTPException  # fastapi's own is one
+from starlette.exceptions import HTTPException  # the base class of fastapi's own
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
@@ -43,8 +43,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """How a server behaves. `batch` images at most go through the model at once; the model waits for them at most
-    `wait` seconds; `judge` says which addresses and ports URLs may lead to."""
+    """A server's settings. A batch has at most `batch` images and waits for them at most `wait` seconds; `judge` says
+    which addresses and ports URLs may lead to."""
 
     limits: Limits = field(default_factory=Limits)
     batch: int = 16
@@ -56,7 +56,7 @@ class Settings:
 
 
 class Service:
-    """What a server has while it runs: the captioner behind its batches, threads that decode, counters."""
+    """The state of a running server: the captioner behind its batcher, decoding threads, counters."""
 
     def __init__(self, captioner: BaseCaptioner, settings: Settings) -> None:
         self.captioner, self.settings, self.limits = captioner, settings, settings.limits
@@ -67,33 +67,33 @@ class Service:
             captioner, size=settings.batch, wait=settings.wait, capacity=self.limits.queue,
             observe=self.numbers.observe_batch,
         )  # fmt: skip
-        self._pool = ThreadPoolExecutor(min(2, os.cpu_count() or 1), "decode")  # each may hold `pixels`
+        self._pool = ThreadPoolExecutor(min(2, os.cpu_count() or 1), "decode")  # few: each may hold `pixels`
         self._fetching = asyncio.Semaphore(_FETCHES)
 
     @property
     def ready(self) -> bool:
-        """Whether captions are to be had."""
+        """Whether requests for captions are accepted."""
         return self.batcher.ready and not self.draining
 
     @property
     def model(self) -> dict[str, str]:
-        """Who speaks."""
+        """The captioner's `Model`, as JSON."""
         name = str(self.captioner.recipe.get("name", ""))
         return {"name": name, "version": showtell.__version__, "digest": self.settings.digest}
 
     def close(self) -> None:
-        """Finishes what was accepted."""
+        """Accepts no more requests and finishes those accepted."""
         self.draining = True
         self.batcher.close()
         self._pool.shutdown(cancel_futures=True)
 
     async def answer(self, request: Request) -> tuple[int, dict[str, Any]]:
-        """Status and JSON of a request for captions. Refusals are raised."""
+        """The status and JSON that answer a request for captions; refusals are raised."""
         if not self.ready:
             raise refusal("draining", problems.CODES["draining"][1])
         with self.memory.share() as take, contextlib.ExitStack() as room:
             with self.batcher.arriving():
-                self.batcher.need_room(1)  # a full queue refuses before it reads
+                self.batcher.need_room(1)  # a full queue refuses before reading the body
                 wanted = await read_wanted(request, self.limits, take)
             request.state.images = len(wanted.images)
             room.enter_context(self.batcher.reserve(len(wanted.images)))
@@ -144,7 +144,7 @@ class Service:
             return await fetch(upload.url, self.limits, take, self.settings.judge)
 
     def _load(self, name: str, data: bytes | str, options: SearchOptions) -> tuple[Any, tuple[int, int]]:
-        """In a thread: what the captioner sees, and the photo's size, upright."""
+        """Runs in a thread. Returns what the captioner sees, and the upright photo's (width, height)."""
         content = decode_base64(name, data, self.limits) if isinstance(data, str) else data
         try:
             image, size = open_sized(content, max_pixels=self.limits.pixels, name=name, enough=self.captioner.enough)
@@ -182,8 +182,8 @@ def _add_captions(app: FastAPI, service: Service) -> None:
         dependencies=[Depends(_token_check(service.settings.token))], summary="Caption one or many images",
     )  # fmt: skip
     async def captions(request: Request) -> Response:
-        """Each image gets a result in its place. A broken one among good ones gets an `error` there; when all are
-        broken the status is 422. The options may stand in the body or in the query."""
+        """Results are in the order of the images. A broken image has an `error` in its place; if all are broken, the
+        status is that of their errors, or 422 if these differ. Options go in the body or in the query."""
         status, content = await service.answer(request)
         return JSONResponse(content, status)
 
@@ -222,7 +222,7 @@ def _add_pages(app: FastAPI) -> None:
 
 
 def _token_check(token: str) -> Callable[..., Coroutine[Any, Any, None]]:
-    """A dependency that refuses who does not bring the token; compared in constant time."""
+    """A dependency that refuses requests without the token, compared in constant time."""
 
     async def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
         brought = given.credentials if given is not None else ""
@@ -238,7 +238,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client leaves: then `ClientDisconnect`."""
+    """The result of `work`; if the client leaves first, `work` is cancelled and `ClientDisconnect` raised."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -256,7 +256,7 @@ async def _gone(request: Request) -> None:
 
 
 def _all_failed(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The error of a request none of whose images can be captioned: the first one's."""
+    """The request's `error` if none of its images can be captioned (the first image's), else nothing."""
     if any("error" not in result for result in results):
         return {}
     first = results[0]["error"]
@@ -268,7 +268,7 @@ def _all_failed(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _refusals() -> dict[int | str, dict[str, Any]]:
-    """What may be answered but 200, for the OpenAPI description."""
+    """The answers other than 200, for the OpenAPI description."""
     by_status: dict[int | str, dict[str, Any]] = {}
     for code, (status, meaning) in problems.CODES.items():
         if status in (404, 405):

@@ -35,8 +35,9 @@ class _Waiting:
 class Batcher:
     """Owns the thread that runs the captioner.
 
-    A batch is the longest waiting image and those of equal options behind it, at most `size`. The thread waits for
-    more, at most `wait` seconds, only while requests are being read or decoded: who comes alone is served at once.
+    A batch is the image that has waited longest and those behind it with equal options, at most `size` in all. The
+    thread waits for more, at most `wait` seconds, only while requests are being read or decoded: a lone one is served
+    at once.
     """
 
     def __init__(
@@ -50,22 +51,22 @@ class Batcher:
     ) -> None:
         self._captioner, self._size, self._wait, self._observe = captioner, size, wait, observe
         self.capacity = capacity
-        self.reserved = 0  # images accepted and not answered; touched on the event loop alone
+        self.reserved = 0  # images accepted and not yet answered; used only on the event loop
         self._arriving = 0
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._warm = False
-        self.failure: BaseException | None = None  # why the model did not run at all
+        self.failure: BaseException | None = None  # why the model failed to warm up
         self._thread = threading.Thread(target=self._run, name="captioner", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread, which first captions blank images: the first request is as fast as any, and memory has
-        grown to what it will be."""
+        """Starts the thread, which warms up on blank images: the first request is then as fast as any, and memory use
+        has levelled off."""
         self._thread.start()
 
     def close(self) -> None:
-        """Finishes what is queued and ends the thread; nothing may be submitted after."""
+        """Finishes what is queued and ends the thread; nothing may be submitted afterwards."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -74,12 +75,12 @@ class Batcher:
 
     @property
     def ready(self) -> bool:
-        """Whether the model has run and the thread is there."""
+        """Whether the model has warmed up and the thread takes images."""
         return self._warm and self._thread.is_alive() and not self._closing
 
     @contextlib.contextmanager
     def arriving(self) -> Iterator[None]:
-        """While a request is read and decoded, a batch may wait for it."""
+        """Marks a request as being read or decoded, so that a batch may wait for it."""
         self._add_arriving(1)
         try:
             yield
@@ -87,13 +88,13 @@ class Batcher:
             self._add_arriving(-1)
 
     def need_room(self, images: int) -> None:
-        """Refuses ("busy") where so many do not fit."""
+        """Refuses ("busy") if the queue has no room for `images` more."""
         if self.reserved + images > self.capacity:
             raise refusal("busy", f"{self.reserved} images wait, room is for {self.capacity}; try again later")
 
     @contextlib.contextmanager
     def reserve(self, images: int) -> Iterator[None]:
-        """Room for a request's images until it is answered; refuses ("busy") where there is none."""
+        """Reserves room for a request's images until it is answered; refuses ("busy") if there is none."""
         self.need_room(images)
         self.reserved += images
         try:
@@ -102,8 +103,8 @@ class Batcher:
             self.reserved -= images
 
     async def caption(self, seen: Any, options: SearchOptions) -> Caption:
-        """The best caption of one image, as the captioner's `see` gave it for these options, the others as its
-        alternatives. Cancelled, it is not run."""
+        """The best caption of one image, the others as its alternatives; `seen` is what the captioner's `see` gave for
+        these options. An image cancelled in the queue is not captioned."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(seen, options, loop.create_future(), loop)
         with self._changed:
@@ -122,7 +123,7 @@ class Batcher:
         except BaseException as error:
             self.failure = error
             _log.exception("the model does not run; the server ends")
-            os.kill(os.getpid(), signal.SIGTERM)  # an exit can be seen, a server that never gets ready cannot
+            os.kill(os.getpid(), signal.SIGTERM)  # an exit is noticed, a server that never gets ready is not
             return
         while batch := self._next():
             started = time.monotonic()
@@ -131,7 +132,7 @@ class Batcher:
             except BaseException as error:  # whatever a runtime raises: these requests fail, the next ones do not
                 _deliver(batch, error)
             else:
-                self._observe(len(batch), time.monotonic() - started)  # first: who has an answer finds it counted
+                self._observe(len(batch), time.monotonic() - started)  # first: answered clients find it counted
                 _deliver(batch, captions)
 
     def _warm_up(self) -> None:
@@ -142,7 +143,7 @@ class Batcher:
         self._warm = True
 
     def _next(self) -> list[_Waiting]:
-        """The next batch; none when closing and nothing is left."""
+        """The next batch; empty when closing and nothing is left."""
         with self._changed:
             while True:
                 self._drop_cancelled()
@@ -176,7 +177,7 @@ def _deliver(batch: list[_Waiting], result: list[Caption] | BaseException) -> No
 
 
 def _settle(answer: asyncio.Future[Caption], value: Caption | BaseException) -> None:
-    if answer.done():  # given up meanwhile
+    if answer.done():  # cancelled meanwhile
         return
     if isinstance(value, BaseException):
         answer.set_exception(RuntimeError(f"the captioner failed: {type(value).__name__}: {value}"))

@@ -1,4 +1,4 @@
-"""What a request asks for, read from its body: as a form or as JSON, no more of it than the limits allow."""
+"""Reads what a request asks for from its body, a form or JSON, up to the limits."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from showtell.errors import ShowtellError
 from showtell.serve.limits import Limits
 from showtell.serve.problems import refusal
 
-_MANY = 10_000  # separators in a JSON body; 32 images with their options have a few hundred, hostile ones millions
-_FIELD_BYTES = 100  # of a form's option
+_MANY = 10_000  # separators in a JSON body; 32 images and their options need a few hundred, attacks have millions
+_FIELD_BYTES = 100  # of an option in a form
 _NAME_LENGTH = 255
 _OPTIONS = ("n", "beam", "attention")
 
 
 class JsonImage(BaseModel):
-    """One image: its bytes in base64 (a data: URL will do), or where to fetch it."""
+    """One image: its bytes in base64 (or a data: URL), or where to fetch it."""
 
     model_config = ConfigDict(extra="forbid")
     data: str | None = Field(None, description="the file in base64")
@@ -34,7 +34,7 @@ class JsonImage(BaseModel):
 
 
 class Asked(BaseModel):
-    """The options of a request, in a form, in a query or in JSON."""
+    """The options of a request, from a form, a query or JSON."""
 
     model_config = ConfigDict(extra="forbid")
     n: int = Field(1, ge=1, le=10, description="captions an image")
@@ -50,7 +50,7 @@ class JsonBody(Asked):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An image as it came: bytes, base64 text, or a URL."""
+    """An image as it was sent: bytes, base64 text, or a URL."""
 
     name: str
     data: bytes | str | None = None
@@ -59,21 +59,21 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A whole request."""
+    """A request's images and options."""
 
     images: list[Upload]
     options: Asked
 
 
 class Memory:
-    """What all requests together keep in memory while they are read and decoded; on the event loop alone."""
+    """The bytes that all requests together hold until they are answered; used only on the event loop."""
 
     def __init__(self, size: int) -> None:
         self.size, self.used = size, 0
 
     @contextlib.contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
-        """A function that takes so many bytes, or refuses ("busy"); what was taken is given back at the end."""
+        """A function that takes a number of bytes or refuses ("busy"); all are given back at the end."""
         taken = 0
 
         def take(count: int) -> None:
@@ -150,7 +150,7 @@ def _upload(item: str | JsonImage, place: int, limits: Limits) -> Upload:
 
 @dataclass
 class _Part:
-    """A form's part while it arrives."""
+    """A part of a form while it arrives."""
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
     header: tuple[bytes, bytes] = (b"", b"")
@@ -160,7 +160,7 @@ class _Part:
 
 
 class _Form:
-    """A multipart body, parsed as it comes, in memory alone: no photo ever lies in a temporary file."""
+    """A multipart body, parsed as it arrives, in memory: no photo is ever written to a temporary file."""
 
     def __init__(self, boundary: bytes, limits: Limits) -> None:
         self._limits, self._part, self._ended = limits, _Part(), False
@@ -182,12 +182,12 @@ class _Form:
             self._parser = MultipartParser(boundary, callbacks, max_header_count=8, max_header_size=2048)
 
     def write(self, chunk: bytes) -> None:
-        """The next bytes of the body."""
+        """Parses the next bytes of the body."""
         with _form_errors():
             self._parser.write(chunk)
 
     def wanted(self, query: dict[str, str]) -> Wanted:
-        """All of it, when the body has ended."""
+        """The request, once the body has ended."""
         if not self._ended:
             raise refusal("malformed", "the form ends before its last boundary")
         if not self._images:
@@ -244,12 +244,12 @@ def _form_errors() -> Iterator[None]:
         yield
     except (HTTPException, ShowtellError):
         raise
-    except Exception as error:  # the parser's own, and what it trips over
+    except Exception as error:  # the parser's own errors, and others that bad input causes
         raise refusal("malformed", f"the form cannot be read: {str(error)[:120]}") from None
 
 
 def clean_name(name: str) -> str:
-    """A file's name without folders and control characters. It is only ever repeated, never opened."""
+    """A file's name without folders and control characters, shortened. It is only echoed, never opened."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     return "".join(c for c in last if c.isprintable())[:_NAME_LENGTH]
 
@@ -265,7 +265,7 @@ def _options(values: dict[str, Any]) -> Asked:
 
 
 def _explain(error: ValidationError) -> NoReturn:
-    """The first of pydantic's complaints, as a sentence."""
+    """Refuses with the most telling of pydantic's errors."""
     errors = error.errors(include_url=False)
     first = next((e for e in errors if "str" not in e["loc"] or isinstance(e["input"], int | float | list)), errors[0])
     where = ".".join(str(x) for x in first["loc"] if not isinstance(x, str) or x not in ("str", "JsonImage"))
@@ -294,7 +294,7 @@ def _too_large(what: str, limit: int) -> HTTPException:
 
 
 def decode_base64(name: str, text: str, limits: Limits) -> bytes:
-    """The bytes of base64 text or of a data: URL; line breaks are let pass."""
+    """The bytes of base64 text or of a data: URL; whitespace is ignored."""
     content = text.partition(",")[2] if text.startswith("data:") else text
     try:
         data = base64.b64decode("".join(content.split()), validate=True)

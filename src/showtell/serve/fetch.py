@@ -1,7 +1,7 @@
-"""Images from URLs, where a server allows them: public addresses alone, no more bytes and time than the limits say.
+"""Fetches images from URLs, if the server allows them: from public addresses only, within the limits.
 
-The name is resolved once, every address it has is judged, and the connection goes to one of those very addresses:
-a name that resolves differently a moment later changes nothing. Each redirect is judged as the first URL was.
+The host's name is resolved once, all its addresses are judged, and the connection goes to one of them: a name that
+resolves differently a moment later (DNS rebinding) changes nothing. Redirects are judged like the first URL.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class _Answer:
 
 
 def is_public(address: str, port: int) -> bool:
-    """Whether anybody on the internet could be asked at this address: no loopback, private, link-local or reserved
-    one, no IPv4 address in IPv6's clothes, no port but those of the web."""
+    """Whether this is a public internet address with a web port, 80 or 443: not loopback, private, link-local or
+    reserved, and no IPv4 address embedded in IPv6."""
     ip = ipaddress.ip_address(address.split("%")[0])
     if port not in _PORTS.values() or not ip.is_global or ip.is_multicast or ip.is_reserved:
         return False
     if isinstance(ip, ipaddress.IPv4Address):
-        # Protocol assignments, which Python knows in part; relays to 6to4; the host of each machine in Azure, by a public number.
+        # Protocol assignments, which Python knows only in part; 6to4 relays; Azure's host, which has a public address.
         ours = ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")
         return not any(ip in ipaddress.IPv4Network(net) for net in ours)
     unicast, tunnels = ipaddress.IPv6Network("2000::/3"), ("2001::/23", "2002::/16")
@@ -47,7 +47,7 @@ def is_public(address: str, port: int) -> bool:
 
 
 async def fetch(url: str, limits: Limits, take: Callable[[int], None], judge: Judge = is_public) -> bytes:
-    """The bytes behind a URL. Refuses with "url_refused" or "url_failed"."""
+    """The bytes behind a URL. Refuses with "url_refused" or "url_failed", or "busy" through `take`."""
     try:
         async with asyncio.timeout(limits.url_seconds):
             for _ in range(_REDIRECTS + 1):
@@ -86,7 +86,7 @@ async def _get(url: str, limits: Limits, take: Callable[[int], None], judge: Jud
         writer.write((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
         return await _read(connection, reader, limits, take)
     finally:
-        writer.transport.abort()  # not close(): its server may keep us waiting
+        writer.transport.abort()  # not close(), which may wait for the server
 
 
 async def _read(
@@ -128,7 +128,7 @@ def _parse(url: str) -> tuple[SplitResult, int]:
 
 
 async def _resolve(host: str, port: int, judge: Judge) -> str:
-    """One address of the host, if all of them will do. The sentence is the same whatever is wrong with them."""
+    """The host's first address, if all pass the judge. The refusal does not tell what is wrong with them."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = [str(entry[4][0]) for entry in found]

@@ -1,4 +1,4 @@
-"""What stands before every route: a request's id, its line in the log, its numbers, headers, and polite refusals."""
+"""The layer around all routes: request ids, log lines, metrics, headers, and refusals that clients can read."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ class Gate:
 
 
 class _Exchange:
-    """One request and its answer: knows whether the body was read, and reads a little more before it refuses.
+    """One request and its answer. Knows whether the body was read, and reads more of it before refusing.
 
-    A client that is still sending when the connection closes may never see why. So what is left of a refused body is
-    thrown away, for two seconds and as many bytes as four requests may have; and where it goes on after that, the connection
-    stays open for another second behind the answer, until the client has read it and leaves.
+    A client that is still sending when the connection closes may never see the answer. So the rest of a refused body
+    is discarded, for at most two seconds and four times the bytes a request may have. If the body goes on after that,
+    the connection stays open for another second after the answer, so that the client can read it and leave.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
@@ -87,7 +87,7 @@ class _Exchange:
         self.id = own if _OWN_ID.fullmatch(own) else uuid.uuid4().hex
         self.status = 0
         self._unread = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-        self._asked_first = "expect" in headers  # the client waits for a word before it sends; it gets the refusal
+        self._asked_first = "expect" in headers  # the client awaits 100 Continue; it gets the refusal instead
 
     async def receive(self) -> Message:
         """ASGI: the next part of the body."""
@@ -101,7 +101,7 @@ class _Exchange:
         """ASGI: a part of the answer."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": list(message["headers"])}  # a response may be sent to many
+            message = {**message, "headers": list(message["headers"])}  # a copy: one response may answer many requests
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.id
             for name, value in HEADERS.items():
@@ -129,13 +129,13 @@ class _Exchange:
 
 
 def _header_bytes(scope: Scope) -> int:
-    """The request line and all headers; h11 limits them only where they come in several pieces."""
+    """The bytes of the target and all headers; h11 limits them only if they arrive in several pieces."""
     target = len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
     return target + sum(len(name) + len(value) for name, value in scope["headers"])
 
 
 def _route(router: Router, scope: Scope) -> str:
-    """The path of the route that answers, so that strangers cannot make up labels."""
+    """The path of the matching route, so that clients cannot make up metric labels."""
     for route in router.routes:
         if route.matches(scope)[0] is not Match.NONE:
             return str(getattr(route, "path", "other"))

@@ -1,4 +1,4 @@
-"""How much a server takes from anybody, and for how long."""
+"""Limits on the size and the duration of requests."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from showtell.errors import DataError
 class Limits:
     """Sizes in bytes, times in seconds.
 
-    `queue` counts images accepted and not yet answered; `held_bytes` is what all requests together may keep in memory
-    while they are read; `header_bytes` is the request line with all headers.
+    `queue` counts images accepted and not yet answered; `held_bytes` is what all requests together may hold in memory
+    until they are answered; `header_bytes` covers the request line and all headers.
     """
 
     image_bytes: int = 16 * 2**20
     request_bytes: int = 64 * 2**20
     held_bytes: int = 256 * 2**20
     header_bytes: int = 16 * 2**10
-    pixels: int = 40_000_000  # a decoded one takes 12 bytes while it is read, up to 32 in rarer kinds
+    pixels: int = 40_000_000  # each takes 12 bytes while it is decoded, up to 32 in rare image modes
     images: int = 32
     queue: int = 128
     connections: int = 512

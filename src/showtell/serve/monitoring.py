@@ -1,4 +1,4 @@
-"""What a server tells about itself: numbers for Prometheus, one line of JSON a request. Never what a photo holds."""
+"""Metrics for Prometheus, and a log with one line of JSON per request. Neither has anything of a photo's content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Numbers:
-    """The counters of one server, in a registry of their own."""
+    """The metrics of one server, in a registry of their own."""
 
     def __init__(self, waiting: Callable[[], float], ready: Callable[[], bool]) -> None:
         registry = self._registry = CollectorRegistry()
@@ -36,12 +36,12 @@ class Numbers:
         Gauge("showtell_ready", "1 while requests are taken.", registry=registry).set_function(lambda: float(ready()))
 
     def observe_batch(self, images: int, seconds: float) -> None:
-        """One batch was captioned."""
+        """Counts one captioned batch."""
         self.batches.observe(images)
         self.batch_seconds.observe(seconds)
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
@@ -59,12 +59,12 @@ LOG = logging.getLogger("showtell.serve")
 
 
 def log(event: str, *, level: int = logging.INFO, error: BaseException | None = None, **fields: Any) -> None:
-    """One line of the log."""
+    """Writes one line of the log."""
     LOG.log(level, event, extra={"fields": fields}, exc_info=error)
 
 
 def log_to_stderr() -> None:
-    """Our lines and uvicorn's warnings, as JSON, on stderr."""
+    """Sends our lines and uvicorn's warnings to stderr, as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
     for name, level in (("showtell.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):

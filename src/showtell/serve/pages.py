@@ -1,4 +1,4 @@
-"""What browsers see: the page at `/` and the reference at `/docs`. Neither asks any other host for anything."""
+"""What browsers see: the page at `/` and the reference at `/docs`. Neither loads anything from another host."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ th, td { border-bottom: 1px solid #8884 } section { margin: 2.5rem 0 } h2 code {
 
 
 def page_response(html: str) -> HTMLResponse:
-    """A self-contained page that may run its own inline scripts and styles, show what the visitor chose, and talk to
-    its own server: nothing else."""
+    """A self-contained page that may only run its own inline scripts and styles, show what the visitor chose, and
+    talk to its own server."""
     scripts, styles = _hashes(html, "script"), _hashes(html, "style")
     policy = {
         "default-src": "'none'", "script-src": scripts, "style-src": styles, "img-src": "'self' blob: data:",
@@ -37,8 +37,8 @@ def page_response(html: str) -> HTMLResponse:
 
 
 def reference_page(schema: dict[str, Any]) -> HTMLResponse:
-    """The OpenAPI description as a page to read. The usual viewers are megabytes of scripts from elsewhere; this one
-    needs no network and no script."""
+    """The OpenAPI description as a page to read. The usual viewers load megabytes of scripts from other hosts; this
+    one needs neither scripts nor a network."""
     operations = [
         _operation(method, path, operation)
         for path, methods in schema["paths"].items()

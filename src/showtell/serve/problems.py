@@ -1,4 +1,4 @@
-"""What a server answers when it refuses: a status, a code that does not change, one sentence."""
+"""What a refusal consists of: a status, a stable code and one sentence."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BY_STATUS = {404: "not_found", 405: "wrong_method"}  # what Starlette raises by 
 
 
 def refusal(code: str, message: str) -> HTTPException:
-    """An answer with the status of `code`, to be raised."""
+    """The exception to raise for `code`, with its status and headers."""
     status = CODES[code][0]
     headers = {503: {"Retry-After": RETRY_AFTER}, 401: {"WWW-Authenticate": "Bearer"}}.get(status)
     return HTTPException(status, {"code": code, "message": message}, headers)
@@ -44,7 +44,7 @@ def body(code: str, message: str) -> dict[str, Any]:
 
 
 def body_of(error: starlette.exceptions.HTTPException) -> dict[str, Any]:
-    """The JSON of what was raised, by us or by Starlette."""
+    """The JSON of an exception that we or Starlette raised."""
     if isinstance(error.detail, dict):
         return {"error": error.detail}
     code = BY_STATUS.get(error.status_code, "malformed")

@@ -1,4 +1,4 @@
-"""The process around the application: sockets, signals, and connections that do not end by themselves."""
+"""The process around the application: sockets, signals, and connections that would not end by themselves."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _STALLED = 30.0  # seconds that an answer may wait for a client that does not re
 
 
 def serve(captioner: BaseCaptioner, settings: Settings, *, host: str, port: int) -> None:
-    """Serves until SIGTERM or Ctrl-C, then finishes what was accepted; the second one interrupts.
+    """Serves until SIGTERM or Ctrl-C, then finishes the accepted requests; a second signal ends it at once.
 
-    Raises `DataError` where the port cannot be had, `BundleError` where the model does not run, `KeyboardInterrupt` after Ctrl-C.
+    Raises `DataError` if it cannot listen, `BundleError` if the model does not run, `KeyboardInterrupt` after Ctrl-C.
     """
     log_to_stderr()
     listener = _listen(host, port)
@@ -86,7 +86,7 @@ def _config(app: FastAPI, limits: Limits) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which ends of itself after a signal instead of being killed by it a second time."""
+    """uvicorn's server, but a signal that ended it is not raised again afterwards."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -94,7 +94,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT are ours while the server runs."""
+        """Handles SIGINT and SIGTERM while the server runs."""
         before = {which: signal.signal(which, self.handle_exit) for which in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -103,15 +103,15 @@ class _Server(uvicorn.Server):
                 signal.signal(which, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal: take no more and finish. The second: end now."""
+        """The first signal: accept no more and finish. The second: end now."""
         self.interrupted = self.interrupted or sig == signal.SIGINT
         self.force_exit = self.should_exit
         self._service.draining = self.should_exit = True
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's connection, with an end to waiting: for headers, and for a client that does not read. What is not HTTP
-    is refused in JSON like all else."""
+    """uvicorn's connection, with timeouts for headers and for a client that does not read. What is not HTTP is
+    refused in JSON, like everything else."""
 
     own_limits = Limits()
     _heading: asyncio.TimerHandle | None = None
@@ -119,7 +119,7 @@ class _Protocol(H11Protocol):
     _refused = False
 
     def connection_made(self, transport: Any) -> None:
-        """A connection more, or one too many."""
+        """Starts to time the headers, or refuses a connection too many."""
         super().connection_made(transport)
         if len(self.connections) > self.own_limits.connections:
             self._refuse("busy", "too many connections; try again later")
@@ -127,13 +127,13 @@ class _Protocol(H11Protocol):
             self._time_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """No timer outlives it."""
+        """Stops the timers."""
         self._stop("_heading")
         self._stop("_stalling")
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Headers that have begun must end in time; what follows them has its own limit."""
+        """Limits how long headers take; the body has a limit of its own."""
         if self._refused:
             return
         super().data_received(data)
@@ -143,24 +143,24 @@ class _Protocol(H11Protocol):
             self._stop("_heading")
 
     def shutdown(self) -> None:
-        """The server ends."""
+        """Closes the connection when the server ends."""
         if self._refused:
             self.transport.abort()
         else:
             super().shutdown()
 
     def pause_writing(self) -> None:
-        """The client is slower than the answer."""
+        """Starts to time a client that reads too slowly."""
         super().pause_writing()
         self._stalling = self.loop.call_later(_STALLED, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client reads."""
+        """Stops timing it: the client reads again."""
         super().resume_writing()
         self._stop("_stalling")
 
     def send_400_response(self, msg: str) -> None:
-        """For what uvicorn or h11 could not read."""
+        """Refuses what uvicorn or h11 could not parse."""
         if getattr(sys.exception(), "error_status_hint", 400) == 431:
             self._refuse("headers_too_large", f"the headers have more than {self.own_limits.header_bytes:,} bytes")
         else:
@@ -184,8 +184,8 @@ class _Protocol(H11Protocol):
             setattr(self, name, None)
 
     def _refuse(self, code: str, message: str) -> None:
-        """An answer outside the application, and the end of the connection: but not before the client has had time to
-        read it, for a client that is still sending would find the connection broken instead."""
+        """Answers outside the application and ends the connection, but only after the client has had time to read: one
+        that is still sending would otherwise find the connection broken."""
         self._stop("_heading")
         status = problems.CODES[code][0]
         content = json.dumps(problems.body(code, message)).encode()
