@@ -30,7 +30,7 @@ CONTESTANTS = {"kept": False, "computed again": True}
 
 
 def measure(arguments: argparse.Namespace, *, again: bool) -> dict[str, float]:
-    """Seconds per step, and the rise of this process's peak memory in MiB."""
+    """Seconds per step, and the rise of this process's peak memory in MB."""
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
     encoder = Encoder(name=arguments.name, layer=arguments.layer, crop="squash")
@@ -51,7 +51,7 @@ def measure(arguments: argparse.Namespace, *, again: bool) -> dict[str, float]:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def main() -> None:
