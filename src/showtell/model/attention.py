@@ -1,8 +1,8 @@
 """Attention over the regions of an image: two ways to score them, one interface.
 
-    keys(values (B,R,E)) -> (B,R,A)                                    once an image, in a form of its own
+    keys(values (B,R,E)) -> (B,R,A)                                    once per image, in its own form
     scores(query (B,K,·), keys (B,R,A)) -> (B,K,G,R)                   before the softmax
-    own(query (B,K,·), key (B,K,A)) -> (B,K,G,1)                       the score of a region that each row has for itself
+    own(query (B,K,·), key (B,K,A)) -> (B,K,G,1)                       the score of one extra region for each row
     forward(query, keys, values) -> context (B,K,E), weights (B,K,R)   each head reads its share of E
 
 B images · K rows (or K·T rows and steps) of an image · R regions · E embedding · A attention · G heads
@@ -25,7 +25,7 @@ class AdditiveAttention(nn.Module):
     """Bahdanau's additive attention: e = vᵀ tanh(W_k k + W_q q), α = softmax(e). One head.
 
     Bahdanau et al., "Neural Machine Translation by Jointly Learning to Align and Translate", 2015, appendix A.1.2.
-    Keys are projected once an image (`keys`), queries once a step.
+    Keys are projected once per image (`keys`), queries once per step.
     """
 
     def __init__(self, *, key_size: int, query_size: int, size: int, heads: int = 0) -> None:
@@ -49,7 +49,7 @@ class AdditiveAttention(nn.Module):
         return scores[:, :, None]
 
     def own(self, query: Tensor, key: Tensor) -> Tensor:
-        """query (B,K,·), key (B,K,A), projected already -> scores (B,K,1,1)."""
+        """query (B,K,·), key (B,K,A), already projected -> scores (B,K,1,1)."""
         score: Tensor = self.score(torch.tanh(key + self.query(query)))
         return score[..., None]
 
@@ -61,8 +61,8 @@ class AdditiveAttention(nn.Module):
 class DotAttention(nn.Module):
     """Scaled dot-product attention with several heads: α = softmax(q·k / √d), each head on its share of A and of E.
 
-    Vaswani et al., "Attention Is All You Need", 2017, equation (1) and section 3.2.2. Deviation: W^V and W^O are not
-    here; the caller's values are projected already, and what reads the context is linear.
+    Vaswani et al., "Attention Is All You Need", 2017, equation (1) and section 3.2.2. Deviation: no W^V and W^O
+    here; the caller's values are already projected, and a linear layer reads the context.
     """
 
     def __init__(self, *, key_size: int, query_size: int, size: int, heads: int = 0) -> None:
@@ -73,7 +73,7 @@ class DotAttention(nn.Module):
                 raise RecipeError(
                     f"decoder.heads is {self.heads}, which does not divide decoder.{key}, {width}; choose one that does"
                 )
-        self.key = nn.Linear(key_size, size, bias=False)  # a bias would add the same to the scores of all regions
+        self.key = nn.Linear(key_size, size, bias=False)  # a bias would shift the scores of all regions equally
         self.query = nn.Linear(query_size, size, bias=False)
 
     def keys(self, values: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class DotAttention(nn.Module):
         return (queries @ by_head.mT / math.sqrt(by_head.shape[-1])).transpose(1, 2)
 
     def own(self, query: Tensor, key: Tensor) -> Tensor:
-        """query (B,K,·), key (B,K,A), projected already -> scores (B,K,G,1)."""
+        """query (B,K,·), key (B,K,A), already projected -> scores (B,K,G,1)."""
         products = (self.query(query) * key).view(*key.shape[:2], self.heads, -1)
         scores: Tensor = products.sum(-1, keepdim=True) / math.sqrt(products.shape[-1])
         return scores
@@ -103,13 +103,13 @@ ATTENTIONS: dict[str, type[Attention]] = {"additive": AdditiveAttention, "dot": 
 
 
 def attend(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """scores (B,K,G,R), values (B,R,E) -> context (B,K,E), and the weights as a mean over heads (B,K,R)."""
+    """scores (B,K,G,R), values (B,R,E) -> context (B,K,E), and the weights averaged over heads (B,K,R)."""
     weights = scores.softmax(-1)
     return mix(weights, values), weights.mean(2)
 
 
 def mix(weights: Tensor, values: Tensor) -> Tensor:
-    """weights (B,K,G,R), values (B,R,E) -> (B,K,E): each head's weighted sum of its share of E, side by side."""
+    """weights (B,K,G,R), values (B,R,E) -> (B,K,E): each head's weighted sum of its share of E, concatenated."""
     context = weights.transpose(1, 2) @ split(values, weights.shape[2])  # (B,G,K,E/G)
     return context.transpose(1, 2).flatten(2)
 

@@ -1,4 +1,4 @@
-"""Encoder and decoder as one module: the thing that is trained."""
+"""Encoder and decoder as one module: the model that is trained."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class CaptionerModel(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def features(self, inputs: Tensor) -> Tensor:
-        """inputs: images (B,3,S,S), maps of the encoder's stem (B,C,h,w), or features already -> features (B,R,F)"""
+        """inputs: images (B,3,S,S), maps of the encoder's stem (B,C,h,w), or features (B,R,F) -> features (B,R,F)"""
         features: Tensor = self.encoder(inputs) if inputs.ndim == 4 else inputs
         return features
 
     def forward(self, inputs: Tensor, tokens: Tensor) -> Output:
-        """inputs: as `features` takes them; tokens (B,K,T) -> logits (B,K,T,V), attention."""
+        """inputs as for `features`, tokens (B,K,T) -> logits (B,K,T,V), attention."""
         output: Output = self.decoder(self.features(inputs), tokens)
         return output

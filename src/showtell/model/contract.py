@@ -1,4 +1,4 @@
-"""What decoders hand to training and search."""
+"""What decoders return to training and search, and how they initialise their layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Step(NamedTuple):
-    """One step of all rows. `state` is the decoder's own State, every tensor of it (B,K,…)."""
+    """One step of all rows. `state` is the decoder's own State, all tensors (B,K,…)."""
 
     logits: Tensor  # (B,K,V)
     state: Any
@@ -17,28 +17,28 @@ class Step(NamedTuple):
 
 
 class Output(NamedTuple):
-    """All steps of all rows, as training wants them."""
+    """All steps of all rows, for training."""
 
     logits: Tensor  # (B,K,T,V)
     attention: Tensor | None  # (B,K,T,R)
 
 
 def init_embedding(embedding: nn.Embedding) -> nn.Embedding:
-    """Small vectors, so that an output layer that shares them starts near the uniform distribution."""
+    """Draws small vectors, so that an output layer that shares them starts near the uniform distribution."""
     nn.init.normal_(embedding.weight, std=embedding.embedding_dim**-0.5)
     return embedding
 
 
 def open_forget_gates(linear: nn.Linear, hidden: int) -> nn.Linear:
-    """A bias of one for the forget gates of a map to gates i, f, o, g, … (Jozefowicz et al., 2015, section 2.2)."""
+    """Sets the forget gates' bias to one in a map to gates i, f, o, g, … (Jozefowicz et al., 2015, section 2.2)."""
     nn.init.ones_(linear.bias[hidden : 2 * hidden])
     return linear
 
 
 def weigh_words(linear: nn.Linear) -> nn.Linear:
-    """A map of word vectors, scaled so that a word, small by `init_embedding`, weighs as much as a normalised region.
+    """Scales a map of word vectors so that a word, small after `init_embedding`, weighs as much as a normalised region.
 
-    Without it the words before are hardly heard at first, the less the more layers lie between them and the output.
+    Without it, previous words count for little at first, and for less the more layers lie between them and the output.
     """
     with torch.no_grad():
         linear.weight.mul_(linear.in_features**0.5)

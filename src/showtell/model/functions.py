@@ -1,6 +1,6 @@
-"""What training spends its time in, written for the processor: the same numbers as the plain equations, to rounding.
+"""The hot spots of training, written for speed: equal to the plain equations up to rounding.
 
-Each function has its plain form in `tests/model/test_functions.py`, which holds value and gradients to it.
+`tests/model/test_functions.py` holds the plain form of each function and compares values and gradients with it.
 
 B images · K rows of an image · R regions · A attention · H hidden
 """
@@ -14,24 +14,24 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-_SATURATED = 20.0  # tanh is ±1 there in double precision, and e^{±80} is still a single-precision number
-_BLOCK = 192 * 1024  # numbers: they stay in a core's second-level cache
-_ACCELERATOR_BLOCK = 64 * 1024 * 1024  # numbers: a quarter of a gigabyte, in few calls
+_SATURATED = 20.0  # tanh(±20) is ±1 even in double precision, and e^{±80} still fits single precision
+_BLOCK = 192 * 1024  # elements: a block stays in a core's L2 cache
+_ACCELERATOR_BLOCK = 64 * 1024 * 1024  # elements: a quarter of a gigabyte, so few kernel launches
 
 
 def exponential(projected: Tensor) -> Tensor:
-    """x -> e^{2x} in single precision: the form in which `additive_scores` wants keys and queries."""
+    """x -> e^{2x} in single precision: the form in which `additive_scores` takes keys and queries."""
     return torch.exp(2 * projected.float().clamp(-_SATURATED, _SATURATED))
 
 
 def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     """vᵀ tanh(k + q) for each row and region: query (B,K,A), keys (B,R,A), both as `exponential` gives them -> (B,K,R).
 
-    tanh(k + q) = 1 − 2 / (1 + e^{2k} e^{2q}), so the exponentials are computed once a key and once a query, not once a
-    pair of them, and a pair costs a product and a reciprocal. Pairs are visited in blocks that fit a cache and are
-    computed again for the gradient instead of being kept.
+    tanh(k + q) = 1 − 2 / (1 + e^{2k} e^{2q}), so the exponentials are computed per key and per query, not per pair, and
+    a pair costs one product and one reciprocal. Pairs are visited in blocks that fit a cache, and recomputed for the
+    gradient instead of stored.
     """
-    with torch.autocast(query.device.type, enabled=False):  # it would copy every block into another type
+    with torch.autocast(query.device.type, enabled=False):  # autocast would copy every block to another dtype
         run = _AdditiveScores.apply if torch.is_grad_enabled() else _AdditiveScores.forward
         scores: Tensor = run(query, keys, vector.float())
     return scores
@@ -40,7 +40,7 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
 class _AdditiveScores(Function):
     @staticmethod
     def forward(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # the number of images is not known then
+        if torch.compiler.is_compiling():  # the number of images is unknown then
             return _score(_reciprocal(query, keys), vector)
         scores = query.new_empty((*query.shape[:2], keys.shape[1]))
         for images, regions in _blocks(query, keys):
@@ -69,7 +69,7 @@ class _AdditiveScores(Function):
 
 
 def _blocks(query: Tensor, keys: Tensor) -> list[tuple[slice, slice]]:
-    """Images and regions whose pairs fit a block: several images where they are small, some regions where one is large."""
+    """Slices of images and regions whose pairs fit a block: several small images, or some regions of a large one."""
     images, rows, size = query.shape
     most = _BLOCK if query.device.type == "cpu" else _ACCELERATOR_BLOCK
     together = min(images, max(1, most // (rows * size * keys.shape[1])))
@@ -110,7 +110,7 @@ def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _LSTMCell(Function):
-    """A dozen operations where autograd would record thirty: at a few thousand numbers each, their number is the cost."""
+    """A dozen operations where autograd would record thirty: on small tensors, the number of operations is the cost."""
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,13 +140,13 @@ def _gates(gates: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 class LSTM(nn.LSTM):
-    """`nn.LSTM`, which on a GPU computes in single precision: autocast would have cuDNN run it in float16, whatever type the rest
-    is in, and bfloat16 comes without the loss scaling that float16's gradients need."""
+    """`nn.LSTM` that computes in single precision on a GPU: autocast would have cuDNN run it in float16, whatever the
+    dtype of the rest, and a bfloat16 run has no loss scaling, which float16 gradients need."""
 
     def forward(  # type: ignore[override]
         self, inputs: Tensor, state: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """inputs (N,T,I), h and c (L,N,H), zeros where none are given -> hidden (N,T,H), h and c (L,N,H)."""
+        """inputs (N,T,I), h and c (L,N,H), zeros by default -> hidden (N,T,H), h and c (L,N,H)."""
         if inputs.device.type != "cuda":
             return super().forward(inputs, state)
         if state is not None:
@@ -156,12 +156,12 @@ class LSTM(nn.LSTM):
 
 
 class Dropout(nn.Module):
-    """Dropout that draws a byte where `nn.Dropout` draws a number on the CPU, which costs a tenth of the time there.
+    """Dropout that, on the CPU, draws a byte where `nn.Dropout` draws a number, in a tenth of the time.
 
-    The probability is rounded to 1/256; what is kept is scaled by the rounded one, so that the mean stays exact.
-    `variational`: of x (B,K,T,·) the same numbers are dropped at all steps of a caption (Gal & Ghahramani, "A Theoretically
-    Grounded Application of Dropout in Recurrent Neural Networks", 2016, section 4). Deviation: of what enters and leaves the
-    recurrence; its own connections, and those between the layers of an `nn.LSTM`, are as without it.
+    There the probability is rounded to 1/256, and what is kept is scaled by the rounded one, so the mean stays exact.
+    `variational`: for x (B,K,T,·), the same elements are dropped at all steps of a caption (Gal & Ghahramani, "A
+    Theoretically Grounded Application of Dropout in Recurrent Neural Networks", 2016, section 4). Deviation: only for
+    what enters and leaves the recurrence; it changes nothing within it or between the layers of an `nn.LSTM`.
     """
 
     def __init__(self, p: float) -> None:
@@ -170,7 +170,7 @@ class Dropout(nn.Module):
         self.variational = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """x of any shape -> the same shape; untouched outside training."""
+        """x of any shape -> the same shape; unchanged outside training."""
         dropped = min(255, round(256 * self.p))
         if not self.training or not dropped:
             return x

@@ -1,4 +1,4 @@
-"""Where the image enters the LSTM of Show and Tell: one small module each, under one interface.
+"""The ways for an image to enter the LSTM of Show and Tell: one small module each, with one interface.
 
     input_size                        the size of the LSTM's input
     start(lstm, image) -> (h, c)      the state before `<start>`, each (L,B,H)
@@ -26,7 +26,7 @@ class FirstInput(nn.Module):
         return h, c
 
     def inputs(self, words: Tensor, image: Tensor) -> Tensor:
-        """words (N,T,E) -> the same."""
+        """words (N,T,E) -> words, unchanged."""
         return words
 
 
@@ -39,18 +39,18 @@ class InitialState(nn.Module):
         self.state = nn.Linear(embedding, 2 * layers * hidden)
 
     def start(self, lstm: nn.LSTM, image: Tensor) -> tuple[Tensor, Tensor]:
-        """image (B,E) -> the state that it means."""
+        """image (B,E) -> the state computed from it."""
         state = torch.tanh(self.state(image)).view(image.shape[0], 2, self.layers, -1)  # (B,2,L,H)
         h, c = state.permute(1, 2, 0, 3).contiguous()
         return h, c
 
     def inputs(self, words: Tensor, image: Tensor) -> Tensor:
-        """words (N,T,E) -> the same."""
+        """words (N,T,E) -> words, unchanged."""
         return words
 
 
 class EveryInput(nn.Module):
-    """The image stands beside each word, as in Donahue et al., "Long-term Recurrent Convolutional Networks", 2015."""
+    """The image is appended to each word, as in Donahue et al., "Long-term Recurrent Convolutional Networks", 2015."""
 
     def __init__(self, *, embedding: int, hidden: int, layers: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Several networks, or several layers of one, as one map of regions.
+"""Joins several networks, or several layers of one, into one map of regions.
 
 B images · R regions (h·w of a grid) · F feature size · S side of the input in pixels
 """
@@ -20,23 +20,23 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network, cut: what it gives are the sources `outputs`, which the network's own transform would have fed."""
+    """A network, cut to return the sources `outputs`, and the transform that it expects of images."""
 
     name: str
     module: nn.Module  # images -> a Tensor, or a dict of them by the names of `outputs`
     outputs: tuple[str, ...]
     transform: ImageTransform
-    prefix_tokens: int  # of a transformer: in front of the regions, not regions themselves
-    layout: torch.memory_format  # of its weights, and of the images that it takes
+    prefix_tokens: int  # a transformer's, before the regions and not regions themselves
+    layout: torch.memory_format  # of its weights and its input images
 
     def run(self, images: Tensor) -> dict[str, Tensor]:
-        """images (B,3,S,S) -> what its layers give, in the network's own layouts."""
+        """images (B,3,S,S) -> its outputs by name, in the network's own layouts."""
         found: Tensor | dict[str, Tensor] = self.module(images)
         return found if isinstance(found, dict) else {self.outputs[0]: found}
 
 
 def pair_sources(name: str | Sequence[str], layer: str | Sequence[str]) -> list[tuple[str, str]]:
-    """Which layer of which network, for each source; a single name goes with all layers, a single layer with all names."""
+    """The (name, layer) of each source; a single name goes with all layers, a single layer with all names."""
     names = [name] if isinstance(name, str) else list(name)
     layers = [layer] if isinstance(layer, str) else list(layer)
     if len(names) == 1:
@@ -55,7 +55,7 @@ def pair_sources(name: str | Sequence[str], layer: str | Sequence[str]) -> list[
 
 
 class Networks(nn.Module):
-    """Several networks that see the same picture, each at its own size, by its own mean and deviation."""
+    """Several networks that see the same picture, each at its own size, with its own mean and deviation."""
 
     def __init__(self, backbones: Sequence[Backbone], *, common: ImageTransform) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Networks(nn.Module):
             self.add_module(backbone.name.replace(".", "_"), backbone.module)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """images (B,3,S,S), normalised by the common transform -> what all layers give, by their names."""
+        """images (B,3,S,S), normalised by the common transform -> all outputs by name."""
         found: dict[str, Tensor] = {}
         for view, backbone in zip(self.views, self._backbones, strict=True):
             found |= backbone.run(view(images).contiguous(memory_format=backbone.layout))
@@ -77,9 +77,9 @@ class Networks(nn.Module):
 
 
 class View(nn.Module):
-    """Images as one transform made them -> as (nearly) another would have: resampled and normalised anew.
+    """Turns images made by one transform into (nearly) those of another: resampled and renormalised.
 
-    Both must keep the same part of the picture. Resampling is a matrix a side, so that it can be exported.
+    Both must keep the same part of the picture. Resampling is one matrix per side, so that it can be exported.
     """
 
     scale: Tensor
@@ -101,11 +101,11 @@ class View(nn.Module):
 
 
 class JoinRegions(nn.Module):
-    """Maps of regions brought to one grid and put side by side.
+    """Brings maps of regions to one grid and concatenates their features.
 
-    Finer grids are averaged over cells, a source that is one vector stands beside every region. Each source is normalised
-    over its features (a layer norm without weights), so that none drowns the others by its scale; the decoder projects
-    them together, which is the sum of a projection each.
+    Finer grids are averaged over cells; a source that is a single vector is repeated for every region. Each source is
+    normalised over its features (a layer norm without weights), so that none drowns out the others by its scale; the
+    decoder projects them together, which equals the sum of one projection each.
     """
 
     def __init__(self, grids: Sequence[Grid | None], *, onto: Grid) -> None:
@@ -124,12 +124,12 @@ class JoinRegions(nn.Module):
 
 
 def coarsest(grids: Sequence[Grid | None]) -> Grid | None:
-    """The grid with the fewest cells among those that have more than one; None where there is none."""
+    """The grid with the fewest cells among those that have more than one; None if there is none."""
     return min((g for g in grids if g is not None and g != (1, 1)), key=lambda g: g[0] * g[1], default=None)
 
 
 def _averages(grid: Grid, onto: Grid) -> Tensor:
-    """(R',R): each row averages the cells of `grid` that lie in a cell of `onto`."""
+    """(R',R): each row averages the cells of `grid` that lie in one cell of `onto`."""
     cells = grid[0] * grid[1]
     basis = torch.eye(cells).view(cells, 1, *grid)
     return F.adaptive_avg_pool2d(basis, onto).flatten(1).T.contiguous()

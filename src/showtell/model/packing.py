@@ -1,8 +1,8 @@
-"""A decoder for searching: its linear layers laid out as the processor reads them, the same numbers to rounding.
+"""A decoder for search on a CPU: its linear layers are packed for the processor, with the same results up to rounding.
 
-A search multiplies a few rows by all weights at each step, and is bound by how these are read: laid out once in the
-blocks that oneDNN computes with, one image's search takes less than half of the time. What a layer gives for a row was also seen
-not to depend on how many rows there are, which it does where a library chooses its way anew for each shape.
+At each step, search multiplies a few rows by all weights, so reading the weights limits its speed. Packed once into
+oneDNN's blocked layout, they let the search for one image take less than half the time. A layer's result for a row was
+also observed not to depend on the number of rows, as it does where a library chooses a kernel for each shape.
 
 N rows · T steps · I input · H hidden · L layers
 """
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from showtell.model.functions import lstm_cell
 
-_SMALLEST = 64  # outputs; a smaller layer is not worth it
+_SMALLEST = 64  # outputs; smaller layers are not worth packing
 
 
 def packed(decoder: Any) -> Any:
-    """A copy of `decoder`, in `eval()`, for `prepare`, `init_state` and `step`, without gradients; other weights are shared.
+    """A packed copy of `decoder` in `eval()`, for `prepare`, `init_state` and `step` without gradients.
 
-    The decoder itself where it is packed already or not on a CPU, or where torch was built without oneDNN.
+    Weights that are not packed are shared. Returns the decoder itself if it is packed already, not in single precision
+    on a CPU, or if torch was built without oneDNN.
     """
     if any(isinstance(module, PackedLinear) for module in decoder.modules()):
         return decoder
@@ -52,7 +53,7 @@ def _replace(module: nn.Module) -> None:
 
 
 class PackedLinear(nn.Module):
-    """`nn.Linear` with its weights laid out once. They are a copy: later changes of the layer's own are not seen."""
+    """`nn.Linear` with packed weights. They are a copy: later changes to the layer are not seen."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedLSTM(nn.Module):
-    """`nn.LSTM` (batch first, one direction, no dropout), a step at a time."""
+    """`nn.LSTM` (batch first, one direction, no dropout), one step at a time."""
 
     def __init__(self, lstm: nn.LSTM) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ class PackedLSTM(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x (N,T,I), h and c (L,N,H), zeros where none are given -> hidden (N,T,H), h and c (L,N,H)."""
+        """x (N,T,I), h and c (L,N,H), zeros by default -> hidden (N,T,H), h and c (L,N,H)."""
         zeros = x.new_zeros(self.num_layers, len(x), self.hidden_size)
         h, c = (list(part.unbind(0)) for part in state or (zeros, zeros))
         hidden = []
@@ -100,6 +101,6 @@ class PackedLSTM(nn.Module):
 
 
 def _gate_order(hidden: int) -> Tensor:
-    """torch's gates are i, f, g, o; `lstm_cell` wants i, f, o, g."""
+    """Indices that reorder torch's gates i, f, g, o to the i, f, o, g of `lstm_cell`."""
     i, f, g, o = torch.arange(4 * hidden).chunk(4)
     return torch.cat((i, f, o, g))

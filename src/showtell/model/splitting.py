@@ -1,4 +1,4 @@
-"""A network in two parts, so that what comes before its trained layers is computed once for each image.
+"""Splits a network in two, so that the part below its trained layers is computed only once per image.
 
 B images · S side of the input in pixels · C, h, w channels and sides of a map
 """
@@ -20,20 +20,20 @@ from showtell.errors import RecipeError, first_line
 
 @dataclass(frozen=True)
 class Stem:
-    """The part of a network below a module. Both parts share their weights with the network itself.
+    """A network split before a module: the stem below, and the rest above. Both share the network's weights.
 
-    What the stem gives has the shape (B, *shape), often (B,C,h,w). It is carried with four dimensions at least, so that it is
-    never taken for features (B,R,F).
+    The stem's output has shape (B, *shape), often (B,C,h,w). It is passed around with at least four dimensions, so that
+    it is never mistaken for features (B,R,F).
     """
 
     below: GraphModule  # images (B,3,S,S) -> (B, *shape)
-    above: GraphModule  # (B, *shape) -> what the network gives
+    above: GraphModule  # (B, *shape) -> the network's output
     shape: tuple[int, ...]
-    fingerprint: str  # of all that decides what the stem gives
+    fingerprint: str  # of everything that determines the stem's output
 
     @property
     def regions(self) -> int:
-        """Rows of a matrix that holds what the stem gives for an image: C."""
+        """Rows of the matrix that holds the stem's output for one image: C."""
         return self.shape[0] if len(self.shape) > 1 else 1
 
     @property
@@ -42,17 +42,17 @@ class Stem:
         return math.prod(self.shape) // self.regions
 
     def pack(self, images: Tensor) -> Tensor:
-        """images (B,3,S,S) -> (B,C,h·w), as a feature cache has it."""
+        """images (B,3,S,S) -> (B,C,h·w), as a feature cache stores it."""
         return self.below(images).reshape(len(images), self.regions, self.feature_size)  # type: ignore[no-any-return]
 
     def unpack(self, rows: Tensor) -> Tensor:
-        """(B,C,h·w) -> (B,C,h,w), four dimensions at least: `(B, *shape)` with ones in front of them."""
+        """(B,C,h·w) -> (B, *shape), padded to at least four dimensions with ones after B."""
         return rows.reshape(len(rows), *(1,) * (3 - len(self.shape)), *self.shape)
 
 
 def split(network: nn.Module, module: str, images: Tensor, *, facts: object) -> Stem:
-    """`network`, parted before `module`. `RecipeError` where it cannot be traced, or where more than one tensor passes between
-    the parts. `images` (B,3,S,S) show the shapes; `facts` of the images go into the fingerprint."""
+    """Splits `network` before `module`. `RecipeError` if it cannot be traced, or if anything but a single tensor passes
+    between the parts. `images` (B,3,S,S) show the shapes; `facts` about images go into the fingerprint."""
     try:
         nodes = list(traced(network).graph.nodes)
     except RecipeError as error:
@@ -84,7 +84,7 @@ def split(network: nn.Module, module: str, images: Tensor, *, facts: object) -> 
 
 def _fingerprint(below: GraphModule, facts: object) -> str:
     digest = hashlib.sha256(json.dumps(facts).encode())
-    digest.update(str(below).encode())  # the modules' settings, and in what order they run
+    digest.update(str(below).encode())  # the modules' settings and the order in which they run
     for name, tensor in sorted(below.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -96,13 +96,13 @@ def _cannot(why: str) -> str:
 
 
 def traced(network: nn.Module) -> GraphModule:
-    """`network` as a graph of what it computes, its weights shared. `RecipeError` where it cannot be had."""
+    """`network` as a graph that shares its weights; `RecipeError` if it cannot be traced."""
     if isinstance(network, GraphModule):
         return network
     try:
         last = get_graph_node_names(network)[1][-1]
         graph: fx.Graph = create_feature_extractor(network, {last: "features"}).eval_graph
-    except Exception as error:  # what cannot be traced raises many kinds
+    except Exception as error:  # tracing fails with many kinds of error
         raise RecipeError(f"this network cannot be traced: {first_line(error)}") from error
     return GraphModule(network, graph, class_name=type(network).__name__)
 
@@ -117,7 +117,7 @@ def _below(nodes: list[fx.Node], last: fx.Node) -> fx.Graph:
     for node in nodes:
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(copies[last])
-    # Batch norm may write to its statistics, so fx takes it for something that has to run even where nothing reads it.
+    # Batch norm may update its statistics, so fx would keep it even where nothing reads its output.
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     return graph
 

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped, in one safetensors file."""
+"""Checkpoints: all that a run needs to continue as if it had never stopped, in one safetensors file."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from showtell.paths import write_whole
 class Position:
     """How far a run has come; with the checkpoint's tensors, all that `--resume` needs."""
 
-    data: str = ""  # fingerprints of what the run is trained on, and of the encoder that it began with
+    data: str = ""  # fingerprints of the training data and of the initial encoder
     encoder: str = ""
     phase: int = 0
-    phase_epoch: int = 0  # epochs of this phase that are done
-    epoch: int = 0  # epochs of the run that are done
-    step: int = 0  # steps of the epoch under way that are done
-    total: float = 0.0  # what those steps tell (see `Lesson`), summed over words or captions
+    phase_epoch: int = 0  # finished epochs of this phase
+    epoch: int = 0  # finished epochs of the run
+    step: int = 0  # finished steps of the current epoch
+    total: float = 0.0  # those steps' `Lesson.value`, summed over words or captions
     weight: int = 0
     lr: float = 0.0  # of the last step
-    stale: int = 0  # epochs of this phase since CIDEr rose
+    stale: int = 0  # epochs of this phase since CIDEr last rose
     best_cider: float = -1.0
     best_epoch: int = 0
     encoder_trained: bool = False
     averaged: int = 0
-    processes: int = 0  # that shared the epoch under way; 0: written before it was noted
+    processes: int = 0  # that share the current epoch; 0: not recorded
 
     @property
     def begun(self) -> int:
-        """How many phases have begun."""
+        """The number of phases that have begun."""
         return self.phase + bool(self.phase_epoch or self.step)
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], position: dict[str, Any]) -> None:
-    """Writes tensors and position; at any moment `path` is either the old checkpoint or the new one, whole."""
+    """Writes tensors and position; at any moment, `path` is the complete old or the complete new checkpoint."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_whole(path, save(plain, metadata={"position": json.dumps(position)}))
 
@@ -57,7 +57,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Position]:
 
 
 def read_position(path: Path) -> Position:
-    """How far the run of a checkpoint has come; `BundleError` if it cannot be read."""
+    """The position alone of a checkpoint; `BundleError` if it cannot be read."""
     with _opened(path) as file:
         return _position(file)
 
@@ -82,7 +82,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Puts back what `optimizer_tensors` gave; the groups are the recipe's."""
+    """Restores what `optimizer_tensors` gave; the parameter groups are the recipe's."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
@@ -91,5 +91,5 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, entry in optimizer.state.items():
         for name, value in entry.items():
-            if value.shape == parameter.shape:  # the fused kernel takes for granted that both lie alike in memory
+            if value.shape == parameter.shape:  # the fused kernel assumes that both have the same memory layout
                 entry[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -1,4 +1,4 @@
-"""What of the encoder is computed once in a phase, where that is kept, and whose it is."""
+"""Encoder outputs computed once per phase: the caches that hold them, shared between runs or a run's own."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Caches = dict[AugmentedView, FeatureCache]
 
 
 class Encodings:
-    """The caches of a run. What the encoder as it came gives is of use to other runs and lies in the user's cache; what weights give
-    that this run made lies in its own folder."""
+    """The caches of a run. Outputs of the initial encoder are of use to other runs and lie in the user's cache; those
+    of weights that this run has trained lie in its own folder."""
 
     def __init__(self, recipe: Recipe, encoder: Encoder, *, own: Path, device: torch.device) -> None:
-        """`encoder` as it came, with which the run begins. `RecipeError` where a phase trains or caches a part that it does not have."""
+        """`encoder`: the run's initial one. `RecipeError` if a phase trains or caches a part that it does not have."""
         self.recipe, self.encoder, self.own, self.device = recipe, encoder, own, device
         self._stems = _stem_fingerprints(encoder, recipe)
         self.began_with = encoder.fingerprint()
@@ -37,8 +37,8 @@ class Encodings:
         return self.encoder.encode(images.to(self.device))
 
     def fill(self, samples: Samples, number: int, *, tidy: bool) -> None:
-        """Lets `samples` read caches of what phase `number` leaves as it is: of features, or of what comes out below the layers that it
-        trains. Encodes what is missing there. `tidy`: what the run's own folder holds of weights before these is removed."""
+        """Gives `samples` the caches of phase `number`: of features, or of outputs below the layers that it trains.
+        Encodes what is missing there. `tidy`: deletes what the run's own folder holds for earlier weights."""
         phase, encoder = self.recipe.train.phases[number], self.encoder
         ahead = 0 if self.device.type == "cpu" else 2
         if phase.encoder_from:
@@ -49,7 +49,7 @@ class Encodings:
         now = encoder.fingerprint()
         half_way = (
             None if now == self.began_with else self._half_way(number)
-        )  # others share its cache: no detours there
+        )  # other runs share that cache: encode from the images
         caches = self._open(phase, encoder, now, tidy=tidy)
         samples.from_cache(caches, encode=self.encode, ahead=ahead, half_way=half_way)
 
@@ -57,8 +57,8 @@ class Encodings:
         return self.encoder.encode_below(images.to(self.device))
 
     def _half_way(self, number: int) -> HalfWay | None:
-        """What an earlier phase cached below layers that it trained, and that no phase has changed since: of the nearest of those
-        that lie in the user's cache."""
+        """The caches of the latest earlier phase that trained layers above a cached stem which is still the initial
+        encoder's, and so in the user's cache; None if there is none."""
         for phase in reversed(self.recipe.train.phases[:number]):
             if not phase.encoder_from or phase.cached_views == 1:
                 continue
@@ -73,13 +73,13 @@ class Encodings:
         return self.encode(stem.unpack(rows))
 
     def _is_shared(self, fingerprint: str) -> bool:
-        """Whether that lies in the user's cache. A `data.cache` that is one encoder's cache, and no place for several, holds no
-        stem's."""
+        """Whether the cache with this fingerprint lies in the user's cache. A `data.cache` that is itself a cache holds
+        no stem's."""
         one = self.recipe.data.cache and is_cache(Path(self.recipe.data.cache))
         return fingerprint == self.began_with or (fingerprint in self._stems and not one)
 
     def _open(self, phase: PhaseConfig, source: Encoder | Stem, fingerprint: str, *, tidy: bool) -> Caches:
-        """A cache for each way in which the phase sees its images: the further ones lie in the first one's folder."""
+        """One cache for each view of the phase; those after the first lie in the first one's folder."""
         caches, folder = {}, self.own / fingerprint[:16]
         if self._is_shared(fingerprint):
             folder = cache_folder(self.recipe.data.cache, fingerprint)
@@ -100,8 +100,8 @@ class Encodings:
 
 
 def _stem_fingerprints(encoder: Encoder, recipe: Recipe) -> frozenset[str]:
-    """Of the parts of the encoder, as it came, that phases cache. `RecipeError` for a wrong `encoder_from`, before anything is
-    trained and not when its turn comes."""
+    """The fingerprints of the initial encoder's stems that phases cache. `RecipeError` for a wrong `encoder_from`,
+    before anything is trained rather than when its phase begins."""
     found = set()
     for number, phase in enumerate(recipe.phases()):
         try:

@@ -1,4 +1,4 @@
-"""A run's folder: whose run it is, and whether it may be continued."""
+"""A run's folder: which recipe it was trained with, and whether the run may be continued."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _MAY_CHANGE = {
     "cuda_graphs",
     "gradient_checkpointing",
     "trackers",
-    "start",  # whether its CNN and words are the same is seen when they are read
-    "path",  # whether its training captions are the same is seen when they are read
-}  # what shapes no training, so that a resumed run may have it otherwise
+    "start",  # its CNN and words are compared when they are read
+    "path",  # its training captions are compared when they are read
+}  # keys that do not shape training, so that a resumed run may change them
 
 
 def begun_with(out: Path) -> str:
-    """The captioner with which a run in `out` began; empty where there is none, or no run."""
+    """The captioner that the run in `out` started from; empty if there is none, or no run."""
     try:
         return Recipe.model_validate_json((out / "recipe.json").read_bytes()).train.start
     except (OSError, ValidationError):
@@ -38,21 +38,21 @@ def begun_with(out: Path) -> str:
 
 
 def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
-    """Whether there is something to resume; `RecipeError` where that and `resume` do not go together.
+    """Whether there is a checkpoint to resume; `RecipeError` if `out` does not go with `resume` or the recipe.
 
-    Phases that have not begun may be others than when the run was, more or fewer: they shaped nothing yet."""
+    Phases that have not begun may be changed, added or removed: they have shaped nothing yet."""
     if out.exists() and not out.is_dir():
         raise RecipeError(f"--out {out} is a file; expected a folder, or a name that is free")
     if (out / "recipe.json").exists() and not resume:
         raise RecipeError(f"{out} already holds a run; add --resume to continue it, or name another folder with --out")
     if not (out / "checkpoint.safetensors").exists():
-        log = out / "log.jsonl"  # one that was killed in its first epoch had no checkpoint yet
+        log = out / "log.jsonl"  # a run killed in its first epoch has no checkpoint yet
         if (out / "bundle" / "config.json").exists() and log.is_file() and log.read_bytes().count(b"\n") > 1:
             raise RecipeError(
                 f"{out} holds a captioner and no checkpoint to go on from; use another --out, or remove it"
             )
         return False
-    try:  # keys that are new since then have their defaults
+    try:  # keys added since then get their defaults
         before = Recipe.model_validate_json((out / "recipe.json").read_bytes()).model_dump(mode="json")
     except ValidationError:
         raise RecipeError(
@@ -69,7 +69,7 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any], *, begun: int) -> list[str]:
-    """What may not differ and does, a phrase each; of the phases those that have begun."""
+    """What differs and may not, one phrase each; only phases that have begun are compared."""
     tables = {section: (before[section], now[section]) for section in _SECTIONS}
     old, new = (train.pop("phases") for train in tables["train"])
     tables |= {f"train.phases.{i}": (phase, new[i]) for i, phase in enumerate(old[:begun]) if i < len(new)}
@@ -83,5 +83,5 @@ def _changed(before: dict[str, Any], now: dict[str, Any], *, begun: int) -> list
 
 
 def save_recipe(out: Path, recipe: Recipe) -> None:
-    """Writes `out/recipe.json`, the recipe as it was resolved."""
+    """Writes `out/recipe.json`, the resolved recipe."""
     write_whole(out / "recipe.json", recipe.model_dump_json(indent=2) + "\n")

@@ -1,8 +1,8 @@
-"""CUDA graphs: on a GPU the kernels of a step are recorded once for each shape, and replayed.
+"""CUDA graphs: on a GPU, the kernels of a step are recorded once per shape and replayed.
 
-A step of an attention decoder is some thousand small kernels, and launching each from Python takes ten times as long as running it
-(`benchmarks/RESULTS.md`). Recorded, they are one launch. What is recorded reads weights where they lie, so an optimizer may change
-them; a recording holds for one phase, whose trained layers stay the same.
+A step of an attention decoder is about a thousand small kernels, and launching each from Python takes ten times as long
+as running it (`benchmarks/RESULTS.md`). Recorded, they are one launch. A recording reads the weights in place, so an
+optimizer may change them; it is valid for one phase, in which the trained layers stay the same.
 
 B images · K rows of an image · T steps · R regions · F feature size
 """
@@ -29,7 +29,7 @@ from showtell.training.losses import PAD
 Autocast = Callable[[], AbstractContextManager[Any]]
 Function = Callable[..., Any]
 
-_STEPS = 4  # captions are padded to a multiple: few shapes, and little padding
+_STEPS = 4  # captions are padded to a multiple of this: few shapes, little padding
 _MOST = 32  # recordings; each holds its gradients and logits
 
 
@@ -41,8 +41,8 @@ def recorded(
     phase: PhaseConfig,
     note: Callable[[str], None],
 ) -> Recorded | None:
-    """The model of a phase's steps as it is replayed; None where it is not: without a GPU, with several processes, whose hooks exchange
-    gradients, or where it would not pay."""
+    """The model, replayed, for the steps of a phase. None without a GPU, with several processes, whose hooks exchange
+    gradients, and where it would not pay."""
     alone = accelerator.device.type == "cuda" and accelerator.distributed_type == DistributedType.NO
     if not alone or not worth_recording(model, train=train, phase=phase):
         return None
@@ -51,10 +51,11 @@ def recorded(
 
 
 def worth_recording(model: CaptionerModel, *, train: TrainConfig, phase: PhaseConfig) -> bool:
-    """Whether the steps of a phase, on one GPU, can be recorded, and whether that pays.
+    """Whether the steps of a phase can be recorded on one GPU, and whether that pays.
 
-    cuDNN runs all steps of an `nn.LSTM` at once, and nothing is won. Float16 scales its loss, blocks that wait for their turn have
-    no gradient, and gradients of several batches are added up: not in a recording. A CNN that computes twice wants the memory that a recording holds.
+    It gains nothing for an `nn.LSTM`, whose steps cuDNN runs at once. Not recordable are float16's loss scaling, blocks
+    not yet unfrozen, which have no gradient, and gradient accumulation. Gradient checkpointing needs the memory that a
+    recording would hold.
     """
     return (
         train.cuda_graphs
@@ -67,9 +68,9 @@ def worth_recording(model: CaptionerModel, *, train: TrainConfig, phase: PhaseCo
 
 
 class Recorded(nn.Module):
-    """A captioner's model, called as it is, whose encoder and decoder are replayed for batches of `images`.
+    """A captioner's model, called like it, whose encoder and decoder are replayed for batches of `images` images.
 
-    The batches that an epoch has less of, smaller ones, run as they are.
+    Smaller batches, which are rare in an epoch, run without recordings.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Recorded(nn.Module):
         note: Callable[[str], None],
         recorder: Recorder | None = None,
     ) -> None:
-        """`autocast` gives the context of the run's precision; `note` is told where nothing could be recorded."""
+        """`autocast` returns a context with the run's precision; `note` is called if something cannot be recorded."""
         super().__init__()
         self.module, self.images = module, images
         self._autocast, self._note = autocast, note
@@ -90,7 +91,7 @@ class Recorded(nn.Module):
         self._plain: set[str] = set()  # parts that could not be recorded
 
     def features(self, inputs: Tensor) -> Tensor:
-        """As the model's own."""
+        """As the model's own, replayed."""
         if inputs.ndim != 4:
             return inputs
         features: Tensor = self._run("encoder", inputs)
@@ -106,8 +107,8 @@ class Recorded(nn.Module):
     def replay(
         self, function: Callable[[Tensor], Tensor], x: Tensor, *, otherwise: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """What `function`, the same one at each call and without gradients, gives for x: it stays until the next call. Where it is not
-        replayed, what `otherwise` gives."""
+        """`function(x)`, replayed and valid until the next call; `otherwise(x)` where it is not replayed. `function` is
+        the same at each call and has no gradients."""
 
         def fresh(x: Tensor) -> Tensor:
             with _fresh(self._autocast):
@@ -132,32 +133,32 @@ class Recorded(nn.Module):
         return (replayed or plain)(*arguments)
 
     def _recorded(self, key: tuple[Any, ...], record: Callable[[], Function]) -> Function | None:
-        """The recording; None where there can be none."""
+        """The recording; None if there can be none."""
         name = key[0]
         if name in self._plain:
             return None
         try:
             self._replays[key] = record()
             return self._replays[key]
-        except torch.OutOfMemoryError as error:  # it may be enough without any recording
+        except torch.OutOfMemoryError as error:  # memory may suffice without any recording
             reason, self._plain = first_line(error), {"encoder", "decoder", "function"}
             self._replays.clear()
         except RuntimeError as error:
             reason, self._plain = first_line(error), self._plain | {name}
-        _give_back()  # not within `except`, where the error still holds what was recorded
+        _give_back()  # not within `except`, where the error still holds the recording
         self._note(f"CUDA graphs could not be recorded ({name}: {reason}): this phase goes on without them, slower")
         return None
 
 
 class Recorder:
-    """Records what runs on the GPU that torch uses. What is recorded is kept in memory of its own, one for each part of a step: a part
-    is over before it is replayed for another shape, but not before the next part begins."""
+    """Records work on torch's current GPU. Each part of a step has its own memory pool: a part is over before it is
+    replayed for another shape, but not before the next part begins."""
 
     def __init__(self) -> None:
         self._pools: dict[str, Any] = {}
 
     def module(self, name: str, part: nn.Module, arguments: tuple[Tensor, ...]) -> Function:
-        """A part of a step and its gradients, for arguments like these."""
+        """Records a part of a step and its gradients, for arguments like these."""
         pool = self._pools.setdefault(name, torch.cuda.graph_pool_handle())
         like = tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in arguments)
         with _same_draws(), torch.autocast("cuda", enabled=False):
@@ -166,11 +167,11 @@ class Recorder:
 
     @torch.inference_mode()
     def function(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Function:
-        """A function of a tensor like x, without gradients."""
+        """Records a function of a tensor like x, without gradients."""
         given, graph, aside = x.clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with _same_draws():
             aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):  # what is set up at the first call cannot be recorded
+            with torch.cuda.stream(aside):  # set-up at the first call cannot be recorded
                 for _ in range(2):
                     function(given)
             torch.cuda.current_stream().wait_stream(aside)
@@ -187,7 +188,7 @@ class Recorder:
 
 
 class _Part(nn.Module):
-    """An encoder or a decoder that sees to its precision itself, and gives tensors alone."""
+    """An encoder or decoder that sets its own precision and returns nothing but tensors."""
 
     def __init__(self, part: nn.Module, autocast: Autocast) -> None:
         super().__init__()
@@ -202,7 +203,7 @@ class _Part(nn.Module):
 
 @contextmanager
 def _fresh(autocast: Autocast) -> Iterator[None]:
-    """The run's precision, without the casts of weights that autocast remembers: one made before a recording would stay as it was."""
+    """The run's precision, without autocast's cache of cast weights: a cast made before a recording would go stale."""
     torch.clear_autocast_cache()
     with autocast():
         yield
@@ -211,12 +212,12 @@ def _fresh(autocast: Autocast) -> Iterator[None]:
 
 @contextmanager
 def _same_draws() -> Iterator[None]:
-    """Random numbers go on as if nothing had been recorded: a resumed run records anew."""
+    """Keeps the random state as if nothing had been recorded, since a resumed run records again."""
     state = torch.cuda.get_rng_state()
     try:
-        with torch.cuda.stream(torch.cuda.current_stream()):  # a recording that breaks off would leave its own behind
+        with torch.cuda.stream(torch.cuda.current_stream()):  # a failed recording would leave its own stream set
             yield
-    except RuntimeError:  # a recording that breaks off leaves the generator recording
+    except RuntimeError:  # a failed recording leaves the generator recording
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         generator.graphsafe_set_state(torch.Generator(generator.device).graphsafe_get_state())
         raise
@@ -225,7 +226,7 @@ def _same_draws() -> Iterator[None]:
 
 
 def _give_back() -> None:
-    """The memory of recordings that nobody holds any more; they hold one another."""
+    """Frees the memory of discarded recordings, which reference one another."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Ctrl-C ends politely: the step under way is finished and a checkpoint written; a second Ctrl-C ends at once."""
+"""Ctrl-C stops cleanly: the current step is finished and a checkpoint written; a second Ctrl-C stops at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within, the first one ends at once: for what takes long and loses nothing."""
+        """A context in which the first signal stops at once: for long work that loses nothing."""
         self._at_once = True
         try:
             yield

@@ -1,4 +1,4 @@
-"""The loop: a generator that yields one report a step; who drives it decides what happens between steps."""
+"""The training loop: a generator that yields one report per batch; its caller decides what happens in between."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from showtell.training.optim import AveragedWeights, set_learning_rate
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One batch: the `value` and `weight` of its lesson, the LSTM's learning rate.
+    """One batch: the `value` and `weight` of its lesson, and the decoder's learning rate.
 
-    `complete`: the optimizer has stepped, no gradient waits. Only then may a checkpoint be written.
+    `complete`: the optimizer has stepped and no gradient is pending. Only then may a checkpoint be written.
     """
 
     value: float
@@ -49,8 +49,9 @@ def train_steps(
 ) -> Iterator[StepReport]:
     """Trains on `batches` in order; the first one is step `first_step` of an epoch of `epoch_steps`.
 
-    The phase has `phase_steps`, `before` of them in earlier epochs. `trained` are the parameters that change, by name:
-    they are clipped and averaged. Gradients of `train.accumulate` batches are averaged, fewer at the epoch's end.
+    The phase has `phase_steps`, `before` of them in earlier epochs. `trained` holds the parameters that change, by
+    name: their gradients are clipped and their values averaged. Gradients are averaged over `train.accumulate` batches,
+    or fewer at the epoch's end.
     """
     for index, batch in enumerate(batches, start=first_step):
         model.train()  # an objective may have left it in `eval()`
@@ -64,10 +65,10 @@ def train_steps(
             lesson = objective(model, batch, progress=(before + index) / phase_steps)
             accelerator.backward(lesson.loss / window)
         value, weight = lesson.value, lesson.weight
-        del lesson  # what it was computed from would still be there when the next step is recorded
+        del lesson  # its graph would still be alive when the next step is recorded
         if complete:
             for group in optimizer.param_groups:
-                if not group["lr"]:  # its turn to learn has not come; nor do its gradients count for the norm
+                if not group["lr"]:  # not unfrozen yet: its gradients must not count for the norm either
                     for parameter in group["params"]:
                         parameter.grad = None
             if train.clip:
@@ -80,7 +81,7 @@ def train_steps(
 
 
 def too_large(recipe: Recipe, phase: int, error: torch.OutOfMemoryError) -> RecipeError:
-    """What to do where the accelerator's memory was too small for a step of a phase, counted from 0."""
+    """The error, with advice, for a step of `phase` (from 0) that does not fit the accelerator's memory."""
     train, trains_encoder = recipe.train, recipe.train.phases[phase].encoder_from
     images = train.phases[phase].batch_images or train.batch_images
     less = "gradient_checkpointing=true" if trains_encoder and not train.gradient_checkpointing else "cuda_graphs=false"
@@ -91,7 +92,7 @@ def too_large(recipe: Recipe, phase: int, error: torch.OutOfMemoryError) -> Reci
 
 
 def out_of_memory(error: torch.OutOfMemoryError) -> RecipeError:
-    """What to do where it was too small for what else a run does."""
+    """The error for any other part of a run that does not fit the accelerator's memory."""
     return RecipeError(
         f"the accelerator's memory is too small ({first_line(error)}); make room there, or set ACCELERATE_USE_CPU=1"
     )

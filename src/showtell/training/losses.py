@@ -18,16 +18,16 @@ def caption_loss(
 ) -> Tensor:
     """Mean cross-entropy per word in nats, `<end>` counted, padding not; a scalar.
 
-    output.logits (B,K,T,V) are those before each of targets (B,K,T): the one token shift is the caller's,
-    `model(inputs, tokens[..., :-1])` against `tokens[..., 1:]`. `doubly_stochastic` is λ of Show, Attend and Tell's
-    equation (14): every region should be looked at about once over a caption.
+    output.logits (B,K,T,V) predict targets (B,K,T); the caller shifts by one token: `model(inputs, tokens[..., :-1])`
+    against `tokens[..., 1:]`. `doubly_stochastic` is λ of Show, Attend and Tell's equation (14), here with a mean over
+    regions: each should be looked at about once over a caption.
     """
     words = targets != PAD
     loss = cross_entropy(output.logits[words], targets[words], label_smoothing).mean()
     if doubly_stochastic and output.attention is not None:
         spoken = words.float()  # (B,K,T)
         looked = (output.attention.float() * spoken[..., None]).sum(2)  # (B,K,R)
-        real = spoken.amax(-1)  # (B,K): 0 for rows that are padding alone
+        real = spoken.amax(-1)  # (B,K): 0 for rows of padding only
         loss = loss + doubly_stochastic * ((1 - looked).square().mean(-1) * real).sum() / real.sum()
     return loss
 
@@ -35,7 +35,7 @@ def caption_loss(
 def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """logits (N,V), targets (N,) -> the cross-entropy of each row in nats (N,), label smoothing as in PyTorch's.
 
-    One matrix (N,V) is kept for the gradient and becomes the gradient, where autograd would make five of them.
+    One matrix (N,V) is kept and turned into the gradient in place, where autograd would make five of them.
     """
     losses: Tensor = _CrossEntropy.apply(logits, targets, smoothing)
     return losses

@@ -18,11 +18,11 @@ def build_optimizer(
     phase: PhaseConfig,
     weight_decay: float,
 ) -> torch.optim.AdamW:
-    """AdamW with one learning rate for the LSTM and one for each of the CNN's blocks; biases and norms are not decayed.
+    """AdamW with one learning rate for the decoder and one for each CNN block; biases and norms are not decayed.
 
-    `encoder` are the trained blocks in their order: `phase.encoder_lr` is the last one's, and each has
-    `phase.encoder_lr_decay` times the rate of the one after it (Howard & Ruder, "Universal Language Model Fine-tuning for
-    Text Classification", 2018, section 3.2, as is `phase.unfreeze_every`, section 3.3).
+    `encoder` holds the trained blocks in order: the last one learns at `phase.encoder_lr`, each other at
+    `phase.encoder_lr_decay` times the rate of the next (Howard & Ruder, "Universal Language Model Fine-tuning for Text
+    Classification", 2018, section 3.2; section 3.3 for `phase.unfreeze_every`).
     """
     blocks = [(list(decoder), phase.lr, 0)]
     for above, block in enumerate(reversed(encoder)):
@@ -43,7 +43,7 @@ def build_optimizer(
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, *, step: int, steps: int, epoch: int, train: TrainConfig
 ) -> float:
-    """Sets each group's rate for `step` of a phase of `steps`, in its `epoch`, counted from 0; returns the LSTM's."""
+    """Sets each group's rate for `step` of `steps` in a phase and its `epoch`, from 0; returns the decoder's."""
     factor = schedule(step, steps, warmup=train.warmup, cosine=train.cosine)
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor * (epoch >= group["first_epoch"])
@@ -51,8 +51,8 @@ def set_learning_rate(
 
 
 def schedule(step: int, steps: int, *, warmup: int, cosine: bool) -> float:
-    """The share of the base rate at `step`: linear up during `warmup`, a quarter of `steps` at most, then constant or a half cosine
-    down to 1/20."""
+    """The share of the base rate at `step`: linear warm-up, for a quarter of `steps` at most, then constant or a half
+    cosine down to 1/20."""
     warmup = min(warmup, steps // 4)
     if step < warmup:
         return (step + 1) / warmup
@@ -65,7 +65,7 @@ def schedule(step: int, steps: int, *, warmup: int, cosine: bool) -> float:
 class AveragedWeights:
     """An exponential moving average of a model's trained tensors, corrected for its start.
 
-    The decay grows as (1 + n) / (10 + n) up to `decay`, so that the first steps do not weigh for ever.
+    The decay grows as (1 + n) / (10 + n) up to `decay`, so that the initial weights are soon forgotten.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], *, decay: float) -> None:
@@ -74,7 +74,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes in the weights after one optimizer step."""
+        """Updates the average with the weights after an optimizer step."""
         self.count += 1
         weight = 1 - min(self.decay, (1 + self.count) / (10 + self.count))
         torch._foreach_lerp_(list(self.average.values()), [tensors[name].detach() for name in self.average], weight)

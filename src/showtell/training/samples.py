@@ -1,4 +1,4 @@
-"""What a run learns from and is validated on: from the feature cache while the CNN rests, from the images while it learns."""
+"""A run's training and validation data, from a feature cache or, while the CNN is trained, from images."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ from showtell.model.splitting import Stem
 
 Encode = Callable[[Tensor], Tensor]
 
-_OTHER_LANGUAGE = 0.5  # share of words that are unknown
+_OTHER_LANGUAGE = 0.5  # share of unknown words
 _WORTH_TELLING = 1_000_000_000  # bytes of features
 
 
 @dataclass(frozen=True)
 class HalfWay:
-    """What a stem gave for images, a cache for each view; `finish` makes features (B,R,F) of its rows."""
+    """A stem's outputs for images, one cache per view; `finish` turns cached rows into features (B,R,F)."""
 
     caches: Mapping[AugmentedView, FeatureCache]
     finish: Encode
 
     def cache(self, view: AugmentedView) -> FeatureCache | None:
-        """That of a view, if there is one; the first one shows the image as it is, whatever the level of augmentation."""
+        """The cache of a view, if there is one. View 0 is the image as it is, whatever the level of augmentation."""
         return self.caches.get(view) if view.number else next(iter(self.caches.values()))
 
 
 class Samples:
-    """The train and val split of a data set, those left out that cannot be decoded, and the train split's vocabulary.
+    """The train and val splits of a data set, without images that cannot be decoded, and the train split's vocabulary.
 
-    `train` and `val` are known once it was said where features come from: `from_cache` or `from_images`.
+    `train` and `val` are empty until `from_cache` or `from_images` has said where features come from.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class Samples:
         progress: Callable[[str, int, int], None],
         known: Vocabulary | None = None,
     ) -> None:
-        """Reads the annotations at `path`. `DataError` where they cannot be read, or give no vocabulary. `known` is that of the captioner
-        with which the training begins."""
+        """Reads the annotations at `path`. `DataError` if they cannot be read or give no vocabulary. `known` is the
+        vocabulary of the captioner that training starts from."""
         self._recipe, self._note, self._progress = recipe, note, progress
         self._workers = recipe.train.workers or decoding_threads()
         data = recipe.data
@@ -87,9 +87,9 @@ class Samples:
         )
         self.train: list[Group] = []
         self.val: tuple[CaptionedImage, ...] = ()
-        self.caches: Mapping[AugmentedView, FeatureCache] = {}  # none while the images themselves are read
-        self._stem: Stem | None = None  # where the caches hold what it gave, and not features
-        self._broken: frozenset[Path] | None = None  # images that cannot be decoded, once somebody had to look
+        self.caches: Mapping[AugmentedView, FeatureCache] = {}  # empty while the images themselves are read
+        self._stem: Stem | None = None  # set if the caches hold its outputs instead of features
+        self._broken: frozenset[Path] | None = None  # images that cannot be decoded; None until checked
 
     @property
     def captions(self) -> list[str]:
@@ -98,23 +98,23 @@ class Samples:
 
     @property
     def listed(self) -> int:
-        """How many images the train split has."""
+        """The number of images in the train split, decodable or not."""
         return len(self._listed[0])
 
     @property
     def train_images(self) -> list[CaptionedImage]:
-        """The images that are trained on."""
+        """The training images, each once."""
         return list(dict.fromkeys(group.image for group in self.train))
 
     def fingerprint(self) -> str:
-        """A hash of the train split's images and captions, and of the words with which training began."""
+        """A hash of the train split's image ids and captions, and of the vocabulary that training started from."""
         said = [[image.image_id, *image.captions] for image in self._listed[0]]
         if self._known is not None:
             said.append(self._known.listed())
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     def check_same(self, fingerprint: str, *, out: Path) -> None:
-        """`RecipeError` where the run in `out` began with other images or captions, those of `fingerprint`."""
+        """`RecipeError` unless the samples have the `fingerprint` that the run in `out` began with."""
         if self.fingerprint() == fingerprint:
             return
         copies = (
@@ -129,8 +129,8 @@ class Samples:
         )
 
     def compared(self, known: Vocabulary, trained_on: str | None) -> Iterator[str]:
-        """What there is to know of these samples for a training that begins with a captioner of `known` words. `DataError` where those are
-        of another language."""
+        """Notes on these samples for training that starts from a captioner with the vocabulary `known`. `DataError` if
+        their captions are in another language."""
         yield f"{len(known)} words are taken over, {len(self.vocabulary) - len(known)} are new to it"
         unknown = self.vocabulary.unknown_rate(self.captions)
         if unknown > _OTHER_LANGUAGE:
@@ -153,9 +153,9 @@ class Samples:
         stem: Stem | None = None,
         half_way: HalfWay | None = None,
     ) -> None:
-        """Reads features of an encoder that rests, or what its `stem` gives, from the caches, one for each view; encodes what is
-        missing there, from `half_way` where that has it. The first view is validated on. `ahead` is `encode_into`'s; raises as
-        `from_images`, and `CacheError` where the disk is too small."""
+        """Reads a frozen encoder's features, or its `stem`'s outputs, from the caches, one per view; encodes what is
+        missing there, from `half_way` where possible. Validation uses the first view. `ahead` is `encode_into`'s.
+        Raises as `from_images` does, and `CacheError` if the disk is too small."""
         plain = next(iter(caches.values()))
         train_paths = image_paths(self._listed[0])
         wanted = [(cache, train_paths if view.number else self._paths()) for view, cache in caches.items()]
@@ -163,7 +163,7 @@ class Samples:
             self._note(f"features: up to {more / 1e9:.1f} GB more in {plain.folder}")
         for view, cache in caches.items():
             paths = self._paths()
-            if view.number:  # the first view is there, and has shown what cannot be decoded
+            if view.number:  # the first view is filled and has shown which images cannot be decoded
                 paths = [image.path for image in self._listed[0] if plain.row(image.path) is not None]
             what = f"encoding images, view {view.number + 1} of {len(caches)}" if len(caches) > 1 else "encoding images"
             progress = functools.partial(self._progress, what)
@@ -181,7 +181,7 @@ class Samples:
         )
 
     def from_images(self) -> None:
-        """Images themselves, whose features change. `DataError` where none of a split can be decoded."""
+        """Reads the images, as features change. `DataError` if no train or fewer than two val images can be decoded."""
         if self._broken is None:
             failures = find_broken(
                 self._paths(), workers=self._workers,
@@ -193,15 +193,15 @@ class Samples:
         self._choose(lambda image: image.path not in broken)
 
     def order(self, epoch: int, *, batch_images: int) -> list[list[Group]]:
-        """The batches of an epoch: a function of the recipe's seed and the epoch."""
+        """The batches of an epoch, determined by the recipe's seed and the epoch."""
         return epoch_order(self.train, batch_images=batch_images, seed=self._recipe.train.seed, epoch=epoch)
 
     def batches(
         self, order: Sequence[Sequence[Group]], *, encoder: Encoder, phase: PhaseConfig, epoch: int
     ) -> Iterator[Batch]:
-        """Those batches, their inputs features, images, or what is in between."""
+        """The batches of `order`; their inputs are features, stem outputs or images."""
         seed, max_tokens = self._recipe.train.seed, self._recipe.data.max_tokens
-        as_it_is = phase.objective == "self-critical"  # rewards compare with captions of the picture as it is
+        as_it_is = phase.objective == "self-critical"  # rewards compare with the captions as written
         if self.caches:
             batches = feature_batches(
                 order, self.caches, vocabulary=self.vocabulary, swap_words=not as_it_is,
@@ -217,7 +217,7 @@ class Samples:
         )  # fmt: skip
 
     def val_features(self, *, encode: Encode, encoder: Encoder) -> Iterator[Tensor]:
-        """Features (B,R,F) of the val split, some images at a time."""
+        """Features (B,R,F) of the val split, in chunks."""
         if not self.caches:
             paths = image_paths(self.val)
             return encode_all(paths, encode=encode, transform=encoder.transform, workers=self._workers)
@@ -226,7 +226,7 @@ class Samples:
         if self._stem is None:
             return cache.chunks(rows)
         unpack = self._stem.unpack
-        return (encode(unpack(maps)) for maps in cache.chunks(rows, size=32))  # they are larger than features
+        return (encode(unpack(maps)) for maps in cache.chunks(rows, size=32))  # maps are larger than features
 
     def _paths(self) -> list[Path]:
         return image_paths([image for part in self._listed for image in part])

@@ -1,4 +1,4 @@
-"""A training that begins with a captioner: with its CNN, its decoder and its words, and those that the new captions add."""
+"""Training that starts from a captioner: from its CNN, decoder and words, plus those that the new captions add."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from showtell.hub import need_folder, resolve
 from showtell.model.decoders import Decoder
 
 _VOCABULARY = ("vocabulary", "vocabulary_size")
-_SPLIT = ("val", "test", "split_seed")  # a captioner's own, so that the same data are split in the same way
+_SPLIT = ("val", "test", "split_seed")  # the captioner's own, so that the same data are split the same way
 
 
 def begin_with(
     recipe: Recipe, source: str | Path, *, changed: Iterable[str] = (), encoder_weights: Path | None = None
 ) -> Recipe:
-    """`recipe` for a training that begins with the captioner `source`, a bundle or the hub's `user/name`: the encoder, the decoder and
-    the kind of vocabulary are that one's, and so are dropout and the split where the recipe does not set them. All else is the recipe's.
+    """`recipe` for training that starts from the captioner `source`, a bundle or the hub's `user/name`.
 
-    Raises `BundleError` where there is no such captioner, `DownloadError` where the hub cannot be reached, `RecipeError` where
-    `changed`, keys that somebody set, or `encoder_weights` ask for another encoder or decoder.
+    Encoder, decoder and kind of vocabulary are the captioner's, and so are dropout and the split unless the recipe sets
+    them; all else is the recipe's.
+
+    Raises `BundleError` if there is no such captioner, `DownloadError` if the hub cannot be reached, and `RecipeError`
+    if `changed`, the keys that were set, or `encoder_weights` ask for another encoder or decoder.
     """
     folder = need_folder(resolve(source))
     theirs = read_recipe(folder)
@@ -60,16 +62,16 @@ def begin_with(
 
 @torch.no_grad()
 def take_over(decoder: Decoder, known: Decoder) -> None:
-    """Gives `decoder` the weights of `known`, which has the first of its words; the others begin as the mean of those.
+    """Copies the weights of `known` to `decoder`, whose first words are the same; new words start as the mean of those.
 
-    Hewitt, "Initializing New Word Embeddings for Pretrained Language Models", 2021: a word that begins elsewhere may be likelier
-    than all that were learned.
+    Hewitt, "Initializing New Word Embeddings for Pretrained Language Models", 2021: a word that starts elsewhere may be
+    likelier than all learned words.
     """
     theirs: dict[str, Tensor] = known.state_dict()
     for name, tensor in decoder.state_dict().items():
         old = theirs[name].to(tensor.device)
         if tensor.shape == old.shape:
             tensor.copy_(old)
-        else:  # a row a word
+        else:  # one row per word
             tensor[: len(old)] = old
             tensor[len(old) :] = old[len(SPECIAL) :].mean(0)

@@ -1,8 +1,8 @@
-"""A small seeded search over keys of a recipe: Optuna proposes, `train` runs, the validation CIDEr decides.
+"""A small, seeded search over a recipe's keys: Optuna proposes, `train` runs, the validation CIDEr decides.
 
-The study's folder holds `study.log` (Optuna's journal: what was proposed and what it scored), `trial-000`, `trial-001`, …
-(their runs; of those that are not the best only logs are kept) and `best.toml`, the winner as a recipe. What is proposed
-next depends on the seed and on the trials before, so that an interrupted study goes on as it would have.
+The study's folder holds `study.log` (Optuna's journal of proposals and scores), the runs `trial-000`, `trial-001`, …
+(checkpoints are deleted, and only the best keeps its bundle) and `best.toml`, the winner's recipe. The next proposal
+depends only on the seed and the trials so far, so an interrupted study continues as it would have.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _SPECIFIED = "expected KEY=[A, B, …], KEY=LOW..HIGH or KEY=LOW..HIGH:log, as i
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from `low` to `high`, whole ones where both are; `log`: evenly by their logarithm."""
+    """Numbers from `low` to `high`, integers if both are; `log`: drawn evenly on a logarithmic scale."""
 
     low: float
     high: float
     log: bool = False
 
 
-Space = Mapping[str, Range | tuple[Any, ...]]  # a recipe's key -> its range, or its choices
+Space = Mapping[str, Range | tuple[Any, ...]]  # a recipe's key -> its range or choices
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One run of the search. `cider` is its best epoch's on the validation split, None where it could not be run."""
+    """One run of the search. `cider` is its best epoch's on the validation split, None if it could not be run."""
 
     number: int
     values: dict[str, Any]
@@ -54,16 +54,16 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """All trials in their order, the best of them, and the file of its recipe."""
+    """All trials in order, the best of them, and the file of its recipe."""
 
     trials: tuple[Trial, ...]
     best: Trial
     recipe: Path
-    protocol: str  # of the scores
+    protocol: str  # of the best trial's score
 
 
 def parse_space(texts: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
-    """`KEY=[A, B]`, `KEY=LOW..HIGH`, `KEY=LOW..HIGH:log` -> what may be chosen; `RecipeError` for anything else."""
+    """`KEY=[A, B]`, `KEY=LOW..HIGH`, `KEY=LOW..HIGH:log` -> what to choose from; `RecipeError` for anything else."""
     space: dict[str, Range | tuple[Any, ...]] = {}
     for text in texts:
         key, separator, said = text.partition("=")
@@ -103,12 +103,12 @@ def tune(
     note: Callable[[str], None] = lambda text: None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Tuned:
-    """Runs trials until the study in `out` has so many, and writes the best one's recipe to `out/best.toml`.
+    """Runs trials until the study in `out` has `trials` of them, and writes the best one's recipe to `out/best.toml`.
 
-    A study that is there already goes on; the trial that was interrupted, from its own checkpoint. `report` hears of
-    each trial when it is over, those of earlier sessions too. A trial whose values cannot be trained is told of and passed
-    over; any other error leaves it waiting. Raises `RecipeError` for keys or values that the recipe does not take, for a search
-    of something else in `out`, and where no trial could be run; `MissingExtraError` without Optuna.
+    An existing study continues, an interrupted trial from its own checkpoint. `report` is called with each finished
+    trial, including those of earlier calls. A trial whose values cannot be trained is reported and skipped; any other
+    error leaves it to be resumed. Raises `RecipeError` for keys or values that the recipe does not take, if `out` holds
+    a different search, and if no trial could be run; `MissingExtraError` without Optuna.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeError("showtell tune is one process; start it without a launcher")
@@ -130,7 +130,7 @@ def tune(
             study.keep_protocol(number, str(result.protocol))
         except RecipeError as error:
             cider, trouble = None, str(error)
-        except (DataError, WeightsError) as error:  # of the values, where they say which words or which encoder
+        except (DataError, WeightsError) as error:  # the values' fault only if they choose data or encoder
             if not any(key.startswith(("data.", "encoder.")) for key in values):
                 raise
             cider, trouble = None, str(error)
@@ -160,7 +160,7 @@ def _run(
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """The recipe with some keys changed; `RecipeError` where it does not take them."""
+    """The recipe with some keys changed; `RecipeError` if it does not take them."""
     raw = recipe.model_dump(mode="json")
     for key, value in values.items():
         set_key(raw, key, value)
@@ -175,7 +175,7 @@ def _winner(recipe: Recipe, out: Path, trials: Sequence[Trial], protocol: Callab
     scored = [trial for trial in trials if trial.cider is not None]
     if not scored:
         raise RecipeError(f"none of {len(trials)} trials could be run; the last one: {trials[-1].trouble}")
-    best = max(scored, key=lambda trial: trial.cider or 0.0)  # the first of equals
+    best = max(scored, key=lambda trial: trial.cider or 0.0)  # the first one on a tie
     raw = with_values(recipe, best.values).model_dump(mode="json", exclude={"name"})
     heading = (
         f"# Trial {best.number} of {len(trials)}: CIDEr {100 * (best.cider or 0):.1f} ({protocol(best.number)}) with\n"
@@ -186,7 +186,7 @@ def _winner(recipe: Recipe, out: Path, trials: Sequence[Trial], protocol: Callab
 
 
 def _keep_the_best(out: Path, done: Mapping[int, Trial]) -> None:
-    """Of the other trials only what is small is kept."""
+    """Deletes the large files: checkpoints, and every bundle but the best trial's."""
     best = max(done.values(), key=lambda trial: -1.0 if trial.cider is None else trial.cider)
     for trial in done.values():
         (out / _name(trial.number) / "checkpoint.safetensors").unlink(missing_ok=True)
@@ -203,7 +203,7 @@ def _short(value: Any) -> str:
 
 
 class _Study:
-    """Optuna's study, with what showtell means by a trial."""
+    """Optuna's study in terms of showtell's trials."""
 
     def __init__(self, study: Any, space: Space, seed: int) -> None:
         self._study, self._space, self._seed = study, space, seed
@@ -219,7 +219,7 @@ class _Study:
             raise MissingExtraError("showtell tune", "tune") from None
         if not space:
             raise RecipeError("nothing is varied: name at least one key with --vary KEY=VALUES")
-        for key, values in space.items():  # the wrong ones are found before anything is written
+        for key, values in space.items():  # find wrong values before anything is written
             for value in (values.low, values.high) if isinstance(values, Range) else values:
                 with_values(recipe, {key: value})
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -234,13 +234,13 @@ class _Study:
         return cls(study, space, seed)
 
     def finished(self) -> list[Trial]:
-        """The trials that are over, in their order."""
+        """The finished trials, in order."""
         over = [t for t in self._study.get_trials(deepcopy=False) if t.state.is_finished() and self._is_whole(t)]
         troubles = self._study.user_attrs
         return [Trial(t.number, self._values(t.params), t.value, troubles.get(f"trouble {t.number}", "")) for t in over]
 
     def next(self) -> tuple[int, dict[str, Any]]:
-        """The trial that was interrupted, or a new one: its number and values."""
+        """The number and values of the interrupted trial, or of a new one."""
         from optuna.samplers import TPESampler
 
         trials = self._study.get_trials(deepcopy=False)
@@ -255,7 +255,7 @@ class _Study:
         return trial.number, self._values(trial.params)
 
     def tell(self, number: int, cider: float | None, trouble: str) -> None:
-        """The end of a trial."""
+        """Records the end of a trial."""
         from optuna.trial import TrialState
 
         if trouble:
@@ -263,18 +263,18 @@ class _Study:
         self._study.tell(number, cider, state=TrialState.COMPLETE if cider is not None else TrialState.FAIL)
 
     def keep_protocol(self, number: int, protocol: str) -> None:
-        """What a trial's score was measured on."""
+        """Records the protocol of a trial's score."""
         self._study.set_user_attr(f"protocol {number}", protocol)
 
     def protocol(self, number: int) -> str:
-        """What was kept of a trial."""
+        """The protocol of a trial's score; empty if none was recorded."""
         return str(self._study.user_attrs.get(f"protocol {number}", ""))
 
     def _is_whole(self, trial: Any) -> bool:
         return bool(trial.params.keys() == self._space.keys())
 
     def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """What Optuna calls a choice is its place among the choices: it keeps numbers and strings alone."""
+        """Optuna's parameters as recipe values; choices are stored by index, as Optuna takes only simple values."""
         return {
             key: params[key] if isinstance(values, Range) else values[params[key]]
             for key, values in self._space.items()

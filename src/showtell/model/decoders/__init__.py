@@ -1,12 +1,12 @@
-"""The decoders, one file and one line of `DECODERS` each, all under one contract:
+"""The decoders: one file and one line of `DECODERS` each, all with one contract:
 
-    prepare(features (B,R,F)) -> Memory        what is known of an image: constant over time, shared by its K rows
-    init_state(memory, rows=K) -> State        what follows a row: reordered with its beam
+    prepare(features (B,R,F)) -> Memory        what is known about an image: constant over time, shared by its K rows
+    init_state(memory, rows=K) -> State        what belongs to a row: reordered with its beam
     step(tokens (B,K), state, memory) -> Step  logits (B,K,V), state, attention (B,K,R) or None
     forward(features (B,R,F), tokens (B,K,T)) -> Output   the same for all T steps at once: training
 
-Memory is a NamedTuple of tensors (B,…), State one of tensors (B,K,…), which may grow in time: (B,K,t,…). Attention sums to one
-over the regions, or to less where the decoder looked at something else than the image as well.
+Memory is a NamedTuple of tensors (B,…), State one of tensors (B,K,…), which may grow over time: (B,K,t,…).
+Attention sums to one over the regions, or to less if the decoder also looked at something other than the image.
 
 B images · K rows (captions or beams) of an image · R regions · F feature size · E embedding · H hidden · V vocabulary
 """
@@ -32,37 +32,37 @@ from showtell.model.functions import Dropout
 
 
 class Decoder(Protocol):
-    """The contract, and what training and search ask of a decoder as a module."""
+    """The contract, and the methods of a module that training and search use."""
 
     def prepare(self, features: Tensor) -> Any:
         """features (B,R,F) -> Memory."""
 
     def init_state(self, memory: Any, rows: int) -> Any:
-        """The State of K rows an image before the first word."""
+        """The State of K rows per image before the first word."""
 
     def step(self, tokens: Tensor, state: Any, memory: Any) -> Step:
-        """tokens (B,K) -> logits (B,K,V) for the words after them."""
+        """tokens (B,K) -> logits (B,K,V) for the next words."""
 
     def __call__(self, features: Tensor, tokens: Tensor) -> Output:
         """features (B,R,F), tokens (B,K,T) -> logits (B,K,T,V), attention (B,K,T,R) or None."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """As a module's."""
+        """As in `nn.Module`."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """As a module's."""
+        """As in `nn.Module`."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """As a module's."""
+        """As in `nn.Module`."""
 
     def modules(self) -> Iterator[nn.Module]:
-        """As a module's."""
+        """As in `nn.Module`."""
 
     def train(self, mode: bool = True) -> Self:
-        """As a module's."""
+        """As in `nn.Module`."""
 
     def eval(self) -> Self:
-        """As a module's."""
+        """As in `nn.Module`."""
 
 
 DECODERS: dict[str, Callable[..., Decoder]] = {
@@ -73,19 +73,19 @@ DECODERS: dict[str, Callable[..., Decoder]] = {
     "transformer": TransformerDecoder,
 }
 
-_PARALLEL = {"transformer"}  # all steps of a caption side by side, without a recurrence to regularise
-_WIDTHS = {"attention"}  # recipes name it whatever the decoder, so that decoder.name alone can be changed
+_PARALLEL = {"transformer"}  # all steps of a caption at once: no recurrence to regularise
+_WIDTHS = {"attention"}  # allowed with any decoder, so that a recipe can change decoder.name alone
 
 
 def build_decoder(
     name: str, *, feature_size: int, vocabulary_size: int, variational: bool = False, **options: Any
 ) -> Decoder:
-    """The decoder called `name`, with those of `options` (the other keys of `DecoderConfig`) that it has.
+    """Builds the decoder `name` with those of `options` (the other keys of `DecoderConfig`) that it takes.
 
-    `variational`: its dropout drops the same at all steps of a caption.
+    `variational`: its dropout drops the same elements at all steps of a caption.
 
-    Raises `RecipeError` for an unknown name, for an option set that the decoder does not have, and for sizes that do not
-    go together.
+    Raises `RecipeError` for an unknown name, for an option that is set but that the decoder lacks, and for sizes that
+    do not go together.
     """
     if name not in DECODERS:
         raise RecipeError(f"decoder.name is '{name}'; expected one of {', '.join(DECODERS)}")
@@ -109,7 +109,7 @@ def build_decoder(
 
 
 def check_decoder(config: DecoderConfig) -> None:
-    """Raises what `build_decoder` would, before an encoder's weights are fetched; builds nothing that takes memory."""
+    """Raises what `build_decoder` would, without using memory: for a check before an encoder's weights are fetched."""
     options = config.model_dump()
     with torch.device("meta"):
         build_decoder(options.pop("name"), feature_size=1, vocabulary_size=8, **options)

@@ -1,13 +1,13 @@
-"""Knowing When to Look: before each word the decoder looks at the image, or at what it has in mind already.
+"""Knowing When to Look: before each word, the decoder looks at the image or at its own memory.
 
-Lu et al., "Knowing When to Look: Adaptive Attention via a Visual Sentinel for Image Captioning", 2017. Deviations: the
-regions are projected to E and layer-normalised instead of ReLU (equation 14), and v_g is their mean (15); the sentinel
-and h are mapped to E before they are added to the context (equation 13), so that sizes are free and the output layer can
-share the word embeddings; attention may have several heads, each with its own β; words enter the gates as
-large as regions (`weigh_words`); forget gates start open; dropout on words, regions and the output.
+Lu et al., "Knowing When to Look: Adaptive Attention via a Visual Sentinel for Image Captioning", 2017. Deviations:
+regions are projected to E and layer-normalised instead of a ReLU (equation 14), and v_g is their mean (15); the
+sentinel and h are mapped to E before they are added to the context (equation 13), so that E and H may differ and the
+output layer can share the word embeddings; attention may have several heads, each with its own β; words are scaled to
+the size of regions in the gates (`weigh_words`); forget gates start open; dropout on features, words and the output.
 
-The attention handed out is α̂ over the regions (equation 12): it sums to 1 − β, and the rest was the sentinel's. Training
-with `train.doubly_stochastic` would punish the sentinel's share; leave it at 0 here.
+The attention returned is α̂ over the regions (equation 12): it sums to 1 − β, and the rest is the sentinel's.
+`train.doubly_stochastic` would penalise the sentinel's share; leave it at 0 with this decoder.
 
 B images · K rows of an image · R regions · T steps · F feature size · E embedding · H hidden · A attention · G heads ·
 V vocabulary
@@ -26,7 +26,7 @@ from showtell.model.functions import Dropout, lstm_cell
 
 
 class AdaptiveMemory(NamedTuple):
-    """The regions, their keys, and the image's share of the gates at every step."""
+    """The regions, their keys, and the image's part of the gates at every step."""
 
     values: Tensor  # (B,R,E)
     keys: Tensor  # (B,R,A)
@@ -41,7 +41,7 @@ class AdaptiveState(NamedTuple):
 
 
 class AdaptiveDecoder(nn.Module):
-    """An LSTM that looks after each of its steps, at the image or at a sentinel of its own memory."""
+    """An LSTM that, after each step, looks at the image or at a sentinel of its own memory."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class AdaptiveDecoder(nn.Module):
             self.output.weight = self.embedding.weight
 
     def prepare(self, features: Tensor) -> AdaptiveMemory:
-        """features (B,R,F) -> what stays the same over time; the image is part of each input x_t = [w_t; v_g]."""
+        """features (B,R,F) -> what is constant over time; the image is part of each input x_t = [w_t; v_g]."""
         values = self.regions(self.dropout(features))  # (B,R,E)
         return AdaptiveMemory(values, self.attention.keys(values), self.image_gates(values.mean(1)))
 
@@ -93,7 +93,7 @@ class AdaptiveDecoder(nn.Module):
     def forward(self, features: Tensor, tokens: Tensor) -> Output:
         """features (B,R,F), tokens (B,K,T) from `<start>` on -> logits (B,K,T,V), attention (B,K,T,R).
 
-        What is looked at does not reach the next step: attention and output are computed for all steps at once.
+        The context does not enter the next step, so attention and output are computed for all steps at once.
         """
         memory = self.prepare(features)
         state = self.init_state(memory, tokens.shape[1])
@@ -119,7 +119,7 @@ class AdaptiveDecoder(nn.Module):
     def _look(self, h: Tensor, sentinel: Tensor, memory: AdaptiveMemory) -> tuple[Tensor, Tensor]:
         """h and sentinel (B,K,H) -> the context ĉ = β s + (1 − β) c (B,K,E) and α̂ over the regions (B,K,R).
 
-        Equations 6–8, 11 and 12: the sentinel is one more region in the softmax, each row's own.
+        Equations 6–8, 11 and 12: the sentinel is one more region in the softmax, one for each row.
         """
         scores = self.attention.scores(h, memory.keys)  # (B,K,G,R)
         own = self.attention.own(h, self.sentinel_key(sentinel))  # (B,K,G,1)

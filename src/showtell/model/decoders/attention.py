@@ -1,9 +1,9 @@
 """Show, Attend and Tell: soft attention over the grid, gated context, deep output.
 
-Xu et al., "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention", 2015. Deviations: the regions are
-projected to E first (layer-normalised), which also makes context and words equally large; the cell starts from a linear
-map of the mean region instead of two MLPs; attention may be scaled dot products instead (`attention_kind`); dropout on
-words, regions and the deep output.
+Xu et al., "Show, Attend and Tell: Neural Image Caption Generation with Visual Attention", 2015. Deviations: regions
+are projected to E and layer-normalised first, so that context and words have the same size; h_0 and c_0 come from one
+linear map of the mean region and a tanh instead of two MLPs; attention may be scaled dot-product (`attention_kind`);
+dropout on features, words and the deep output.
 
 B images · K rows of an image · R regions · T steps · F feature size · E embedding · H hidden · A attention · V vocabulary
 """
@@ -21,10 +21,10 @@ from showtell.model.functions import Dropout, lstm_cell
 
 
 class AttentionMemory(NamedTuple):
-    """The regions of an image, and their keys, projected once."""
+    """The regions of an image and their keys, projected once."""
 
     values: Tensor  # (B,R,E)
-    keys: Tensor  # (B,R,A), as their exponentials
+    keys: Tensor  # (B,R,A), as `attention.keys` gives them
 
 
 class AttentionState(NamedTuple):
@@ -35,7 +35,7 @@ class AttentionState(NamedTuple):
 
 
 class AttentionDecoder(nn.Module):
-    """An LSTM that looks at the image anew before each word."""
+    """An LSTM that looks at the image before each word."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class AttentionDecoder(nn.Module):
             self.output.weight = self.embedding.weight
 
     def prepare(self, features: Tensor) -> AttentionMemory:
-        """features (B,R,F) -> what stays the same over time."""
+        """features (B,R,F) -> what is constant over time."""
         values = self.regions(self.dropout(features))  # (B,R,E)
         return AttentionMemory(values, self.attention.keys(values))
 
@@ -84,7 +84,7 @@ class AttentionDecoder(nn.Module):
     def forward(self, features: Tensor, tokens: Tensor) -> Output:
         """features (B,R,F), tokens (B,K,T) from `<start>` on -> logits (B,K,T,V), attention (B,K,T,R).
 
-        What does not depend on the step before is computed for all steps at once: the words' share of the gates
+        What does not depend on the previous step is computed for all steps at once: the words' part of the gates
         before the loop, the deep output after it.
         """
         memory = self.prepare(features)

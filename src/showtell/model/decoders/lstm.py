@@ -1,11 +1,11 @@
-"""Show and Tell: the image is the LSTM's first input, then `<start>`, then the words.
+"""Show and Tell: the image is the LSTM's first input, followed by `<start>` and the words.
 
-With `inject` the image is the initial state or part of every input instead: `showtell.model.injection`.
+`inject` can make it the initial state or part of every input instead (`showtell.model.injection`).
 
 Vinyals et al., "Show and Tell: A Neural Image Caption Generator", 2015, equations (10)–(12). Deviations: dropout on
-features, words and outputs; features standardised over the training images and layer normalisation of their linear map,
-so that what tells images apart is as large as a word from the first step on; forget gates that start open (Jozefowicz et
-al., 2015), so that the image's trace lasts to the end of the caption.
+features, words and outputs; features are standardised over the training images and their linear map layer-normalised,
+so that differences between images are no smaller than a word from the first step on; forget gates start open
+(Jozefowicz et al., 2015), so that the image is remembered to the end of the caption.
 
 B images · K rows of an image · T steps · F feature size · E embedding · H hidden · L layers · V vocabulary
 """
@@ -24,7 +24,7 @@ from showtell.model.injection import INJECTIONS
 
 
 class LSTMMemory(NamedTuple):
-    """The image, as large as a word."""
+    """The image as a vector of a word's size."""
 
     image: Tensor  # (B,E)
 
@@ -37,7 +37,7 @@ class LSTMState(NamedTuple):
 
 
 class Standardize(nn.Module):
-    """Features (B,F) less their mean, over their deviation, both running averages over the training batches.
+    """Features (B,F) minus their mean, divided by their deviation; both are running averages over training batches.
 
     Unlike batch normalisation, training and search use the same averages, and a batch may hold a single image.
     """
@@ -47,7 +47,7 @@ class Standardize(nn.Module):
     count: Tensor
 
     def __init__(self, size: int, *, slowest: float = 1e-3) -> None:
-        """`slowest`: the least weight of a batch; until then all batches weigh the same."""
+        """`slowest`: the smallest weight of a batch; until it is reached, all batches weigh the same."""
         super().__init__()
         self.slowest = slowest
         self.register_buffer("mean", torch.zeros(size))
@@ -68,7 +68,7 @@ class Standardize(nn.Module):
 
 
 class LSTMDecoder(nn.Module):
-    """A word-level language model that saw the image first."""
+    """An LSTM language model that is given the image."""
 
     def __init__(
         self,

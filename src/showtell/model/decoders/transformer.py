@@ -1,10 +1,10 @@
-"""The decoder half of the Transformer: each word looks at the words before it and at the regions of the image.
+"""The decoder half of the Transformer: each word attends to the words before it and to the image's regions.
 
-Vaswani et al., "Attention Is All You Need", 2017. Deviations: layers are normalised before each sub-layer, and once at the
-end (Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020), so that training needs no long warm-up;
-queries and keys have no bias; the regions are projected to E and layer-normalised, and there is no encoder of layers over them.
+Vaswani et al., "Attention Is All You Need", 2017. Deviations: layer normalisation comes before each sub-layer, and once
+at the end (Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020), so that training needs no
+long warm-up; queries and keys have no bias; regions are projected to E and layer-normalised, with no encoder layers.
 
-`embedding` is the paper's d_model, `hidden` its d_ff. State grows in time: the keys and values of the t words so far.
+`embedding` is the paper's d_model, `hidden` its d_ff. The State grows over time: keys and values of the t words so far.
 
 B images · K rows of an image · N = B·K · R regions · T new steps, t so far · F feature size · E embedding · H hidden ·
 L layers · G heads · V vocabulary
@@ -54,7 +54,7 @@ class Layer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def look_back(self, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (N,T,E) after T new words, with the keys and values (N,t,E) of those before, and of all (N,t+T,E)."""
+        """New x (N,T,E), past keys and values (N,t,E) -> x after self-attention, all keys and values (N,t+T,E)."""
         normed = self.before_words(x)
         keys = torch.cat((keys, self.words.keys(normed)), 1)
         values = torch.cat((values, self.word_values(normed)), 1)
@@ -63,18 +63,18 @@ class Layer(nn.Module):
         return x + self.dropout(self.word_output(mix(weights, values))), keys, values
 
     def look_at_image(self, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B,K·T,E) after a look at the regions (B,R,E), and where it went (B,K·T,R), a mean over heads."""
+        """x (B,K·T,E), keys and values of regions (B,R,E) -> x after attention, mean weights of heads (B,K·T,R)."""
         context, looked = attend(self.regions.scores(self.before_regions(x), keys), values)
         return x + self.dropout(self.region_output(context)), looked
 
     def think(self, x: Tensor) -> Tensor:
-        """x (…,E) after the feed-forward network (section 3.3)."""
+        """x (…,E) -> x after the feed-forward network (section 3.3)."""
         thought: Tensor = x + self.dropout(self.feed_forward(self.before_forward(x)))
         return thought
 
 
 class TransformerDecoder(nn.Module):
-    """A small stack of layers; `step` computes the new word alone and keeps what later words will ask for."""
+    """A small stack of layers; `step` computes only the new word and keeps its keys and values for later ones."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class TransformerDecoder(nn.Module):
             self.output.weight = self.embedding.weight
 
     def prepare(self, features: Tensor) -> TransformerMemory:
-        """features (B,R,F) -> what stays the same over time."""
+        """features (B,R,F) -> what is constant over time."""
         regions = self.regions(self.dropout(features))  # (B,R,E)
         layers = self._layers()
         return TransformerMemory(
@@ -153,14 +153,14 @@ class TransformerDecoder(nn.Module):
 
 
 def _no_future(new: int, seen: int, *, like: Tensor) -> Tensor:
-    """(T,1,t+T) for the last T of t+T words: 0 for those up to the word itself, -inf after it (section 3.2.3)."""
+    """Mask (T,1,t+T) for the last T of t+T words: 0 up to the word itself, -inf after it (section 3.2.3)."""
     places = torch.arange(seen, device=like.device)
     later = places > places[seen - new :, None]
     return torch.zeros(later.shape, device=like.device).masked_fill(later, float("-inf"))[:, None]
 
 
 def _positions(first: int, end: int, *, like: Tensor) -> Tensor:
-    """The sinusoids of places `first` … `end` - 1 (T,E), section 3.5, sines and cosines in two halves."""
+    """Sinusoids (T,E) of positions `first` … `end` - 1 (section 3.5). Deviation: sines and cosines in two halves."""
     size = like.shape[-1]
     rates = torch.exp(torch.arange(0, size, 2, device=like.device) * (-math.log(10000.0) / size))
     angles = torch.arange(first, end, device=like.device)[:, None] * rates  # (T,E/2)

@@ -1,10 +1,10 @@
 """Bottom-Up and Top-Down: one LSTM decides where to look, a second one what to say.
 
 Anderson et al., "Bottom-Up and Top-Down Attention for Image Captioning and Visual Question Answering", 2018, section 3.2:
-the top-down half, over the regions that there are (a grid here, detected objects there). Deviations: the regions are
-projected to E and layer-normalised first, v̄ is their mean after that; h² is mapped to E before the output layer, which
-can then share the word embeddings; words enter the gates as large as regions (`weigh_words`);
-forget gates start open; dropout on words, regions and the output.
+the top-down half, over whatever regions there are (a grid here, detected objects there). Deviations: regions are
+projected to E and layer-normalised first, and v̄ is their mean after that; h² is mapped to E before the output layer,
+which can then share the word embeddings; words are scaled to the size of regions in the gates (`weigh_words`);
+forget gates start open; dropout on features, words and the output.
 
 B images · K rows of an image · R regions · T steps · F feature size · E embedding · H hidden · A attention · V vocabulary
 """
@@ -22,7 +22,7 @@ from showtell.model.functions import Dropout, lstm_cell
 
 
 class UpDownMemory(NamedTuple):
-    """The regions, their keys, and their mean's share of the first LSTM's gates at every step."""
+    """The regions, their keys, and their mean's part of the first LSTM's gates at every step."""
 
     values: Tensor  # (B,R,E)
     keys: Tensor  # (B,R,A)
@@ -70,7 +70,7 @@ class UpDownDecoder(nn.Module):
             self.output.weight = self.embedding.weight
 
     def prepare(self, features: Tensor) -> UpDownMemory:
-        """features (B,R,F) -> what stays the same over time."""
+        """features (B,R,F) -> what is constant over time."""
         values = self.regions(self.dropout(features))  # (B,R,E)
         return UpDownMemory(values, self.attention.keys(values), self.image_gates(values.mean(1)))
 
