@@ -32,50 +32,57 @@ def caption(
         typer.Argument(metavar="IMAGE...", help="Files, folders, patterns; '-' reads stdin: paths, or one image."),
     ],
     format: Annotated[
-        Literal["text", "jsonl", "csv"] | None, typer.Option(help="What is printed [default: text].")
+        Literal["text", "jsonl", "csv"] | None, typer.Option(help="The output format [default: text].")
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Append the captions to this .jsonl or .csv as they come; images that it has already are passed over.",
+            help="Append the captions to this .jsonl or .csv as they come; images already in it are skipped.",
         ),
     ] = None,
     part: Annotated[
         str, typer.Option("--shard", metavar="I/N", help="Every N-th image from number I on: 0/4, 1/4, 2/4, 3/4.")
     ] = "",
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps [default: an accelerator where there is one].")
+        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps [default: an accelerator if there is one].")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=65536, help="Images that are captioned together.")] = 32,
-    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images; 0: one a core, eight at most.")] = 0,
-    n: Annotated[int, typer.Option("--n", min=1, max=100, help="Captions an image.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=65536, help="Images captioned together.")] = 32,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Threads that decode images; 0: one per core, at most eight.")
+    ] = 0,
+    n: Annotated[int, typer.Option("--n", min=1, max=100, help="Captions per image.")] = 1,
     beam: Annotated[
         int | None,
-        typer.Option(min=1, max=100, help="Beams an image [default: the bundle's, or n where that is more]."),
+        typer.Option(min=1, max=100, help="Beams per image [default: the bundle's, or n if larger]."),
     ] = None,
     attention: Annotated[
         Path | None,
-        typer.Option(metavar="OUT", help="Draw where the model looked: a .png for one image, else a folder of them."),
+        typer.Option(metavar="OUT", help="Draw where the model looked: a .png for one image, a folder for several."),
     ] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw the captions instead of searching for them.")] = False,
-    temperature: Annotated[float, typer.Option(help="With --sample: below 1 plainer, above 1 wilder.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="With --sample: draw among the likeliest words of this share.")] = 0.9,
-    seed: Annotated[int, typer.Option(help="With --sample: the same seed, the same captions.")] = 0,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Sample captions instead of searching for the likeliest.")
+    ] = False,
+    temperature: Annotated[
+        float, typer.Option(help="With --sample: below 1 for plainer captions, above 1 for wilder ones.")
+    ] = 1.0,
+    top_p: Annotated[
+        float,
+        typer.Option(help="With --sample: sample from the likeliest words that have this share of the probability."),
+    ] = 0.9,
+    seed: Annotated[int, typer.Option(help="With --sample: the same seed gives the same captions.")] = 0,
     required: Annotated[
         list[str] | None,
         typer.Option(
-            "--with", metavar="WORD", help="A word that must occur; 'dog|dogs': one of them. May be repeated."
+            "--with", metavar="WORD", help="A word that must occur; 'dog|dogs': either of them. May be repeated."
         ),
     ] = None,
     excluded: Annotated[
-        list[str] | None, typer.Option("--without", metavar="WORD", help="A word that must not. May be repeated.")
+        list[str] | None, typer.Option("--without", metavar="WORD", help="A word that must not occur. May be repeated.")
     ] = None,
-    diverse: Annotated[
-        bool, typer.Option("--diverse", help="With --n: captions that say it with other words.")
-    ] = False,
+    diverse: Annotated[bool, typer.Option("--diverse", help="With --n: captions in different words.")] = False,
     diversity: Annotated[
-        float, typer.Option(help="With --diverse: how far they shun each other's words, in nats.")
+        float, typer.Option(help="With --diverse: penalty for another caption's words, in nats.")
     ] = 0.5,
     consensus: CONSENSUS = None,
     views: VIEWS = None,

@@ -32,13 +32,13 @@ def check(
 @app.command()
 def get(
     name: Annotated[str, typer.Argument(help="The data set's name, e.g. flickr8k.")],
-    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Where it goes [default: ./NAME].")] = None,
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to put it [default: ./NAME].")] = None,
     source: Annotated[
         Path | None,
         typer.Option(
             "--from",
             metavar="PATH",
-            help="Archives that you already have, one or a folder of them; what is not among them is downloaded.",
+            help="Archives that you already have, one or a folder of them; the rest is downloaded.",
         ),
     ] = None,
 ) -> None:
@@ -55,12 +55,12 @@ def get(
 def cache(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Caches by the beginning of their names [default: all]."),
+        typer.Argument(metavar="NAME", help="Caches whose names begin like this [default: all]."),
     ] = None,
     at: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Another place: the one that data.cache names.")
+        Path | None, typer.Option(metavar="DIR", help="The folder that data.cache names, if it is set.")
     ] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Remove them; not while something trains.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove them; not during a training.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
     """Say what the cached features of images take on disk, one folder per encoder, or remove them: a training that

@@ -17,7 +17,7 @@ def decoding(
     data: Annotated[Path, typer.Option(metavar="PATH", help="The data set to choose on.")],
     split: Annotated[str, typer.Option(help="val (or dev), train or test.")] = "val",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what is best, and leave the bundle as it is.")
+        bool, typer.Option("--dry-run", help="Say which decoding is best and leave the bundle unchanged.")
     ] = False,
 ) -> None:
     """Try some decodings on validation data and make the one with the best CIDEr the bundle's own."""

@@ -11,7 +11,7 @@ from showtell.commands.terminal import note, progress
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where all of it goes.")] = Path("showtell-demo"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")] = Path("showtell-demo"),
 ) -> None:
     """Draw a data set, train on it, score, caption and explain: minutes on two cores, offline."""
     from showtell.demo import run_demo

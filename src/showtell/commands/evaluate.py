@@ -42,21 +42,24 @@ def evaluate(
         typer.Option(metavar="FILE", help="Predictions to compare with: each score's difference, its interval and p."),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With text: the images of its lines, one a line.")
+        Path | None, typer.Option(metavar="FILE", help="With text: the images that its lines belong to, one per line.")
     ] = None,
     metrics: Annotated[
         str,
-        typer.Option(metavar="NAMES", help="Also these, by Java and the extra 'java': meteor, spice, or meteor,spice."),
+        typer.Option(
+            metavar="NAMES",
+            help="Further metrics, which need Java and the extra 'java': meteor, spice, or meteor,spice.",
+        ),
     ] = "",
     split: Annotated[str, typer.Option(help="train, val (or dev) or test.")] = "test",
     split_of: Annotated[
         Path | None,
         typer.Option(
-            metavar="BUNDLE", help="With --predictions: data that have no splits are split as for this captioner."
+            metavar="BUNDLE", help="With --predictions: split data without splits as this captioner's training did."
         ),
     ] = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Score predictions although some images have none.")
+        bool, typer.Option("--allow-missing", help="Score the predictions even if some images have none.")
     ] = False,
     consensus: CONSENSUS = None,
     views: VIEWS = None,
@@ -65,7 +68,7 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Also write each image's caption and scores, as COCO results .json or as .csv; --predictions reads it.",
+            help="Also write each image's caption and scores, as COCO results (.json) or a table (.csv); --predictions reads both.",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,

@@ -21,7 +21,7 @@ def export(
     onnx: Annotated[Path, typer.Option("--onnx", metavar="DIR", help="The folder to write: new or empty.")],
     precision: Annotated[
         Literal["float32", "float16", "int8"],
-        typer.Option(help="float16: half the size, as fast. int8: the encoder a quarter of the size, and faster."),
+        typer.Option(help="float16: half the size, as fast. int8: the encoder at a quarter of the size, and faster."),
     ] = "float32",
     calibrate: Annotated[
         Path | None,
@@ -37,7 +37,7 @@ def export(
         ),
     ] = False,
     data: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="A data set: say what the export costs in CIDEr on it.")
+        Path | None, typer.Option(metavar="PATH", help="A data set on which to measure what the export costs in CIDEr.")
     ] = None,
     split: Annotated[str, typer.Option(help="The split of --data: train, val (or dev) or test.")] = "test",
 ) -> None:

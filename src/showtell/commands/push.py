@@ -14,12 +14,12 @@ from showtell.errors import RecipeError
 def push(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder, or an exported one.")],
     name: Annotated[str, typer.Argument(metavar="USER/NAME", help="Its name on the hub.")],
-    license: Annotated[str, typer.Option(metavar="ID", help="Its licence, as in mit or cc-by-4.0; needed.")] = "",
+    license: Annotated[str, typer.Option(metavar="ID", help="Its licence, e.g. mit or cc-by-4.0; required.")] = "",
     scores: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="What  showtell evaluate --json  printed, for the card.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Output of  showtell evaluate --json  for the card.")
     ] = None,
     dataset: Annotated[
-        list[str] | None, typer.Option(metavar="USER/NAME", help="The hub's name of a data set it learnt from.")
+        list[str] | None, typer.Option(metavar="USER/NAME", help="The hub's name of a data set that it was trained on.")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
     revision: Annotated[str, typer.Option(metavar="BRANCH", help="The branch to write to [default: main].")] = "",

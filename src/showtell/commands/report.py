@@ -15,11 +15,9 @@ from showtell.errors import DataError, check_target
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Runs' folders, or bundles; the first is compared with the others."),
+        typer.Argument(metavar="RUN...", help="Run folders or bundles; the first is compared with the others."),
     ],
-    data: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="The data set [default: where the recipe has it].")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="PATH", help="The data set [default: the recipe's].")] = None,
     split: Annotated[str, typer.Option(help="train, val (or dev) or test.")] = "test",
     out: Annotated[
         Path | None,

@@ -24,18 +24,18 @@ def serve(
         int, typer.Option(min=0, max=10_000, help="How long a batch waits for images that are still arriving.")
     ] = 50,
     token: Annotated[
-        str | None, typer.Option(help=f"Ask for this bearer token. Better in ${_TOKEN}: others see command lines.")
+        str | None, typer.Option(help=f"Require this bearer token. Better set ${_TOKEN}: others can see command lines.")
     ] = None,
     allow_urls: Annotated[
         bool, typer.Option("--allow-urls", help="Fetch images from public http and https URLs.")
     ] = False,
-    max_image_mb: Annotated[int, typer.Option(min=1, help="MiB of an image.")] = 16,
-    max_request_mb: Annotated[int, typer.Option(min=1, help="MiB of a request.")] = 64,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image.")] = 40_000_000,
-    max_images: Annotated[int, typer.Option(min=1, help="Images in a request.")] = 32,
-    queue: Annotated[int, typer.Option(min=1, help="Images that wait; beyond them requests are refused.")] = 128,
-    timeout: Annotated[float, typer.Option(help="Seconds until an answer.")] = 60.0,
-    body_timeout: Annotated[float, typer.Option(help="Seconds until a request's body has arrived.")] = 30.0,
+    max_image_mb: Annotated[int, typer.Option(min=1, help="Largest image, in MiB.")] = 16,
+    max_request_mb: Annotated[int, typer.Option(min=1, help="Largest request, in MiB.")] = 64,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Most pixels of an image.")] = 40_000_000,
+    max_images: Annotated[int, typer.Option(min=1, help="Most images in a request.")] = 32,
+    queue: Annotated[int, typer.Option(min=1, help="Most images waiting; further requests are refused.")] = 128,
+    timeout: Annotated[float, typer.Option(help="Seconds until an answer is due.")] = 60.0,
+    body_timeout: Annotated[float, typer.Option(help="Seconds until a request's body must have arrived.")] = 30.0,
 ) -> None:
     """Serve captions: POST /v1/captions, the page at /, /docs, /healthz, /readyz, /metrics."""
     folder = need_bundle(bundle)

@@ -22,20 +22,20 @@ CONSENSUS = Annotated[
     int | None,
     typer.Option(
         metavar="N", min=0, max=100,
-        help="Rank N candidates by what they are worth to each other; 10 is good, 0 is none [default: the bundle's].",
+        help="Rank N candidates by how well they agree; 10 is good, 0 turns it off [default: the bundle's].",
     ),
 ]  # fmt: skip
 VIEWS = Annotated[
     int | None,
     typer.Option(
         min=1, max=8,
-        help="Look at each image so many ways: 2 also mirrored, 4 also another crop; a captioner trained on pictures from above, which "
-        "have no up, turns them instead, 8 ways [default: the bundle's].",
+        help="Views of each image: 2 adds the mirror image, 4 another crop; captioners trained on pictures from above turn them instead, "
+        "up to 8 views [default: the bundle's].",
     ),
 ]  # fmt: skip
 ENSEMBLE = Annotated[
     list[Path] | None,
-    typer.Option(metavar="BUNDLE", help="A further bundle with the same words; probabilities are averaged. May be repeated."),
+    typer.Option(metavar="BUNDLE", help="Another bundle with the same vocabulary; probabilities are averaged. May be repeated."),
 ]  # fmt: skip
 
 ProgressCallback = Callable[[str, int, int], None]

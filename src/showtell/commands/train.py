@@ -37,7 +37,7 @@ def train(
         str | None,
         typer.Option(
             metavar="BUNDLE",
-            help="A captioner to begin with, a bundle's folder or user/name on the hub: its CNN, its decoder and its words.",
+            help="A captioner to start from, a bundle's folder or user/name on the hub: its CNN, decoder and words.",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run exactly.")] = False,

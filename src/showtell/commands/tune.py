@@ -24,9 +24,9 @@ def tune(
         ),
     ] = None,
     trials: Annotated[
-        int, typer.Option(min=1, help="How many trainings, those of an interrupted search included.")
+        int, typer.Option(min=1, help="Number of trainings, including those of an interrupted search.")
     ] = 20,
-    seed: Annotated[int, typer.Option(min=0, max=10**6, help="Of what is proposed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=10**6, help="Seed of the proposed values.")] = 0,
     data: Annotated[
         Path | None, typer.Option(metavar="PATH", help="The data set, instead of the recipe's data.path.")
     ] = None,
