@@ -1,4 +1,4 @@
-"""Any known format -> `CaptionedImage`s. Everything after this module is format-free; nothing here imports torch."""
+"""Reads any known format into `CaptionedImage`s; later code knows no formats. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPLIT_NAMES: dict[str, Split] = {
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
-    """One image and what people said of it. `split` is None where the data's own lists leave it out."""
+    """One image and its captions by people. `split` is None where the data's own lists leave it out."""
 
     image_id: str
     path: Path
@@ -49,19 +49,19 @@ class Problem:
 
 @dataclass(frozen=True)
 class Annotations:
-    """A data set as it was found."""
+    """A data set as it was read."""
 
     format: str
     root: Path
     images: tuple[CaptionedImage, ...]
     problems: tuple[Problem, ...]
-    drawn: str = ""  # how it was split, where that was not its own doing and not as by default
-    notes: tuple[str, ...] = ()  # what reading made of it, a sentence each
-    given: bool = True  # whether the data says how it is split; val taken from train counts as such
-    moved: int = 0  # copies that were put into the split of the first of them
+    drawn: str = ""  # how it was split; empty for its own splits and for the default
+    notes: tuple[str, ...] = ()  # on how it was read, a sentence each
+    given: bool = True  # whether the data has its own splits, even if val was taken from train
+    moved: int = 0  # copies moved to the split of the first of them
 
     def split(self, name: str) -> tuple[CaptionedImage, ...]:
-        """The images of a split ("dev" means "val"); `DataError` naming the splits that are there if it has none."""
+        """The images of a split ("dev" means "val"); `DataError` naming the other splits if it is empty."""
         wanted = SPLIT_NAMES.get(name.lower())
         chosen = tuple(image for image in self.images if wanted is not None and image.split == wanted)
         if not chosen:
@@ -70,7 +70,7 @@ class Annotations:
         return chosen
 
     def in_two_splits(self) -> Iterator[tuple[CaptionedImage, CaptionedImage]]:
-        """Images whose file is the same, byte for byte, as that of one in another split; with the first such one."""
+        """Pairs of an image and the first copy of its file, byte for byte, where the two are in different splits."""
         listed = [image for image in self.images if image.split is not None]
         for image, first in zip(listed, first_equals([image.path for image in listed]), strict=True):
             if listed[first].split != image.split:
@@ -87,19 +87,19 @@ class Annotations:
 
 @dataclass
 class Draft:
-    """What a reader has gathered: captions by image, splits, and what was wrong. Readers of all formats fill one."""
+    """What a reader has gathered: captions by image, splits and problems. The readers of all formats fill one."""
 
     root: Path
     format: str
     captions: dict[str, list[str]] = field(default_factory=dict)
     splits: dict[str, Split] = field(default_factory=dict)
-    paths: dict[str, Path] = field(default_factory=dict)  # where the format itself says where an image lies
+    paths: dict[str, Path] = field(default_factory=dict)  # image files, from the format or by `find`
     places: dict[str, tuple[str, int | None]] = field(default_factory=dict)  # where an image was first mentioned
     problems: list[Problem] = field(default_factory=list)
     has_splits: bool = False
 
     def add(self, image: str, caption: str, *, file: Path, line: int | None) -> None:
-        """One caption of one image; an empty one becomes a problem instead."""
+        """Adds one caption of an image; an empty one becomes a problem instead."""
         self.places.setdefault(image, (self.name(file), line))
         if not caption.strip():
             self.problem(file, line, "empty-caption", f"the caption of {image} is empty; it is left out")
@@ -107,7 +107,7 @@ class Draft:
         self.captions.setdefault(image, []).append(" ".join(caption.split()))
 
     def assign(self, image: str, split: object, *, file: Path, line: int | None) -> None:
-        """Puts an image into a split; a second, other split becomes a problem."""
+        """Puts an image into a split; an unknown split, or a second one, becomes a problem."""
         known = SPLIT_NAMES.get(str(split or "").strip().lower())
         if known is None:
             if split:
@@ -120,21 +120,23 @@ class Draft:
             )
 
     def problem(self, file: Path, line: int | None, kind: str, message: str) -> None:
-        """Notes something wrong."""
+        """Records a problem."""
         self.problems.append(Problem(self.name(file), line, kind, message))
 
     def not_read(self, file: Path, instead: Iterable[Path]) -> None:
-        """Notes a file that could hold the captions, where others are read."""
+        """Records that a file looks like captions but others are read instead."""
         read = " and ".join(self.name(other) for other in instead)
         self.problem(file, None, "unread-table", f"looks like captions too and is not read, as {read} is")
 
     def name(self, file: Path) -> str:
-        """A file's path as problems print it: relative to the data set."""
+        """A file's path as printed in problems: relative to the data set."""
         return str(file.relative_to(self.root)) if file.is_relative_to(self.root) else str(file)
 
     def _in_the_same_folders(self, image: str, paths: Iterable[Path]) -> list[Path]:
-        """Of files with an image's name those that share most of the folders that it is said to lie in, one at least: those next to
-        the file first, then any."""
+        """Of the files with an image's name, those that share the most of the folders in it, at least one.
+
+        Shared folders directly above the file count first, then shared ones anywhere.
+        """
         said, shared = _parts(image)[:-1], dict[tuple[int, int], list[Path]]()
         for path in paths:
             folder = path.parent
@@ -147,7 +149,7 @@ class Draft:
         return shared[most] if any(most) else []
 
     def find(self, folders: Iterable[Path]) -> None:
-        """Looks images up by name in `folders`, for those whose path the format does not say."""
+        """Looks up, by name in `folders`, the images whose path the format does not give."""
         found: dict[str, list[Path]] = {}
         for folder in folders:
             for path in sorted(folder.iterdir()):
@@ -162,7 +164,7 @@ class Draft:
                 continue
             agreeing = self._in_the_same_folders(image, paths)
             paths = agreeing or paths
-            if called[_parts(image)[-1]] > 1:  # in other folders, as cameras number them: the name alone says nothing
+            if called[_parts(image)[-1]] > 1:  # as with cameras' file numbers: the name is ambiguous
                 paths = agreeing
                 if len(paths) != 1:
                     self.problem(
@@ -181,24 +183,24 @@ class Draft:
             if folder.resolve() in homes or folder.is_relative_to(self.root)
         }
         for path in dict.fromkeys(uncaptioned):
-            if path not in used and path.parent in own:  # another folder's are its own affair
+            if path not in used and path.parent in own:  # unrelated folders may hold any files
                 self.problem(path, None, "no-caption", f"{path.name} has no caption; it is left out")
 
 
 def _parts(image: str) -> tuple[str, ...]:
-    return PureWindowsPath(image).parts or ("",)  # it parts at both separators
+    return PureWindowsPath(image).parts or ("",)  # splits at both separators
 
 
 def read_annotations(
     path: Path, *, val: float = 0.1, test: float = 0.1, seed: int = 0, require_images: bool = True
 ) -> Annotations:
-    """The data set in a folder, or that an annotation file describes; its format is found out by looking.
+    """Reads the data set in a folder, or the one that an annotation file describes; the format is detected.
 
     Images whose file is missing are problems and are left out, unless `require_images` is False. Data without splits
-    are split by image, seeded, in the proportions `val` and `test`; of data with a train split and no val split the share `val` of
-    train becomes val. Files that are equal, byte for byte, get one split then, that of the first name among them, unless that would leave a split empty; beyond that, which
-    files are missing changes no image's split. Markers around the captions ("startseq … endseq") are removed where half of the captions
-    or more have one.
+    are split by image, seeded, in the proportions `val` and `test`; if there is a train split but no val split, the
+    share `val` of train becomes val. In both cases, files that are equal, byte for byte, share the split of the first
+    by name, unless that would leave a split empty; otherwise missing files change no image's split. Markers around
+    captions ("startseq … endseq") are removed where at least half of the captions begin, or end, with one.
     Raises `DataError` where nothing can be read.
     """
     from showtell.data.formats import read_draft
@@ -219,7 +221,7 @@ def read_annotations(
 
 
 def _remove_markers(draft: Draft) -> list[str]:
-    """Takes the markers off the captions where `find_markers` finds them, and captions of nothing else out; a note that names them."""
+    """Removes the markers that `find_markers` finds, and captions of markers alone; returns a note naming them."""
     markers = find_markers(caption for captions in draft.captions.values() for caption in captions)
     if not markers:
         return []
@@ -236,7 +238,7 @@ def _remove_markers(draft: Draft) -> list[str]:
 
 
 def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
-    """Images with captions, and the ids of those without a file, which are noted, as are images in lists that have no caption."""
+    """Images with captions, and the ids of those without a file. Records these, and listed images without captions."""
     images, missing = [], set()
     for image, captions in draft.captions.items():
         path = draft.paths.get(image)
@@ -257,13 +259,13 @@ def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
 @dataclass(frozen=True)
 class _Draw:
     images: list[CaptionedImage]
-    how: str = ""  # as `Annotations.drawn` has it
+    how: str = ""  # see `Annotations.drawn`
     notes: tuple[str, ...] = ()
     moved: int = 0  # copies
 
 
 def _with_splits(images: list[CaptionedImage], *, given: bool, val: float, test: float, seed: int) -> _Draw:
-    """The images with what splits their data lacks, if it lacks any."""
+    """The images with any splits added that their data lacks."""
     if not given:
         as_usual = (val, test, seed) == (0.1, 0.1, 0)
         how = "" if as_usual else f"split by seed {seed}, val {val:g}, test {test:g}"
@@ -287,8 +289,11 @@ def _with_splits(images: list[CaptionedImage], *, given: bool, val: float, test:
 
 
 def _split(images: list[CaptionedImage], *, val: float, test: float, seed: int) -> _Draw:
-    """Splits by image; the same image gets the same split whatever order the data came in. Copies follow the first name among them, and one
-    that is moved moves no other image; where that would empty a split, nothing is moved."""
+    """Splits by image, whatever the order of the data.
+
+    Copies move to the split of the first of them by name, which moves no other image; none moves where that would empty
+    a split.
+    """
     if val + test >= 1:
         raise DataError(f"val {val} and test {test} leave nothing to train on; their sum must be below 1")
     ordered = sorted(images, key=lambda image: image.image_id)

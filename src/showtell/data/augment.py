@@ -1,4 +1,4 @@
-"""Pictures seen in other ways, so that a captioner learns what stays the same: crops, mirror images, light."""
+"""Augmentation of images and their captions: crops, mirroring, quarter turns, brightness and contrast."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from showtell.config import Augmentation
 from showtell.data.mirror import mirror_caption, mirrorable
 from showtell.images import ImageTransform
 
-_VERSION = 1  # of what `vary` and `turn` do: views that were cached before a change are not those after it
+_VERSION = 1  # of `vary` and `turn`: raised on a change, so that views cached before it are not used
 
-# What a turned picture would make untrue, beside what a mirrored one does.
+# Words that turning makes untrue, besides those that mirroring does.
 _DIRECTION = re.compile(
     r"\b(?:(?:top|bottom|upper|lower)(?:most)?|(?:up|down)(?:wards?)?|above|below|beneath|upright|upside"
     r"|vertical(?:ly)?|horizontal(?:ly)?|(?:north|south)(?:ern|wards?)?|oben|unten|senkrecht|waagerecht|haut|bas|arriba|abajo)\b",
@@ -26,12 +26,12 @@ _DIRECTION = re.compile(
 
 
 def turnable(caption: str) -> bool:
-    """Whether the caption stays true of the picture turned by a quarter."""
+    """Whether the caption stays true when the picture is turned by a quarter."""
     return _DIRECTION.search(caption) is None and may_mirror((caption,), swap_words=False)
 
 
 def may_mirror(captions: tuple[str, ...], *, swap_words: bool) -> bool:
-    """Whether the captions can be made true of the mirrored picture; without `swap_words` whether they are so already."""
+    """Whether the captions can be made true of the mirrored picture; without `swap_words`, whether they already are."""
     return all(map(mirrorable, captions)) and (swap_words or tuple(map(mirror_caption, captions)) == captions)
 
 
@@ -44,10 +44,10 @@ def augment_sample(
     swap_words: bool = True,
     known: tuple[str, ...] = (),
 ) -> tuple[Image.Image, tuple[str, ...]]:
-    """`vary`; aerial pictures turned by up to three quarters; half of the time mirrored, "left" and "right" swapped.
+    """Varies the image, turns it by up to three quarters if `level` is "aerial", and mirrors it half of the time.
 
-    An image is turned or mirrored only where each of its captions can be; without `swap_words` mirrored only where none changes.
-    `known` are all of them, where `captions` are some.
+    Mirroring swaps "left" and "right". An image is turned or mirrored only if all its captions allow it; without
+    `swap_words`, mirrored only if none changes. `known` are all captions of the image if `captions` are only some.
     """
     known = known or captions
     image = vary(image, draw, strong=level == "strong")
@@ -61,7 +61,7 @@ def augment_sample(
 def vary(image: Image.Image, draw: random.Random, *, strong: bool = False) -> Image.Image:
     """A random crop of at least 80 % of each side.
 
-    `strong`: of at least 60 %, and brightness and contrast changed by up to 30 %; colours stay, as captions name them.
+    `strong`: at least 60 %, with brightness and contrast changed by up to 30 %; colours stay, as captions name them.
     """
     width, height = image.size
     least = 0.6 if strong else 0.8
@@ -75,17 +75,17 @@ def vary(image: Image.Image, draw: random.Random, *, strong: bool = False) -> Im
 
 
 def turn(image: Image.Image, quarters: int) -> Image.Image:
-    """The picture turned counterclockwise by so many quarters, 0 to 3."""
+    """The picture turned counterclockwise by 0 to 3 `quarters`."""
     ways = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
     return image.transpose(ways[quarters - 1]) if quarters else image
 
 
 @dataclass(frozen=True, slots=True)
 class AugmentedView:
-    """One way to see any image, always the same for the same picture: features of it can be cached.
+    """One way to see any image, always the same for the same picture, so that its features can be cached.
 
-    Number 0 is the image as `transform` sees it; the others are `vary`'s, each its own. Every second one is mirrored; of aerial
-    pictures, eight one after the other are turned and mirrored in all ways.
+    Number 0 is the image as `transform` sees it; each other number varies it in its own way. Every second one is
+    mirrored; with level "aerial", eight in a row cover all turns and mirrorings.
     """
 
     transform: ImageTransform
@@ -94,22 +94,22 @@ class AugmentedView:
 
     @property
     def enough(self) -> int:
-        """The transform's: what a crop leaves of the picture is still larger than what becomes of it."""
+        """The transform's: what a crop leaves of the picture is still larger than what it is resized to."""
         return self.transform.enough
 
     @property
     def mirrored(self) -> bool:
-        """Whether it shows a mirror image."""
+        """Whether it mirrors the picture."""
         return self.number % 2 == 1
 
     @property
     def quarters(self) -> int:
-        """By how many quarters it turns the picture."""
+        """How many quarters it turns the picture by."""
         return self.number // 2 % 4 if self.level == "aerial" else 0
 
     @property
     def name(self) -> str:
-        """As in "strong-3-v1": its cache's folder."""
+        """The name of its cache's folder, as in "strong-3-v1"."""
         return f"{self.level}-{self.number}-v{_VERSION}"
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
@@ -123,15 +123,15 @@ class AugmentedView:
         return self.transform(image)
 
     def suits(self, captions: tuple[str, ...], *, swap_words: bool = True) -> bool:
-        """Whether `captions` of an image can be made true of it as it is seen here; without `swap_words` whether they are so already."""
+        """Whether an image's captions can be made true of this view; without `swap_words`, whether they already are."""
         if self.quarters and not all(map(turnable, captions)):
             return False
         return not self.mirrored or may_mirror(captions, swap_words=swap_words)
 
     def captions(self, captions: tuple[str, ...]) -> tuple[str, ...]:
-        """Captions of an image that the view suits, as they are true here."""
+        """An image's captions made true of this view, which must suit them."""
         return tuple(map(mirror_caption, captions)) if self.mirrored else captions
 
     def fingerprint(self, encoder: str) -> str:
-        """Whose features these are: the encoder's own fingerprint for number 0."""
+        """The fingerprint of the view's features: the encoder's own for number 0."""
         return hashlib.sha256(f"{encoder} {self.name}".encode()).hexdigest() if self.number else encoder

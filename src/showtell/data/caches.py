@@ -1,4 +1,4 @@
-"""The feature caches that lie on this machine: what each takes, and how it goes. They are made anew when they are needed."""
+"""The feature caches on disk: what each takes, and how to remove it. Removed features are encoded again when needed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from showtell.paths import CACHE_FILES, cache_home, is_cache
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
-    """What one encoder's features take: `images` of `regions` × `feature_size` numbers, further `views` of them, all in `bytes`."""
+    """What one encoder's features take: `images` of `regions` × `feature_size` numbers and further `views` of them."""
 
     folder: Path
     images: int
     regions: int
     feature_size: int
     views: int
-    bytes: int
+    bytes: int  # in all
     written: datetime
-    of: str = ""  # the encoder; empty where it was not written down
-    folders: tuple[str, ...] = ()  # where the images lay, that of most images first
+    of: str = ""  # the encoder; empty if it was not recorded
+    folders: tuple[str, ...] = ()  # of the images, the one with most images first
 
     @property
     def name(self) -> str:
@@ -52,17 +52,19 @@ class CacheUse:
         }  # fmt: skip
 
     def remove(self) -> None:
-        """Deletes the cache and its views; files that are not a cache's, and the folders that hold them, stay."""
+        """Deletes the cache and its views; other files, and the folders that hold them, stay."""
         for part in (*_views(self.folder), self.folder):
             for name in CACHE_FILES:
                 (part / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # something else lies there
+            with contextlib.suppress(OSError):  # it holds other files
                 part.rmdir()
 
 
 def caches(place: Path | None = None) -> list[CacheUse]:
-    """The caches below `place`, or `place` itself if it is one; largest first. By default the user's. `CacheError` where
-    there is no such folder."""
+    """The caches in `place` (by default the user's), or `place` itself if it is one; largest first.
+
+    `CacheError` if there is no such folder.
+    """
     if place is not None and not place.is_dir():
         raise CacheError(f"no folder {place}; expected the one that data.cache names")
     place = place or cache_home()
@@ -71,7 +73,7 @@ def caches(place: Path | None = None) -> list[CacheUse]:
 
 
 def choose(found: list[CacheUse], names: list[str]) -> list[CacheUse]:
-    """Those whose name begins with one of `names`; all where there are none. `CacheError` for a name that fits none."""
+    """Those whose name begins with one of `names`, or all if it is empty. `CacheError` for a name that fits none."""
     for name in names:
         if not any(use.name.startswith(name) for use in found):
             known = ", ".join(use.name for use in found) or "none"
@@ -80,7 +82,7 @@ def choose(found: list[CacheUse], names: list[str]) -> list[CacheUse]:
 
 
 def size(count: int) -> str:
-    """Bytes for people, as disks are sold: 1 GB has a thousand million."""
+    """Bytes for people, in decimal units: 1 GB is 10⁹ bytes."""
     for unit, worth in (("GB", 10**9), ("MB", 10**6)):
         if count >= worth:
             return f"{count / worth:.1f} {unit}"
@@ -102,7 +104,7 @@ def _use(folder: Path) -> CacheUse:
     try:
         header = json.loads((folder / "cache.json").read_bytes())
         regions, feature_size = int(header["regions"]), int(header["feature_size"])
-    except (ValueError, KeyError, TypeError):  # damaged: it can be told by its size alone, and removed
+    except (ValueError, KeyError, TypeError):  # damaged: still listed with its size, so that it can be removed
         regions = feature_size = 0
     row = 2 * regions * feature_size
     features = folder / "features.f16"
@@ -115,7 +117,7 @@ def _use(folder: Path) -> CacheUse:
 
 
 def _image_folders(folder: Path) -> tuple[str, ...]:
-    """Where a cache's images lay when they were encoded, by their number."""
+    """The folders that a cache's images were encoded from, by number of images."""
     counted: Counter[str] = Counter()
     with contextlib.suppress(OSError):
         for line in (folder / "index.jsonl").read_bytes().splitlines():

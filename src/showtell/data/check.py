@@ -1,4 +1,4 @@
-"""What a data set holds, and everything that is wrong with it; nothing here imports torch."""
+"""What a data set contains, and everything wrong with it; nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from showtell.errors import ImageError
 from showtell.writing import AM, APART, marks, word_pattern
 
 _MIN_COUNTS = (1, 2, 3, 5)
-_SHOWN = 5  # problems of a kind that people see; programs get all
+_SHOWN = 5  # problems of each kind that people see; --json has all
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class CheckReport:
     format: str
     images: int
     captions: int
-    captions_per_image: dict[int, int]  # number of captions -> images that have so many
+    captions_per_image: dict[int, int]  # number of captions -> number of images
     splits: dict[str, int]
-    vocabulary: dict[int, int]  # minimal count -> words of the train split that reach it
-    unknown_rate: dict[str, dict[int, float]]  # split -> minimal count -> share of its words not among them
+    vocabulary: dict[int, int]  # minimum count -> words of the train split that reach it
+    unknown_rate: dict[str, dict[int, float]]  # split -> minimum count -> share of its words not among them
     lengths: dict[str, float]
     problems: tuple[Problem, ...]
-    notes: tuple[str, ...] = ()  # what reading made of the data, a sentence each
+    notes: tuple[str, ...] = ()  # on how the data was read, a sentence each
 
     def to_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -57,7 +57,7 @@ class CheckReport:
 
 
 def check(path: Path, *, decode: bool = True) -> CheckReport:
-    """Reads everything that there is to read; `decode=False` leaves the pixels alone. `DataError` for no data set."""
+    """Checks captions and images; `decode=False` skips the checks of images. `DataError` if there is no data set."""
     annotations = read_annotations(path)
     problems = [*annotations.problems, *(_image_problems(annotations) if decode else ())]
     captions = [caption for image in annotations.images for caption in image.captions]
@@ -85,10 +85,10 @@ def _count(annotations: Annotations, split: str) -> Counter[str]:
 
 
 def _words(caption: str) -> list[str]:
-    """A caption's words as a vocabulary has them, whose `tokenizers` would be slow to import."""
+    """A caption's words as a vocabulary has them, without `tokenizers`, which is slow to import."""
     normal = "".join(
         map(str.lower, unicodedata.normalize("NFKC", caption))
-    )  # by itself each: no sigma knows that it is the last
+    )  # one by one, as a vocabulary does: no final sigma
     for two, one in AM:
         normal = normal.replace(two, one)
     return _word().findall(re.sub(APART, "", normal))
@@ -112,7 +112,7 @@ def _percentiles(lengths: Sequence[int]) -> dict[str, float]:
 
 
 def _image_problems(annotations: Annotations) -> Iterator[Problem]:
-    """Images that cannot be decoded, and pictures that are in two splits by content."""
+    """Images that cannot be decoded, and images whose exact copy is in another split."""
     with ThreadPoolExecutor() as pool:
         looked_at = list(pool.map(_look, annotations.images))
     undecodable = {image.image_id: wrong for image, wrong in zip(annotations.images, looked_at, strict=True) if wrong}
@@ -126,7 +126,7 @@ def _image_problems(annotations: Annotations) -> Iterator[Problem]:
 
 
 def _look(image: CaptionedImage) -> str:
-    """What is wrong with an image; empty where it can be decoded."""
+    """What is wrong with an image; empty if it can be decoded."""
     from showtell.images import open_image
 
     try:

@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-_END = 4096  # bytes: where two pictures of one size differ, they nearly always do so here
+_END = 4096  # bytes: pictures of the same size that differ nearly always differ here
 
 
 def first_equals(paths: Sequence[Path]) -> list[int]:
-    """For each file the place in `paths` of the first one that is equal to it: its own, where none before it is.
+    """For each file, the index in `paths` of the first file equal to it: its own if there is none before it.
 
-    Files are read as a whole only where their sizes and their ends are the same. One that cannot be read, or is empty, equals none.
+    Files are read in full only where their sizes and ends are equal. An empty or unreadable file equals none.
     """
     first = list(range(len(paths)))
     groups = [first]
@@ -26,18 +26,18 @@ def first_equals(paths: Sequence[Path]) -> list[int]:
 
 
 def _alike(group: Sequence[int], paths: Sequence[Path], look: Callable[[Path], object]) -> list[list[int]]:
-    """Those of a group that look alike, two at least."""
+    """The subgroups, of two files at least, that look alike."""
     found: dict[object, list[int]] = {}
     for index in group:
         try:
             found.setdefault(look(paths[index]), []).append(index)
-        except (OSError, ValueError):  # nothing to compare; a name may hold what no path can
+        except (OSError, ValueError):  # nothing to compare, or a name that is no valid path
             continue
     return [alike for alike in found.values() if len(alike) > 1]
 
 
 def _size(path: Path) -> int:
-    """Its size; `ValueError` for an empty file, which is what is left of any picture that was not written to its end."""
+    """The size of a file; `ValueError` for an empty one, as an interrupted write leaves of any picture."""
     size = path.stat().st_size
     if not size:
         raise ValueError(f"{path} is empty")

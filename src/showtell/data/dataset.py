@@ -1,6 +1,6 @@
-"""Batches for training: groups of captions of the same image, so that what depends on the image alone is done once.
+"""Batches for training: captions are grouped by image, so that what depends on the image alone is done once.
 
-B images · K captions of an image · T steps · R regions · F feature size · S side of the input in pixels
+B images · K captions per image · T steps · R regions · F feature size · S side of the input in pixels
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from showtell.data.features import FeatureCache
 from showtell.data.vocabulary import Vocabulary
 from showtell.images import ImageTransform, open_image
 
-_POOL = 16  # batches that are sorted by length together: little padding, and still another order every epoch
+_POOL = 16  # batches sorted by length together: little padding, but a different order every epoch
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`inputs` are features (B,R,F), images (B,3,S,S) or maps of a stem (B,C,h,w); `tokens` (B,K,T) start with `<start>`, padded with 0."""
+    """`inputs` are features (B,R,F), images (B,3,S,S) or maps of a stem (B,C,h,w).
+
+    `tokens` (B,K,T) start with `<start>` and are padded with 0.
+    """
 
     inputs: Tensor
     tokens: Tensor
@@ -46,7 +49,7 @@ class Group:
 def make_groups(
     images: Sequence[CaptionedImage], vocabulary: Vocabulary, *, captions_per_image: int, max_tokens: int
 ) -> list[Group]:
-    """Every caption of every image, in groups of at most `captions_per_image`; longer captions are cut."""
+    """Every caption of every image, `captions_per_image` at most in a group, cut to `max_tokens` after `<start>`."""
     groups = []
     for image in images:
         encoded = [tuple(ids[: max_tokens + 1]) for ids in vocabulary.encode_all(image.captions)]
@@ -57,7 +60,7 @@ def make_groups(
 
 
 def epoch_order(groups: Sequence[Group], *, batch_images: int, seed: int, epoch: int) -> list[list[Group]]:
-    """The batches of an epoch: each group once, of like length within a batch, decided by (seed, epoch) alone."""
+    """The batches of an epoch: each group once, similar lengths within a batch, decided by (seed, epoch) alone."""
     draw = random.Random(f"order {seed} {epoch}")
     shuffled = list(groups)
     draw.shuffle(shuffled)
@@ -91,10 +94,10 @@ def feature_batches(
     epoch: int,
     max_tokens: int,
 ) -> Iterator[Batch]:
-    """Batches whose inputs come from caches: the CNN is left alone.
+    """Batches whose inputs come from caches: the CNN does not run.
 
-    Each group is drawn from one of its image's views, decided by (seed, epoch), and brings the captions as they are true there;
-    it is drawn from the first view where not all of the image's captions can be, and without `swap_words` where one would change.
+    Each group gets one view of its image, drawn by (seed, epoch), and captions that are true of it. It gets the first
+    view where any of the image's captions cannot be made true or, without `swap_words`, would have to change.
     """
     views, first = list(caches), next(iter(caches))
 
@@ -129,7 +132,7 @@ def image_batches(
     workers: int,
     max_tokens: int,
 ) -> Iterator[Batch]:
-    """Batches whose inputs are the images themselves, decoded in threads one batch ahead: CNN + LSTM."""
+    """Batches whose inputs are the images themselves, decoded in threads one batch ahead: for training CNN + LSTM."""
     encode: Callable[[str], tuple[int, ...]] = lambda text: tuple(vocabulary.encode(text)[: max_tokens + 1])  # noqa: E731
 
     def load(group: Group) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], tuple[tuple[int, ...], ...]]:

@@ -1,4 +1,4 @@
-"""Data sets from their mirrors: resumed, verified, unpacked safely. The standard library alone."""
+"""Downloads data sets from mirrors: resumed, verified, safely unpacked. Standard library only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LARGEST = 20 * 2**30  # bytes that an archive may unpack to
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A zip file: where it may be had, and how many files of a kind it must hold to be whole."""
+    """A zip file: where to download it, and how many files ending in `suffix` it must hold to be complete."""
 
     name: str
     mirrors: tuple[str, ...]
@@ -47,18 +47,18 @@ def get(
     catalogue: Mapping[str, Sequence[Archive]] = CATALOGUE,
     progress: Progress = lambda what, done, total: None,
 ) -> Path:
-    """Downloads and unpacks the data set `name` into `to`, and returns it.
+    """Downloads and unpacks the data set `name` into `to`, and returns `to`.
 
-    Archives that `source` (a folder, or one archive) has already are not downloaded. What was downloaded before an
-    interruption is kept beside `to` and continued. Raises `DownloadError` when every mirror of an archive failed, when
-    one is not what it should be, or for an unknown name.
+    Archives in `source` (a folder, or one of the archives in it) are not downloaded. An interrupted download is kept
+    beside `to` and resumed. Raises `DownloadError` when every mirror of an archive failed, when an archive is not the
+    expected one, for an unknown name, or if `to` is not empty.
     """
     if name not in catalogue:
         raise DownloadError(f"no data set '{name}' to download; expected one of {', '.join(catalogue)}")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise DownloadError(f"{to} exists and is not an empty folder; name another one with --to")
     to.parent.mkdir(parents=True, exist_ok=True)
-    parts = to.parent / f".{to.name}.parts"  # archives that lie elsewhere are their owner's
+    parts = to.parent / f".{to.name}.parts"  # deleted at the end, unlike the user's own archives
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as temporary:
         for archive in catalogue[name]:
             have = _given(source, archive) or _whole(to.parent / archive.name, archive)
@@ -78,7 +78,7 @@ def _whole(path: Path, archive: Archive) -> Path | None:
 
 
 def download(archive: Archive, *, folder: Path, progress: Progress = lambda what, done, total: None) -> Path:
-    """The archive in `folder`, whole; mirrors are tried in order, and a part that is there already is continued."""
+    """The complete archive in `folder`; mirrors are tried in order, and a partial download is resumed."""
     target = folder / archive.name
     if _whole(target, archive) is not None:
         return target
@@ -94,7 +94,7 @@ def download(archive: Archive, *, folder: Path, progress: Progress = lambda what
         if problem is None:
             part.replace(target)
             return target
-        part.unlink()  # not worth continuing
+        part.unlink()  # not worth resuming
         reasons.append(f"{mirror}: {problem}")
     raise DownloadError(
         f"{archive.name} cannot be had ({'; '.join(reasons)}); connect and try again, or give the file with --from"
@@ -102,7 +102,7 @@ def download(archive: Archive, *, folder: Path, progress: Progress = lambda what
 
 
 def unpack(path: Path, folder: Path, archive: Archive) -> None:
-    """Unpacks a zip file into `folder`: plain files only, none outside of it, none beyond a sane total size."""
+    """Unpacks a zip file into `folder`: plain files only, none outside of it, and no more than a sane total size."""
     problem = _problem(path, archive)
     if problem is not None:
         raise DownloadError(f"{path}: {problem}; expected the original {archive.name}")
@@ -131,13 +131,13 @@ def _given(source: Path | None, archive: Archive) -> Path | None:
 
 
 def _fetch(url: str, part: Path, progress: Callable[[int, int], None]) -> None:
-    """Appends to `part` what it lacks of `url`; starts over where the server cannot continue."""
+    """Appends to `part` what it lacks of `url`; starts over if the server cannot resume."""
     begun = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})  # noqa: S310 (ours)
     try:
         response = urllib.request.urlopen(request, timeout=60)  # noqa: S310
     except urllib.error.HTTPError as error:
-        if error.code == 416 and begun:  # it was whole already
+        if error.code == 416 and begun:  # already complete
             return
         raise
     with response, part.open("ab" if response.status == 206 else "wb") as file:
@@ -152,7 +152,7 @@ def _fetch(url: str, part: Path, progress: Callable[[int, int], None]) -> None:
 
 
 def _problem(path: Path, archive: Archive) -> str | None:
-    """Why a file is not the archive; None if it is: a whole zip, its sums right, with the files that it should have."""
+    """Why a file is not the archive; None if it is: a complete zip with correct checksums and the expected files."""
     try:
         with zipfile.ZipFile(path) as opened:
             entries = opened.infolist()

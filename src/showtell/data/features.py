@@ -1,9 +1,9 @@
-"""The feature cache: every image encoded once, in half precision, memory-mapped.
+"""The feature cache: every image is encoded once, stored in half precision and memory-mapped.
 
-A cache is a folder: `cache.json` (whose features these are), `features.f16` (rows of R·F numbers) and `index.jsonl` (one line
-an image: content digest, row, path, size, time). Rows are written before their lines, so that a process that dies leaves
-at worst rows without a line, which the next one overwrites. An image is known by its content: another folder, another
-split or another data set finds it again.
+A cache is a folder: `cache.json` (which encoder's features these are), `features.f16` (rows of R·F numbers) and
+`index.jsonl` (one line per image: content digest, row, path, size, time). Rows are written before their lines, so a
+process that dies leaves at worst rows without a line, which the next one overwrites. Images are identified by content,
+so that they are found again in another folder, split or data set.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from showtell.paths import write_whole
 
 
 class Transform(Protocol):
-    """`ImageTransform`, or an `AugmentedView`, which has one."""
+    """An `ImageTransform`, or an `AugmentedView` with one."""
 
     def __call__(self, image: Image, /) -> NDArray[np.float32]:
         """An RGB image -> (3,S,S), normalised."""
 
     @property
     def enough(self) -> int:
-        """What `open_image` is asked for."""
+        """The pixels to ask `open_image` for."""
 
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ _LARGEST_HALF = 65504.0
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What tells an image on disk from another one without reading it."""
+    """Identifies an image file without reading it."""
 
     path: str
     size: int
@@ -65,17 +65,19 @@ class Key:
 
 
 class FeatureCache:
-    """Half-precision features of images, by content. One process writes at a time."""
+    """Half-precision features of images, keyed by content. One process writes at a time."""
 
     def __init__(self, folder: Path, *, fingerprint: str, regions: int, feature_size: int, of: str = "") -> None:
-        """Opens or creates the cache in `folder`; `CacheError` if it holds another encoder's features. `of` tells people whose they
-        are."""
+        """Opens or creates the cache in `folder`; `of` names the encoder for people.
+
+        `CacheError` if the folder holds another encoder's features or is no cache.
+        """
         self.folder, self.regions, self.feature_size = folder, regions, feature_size
         self._by_key: dict[Key, int] = {}
         self._by_digest: dict[str, int] = {}
         self._known: dict[Path, int] = {}
         self._mapped: NDArray[np.float16] | None = None
-        self._length = 0  # kept, as every batch asks for it
+        self._length = 0  # stored, as every batch asks for it
         folder.mkdir(parents=True, exist_ok=True)
         header = {"version": _VERSION, "fingerprint": fingerprint, "regions": regions, "feature_size": feature_size}
         _check_header(folder / "cache.json", header)
@@ -87,8 +89,10 @@ class FeatureCache:
         return self._length
 
     def row(self, path: Path) -> int | None:
-        """The row of an image's features; None if it was never encoded, or changed since. A row that was asked for once stays the
-        image's, whatever becomes of the file meanwhile."""
+        """The row of an image's features; None if it was never encoded or has changed since.
+
+        Once found, a row stays the image's, even if the file changes later.
+        """
         known = self._known.get(path)
         if known is None:
             with contextlib.suppress(OSError):
@@ -105,12 +109,12 @@ class FeatureCache:
         return torch.from_numpy(self._mapped[np.asarray(indices, dtype=np.int64)]).float()
 
     def chunks(self, indices: Sequence[int], size: int = 100) -> Iterator[Tensor]:
-        """`rows` of `size` images at a time."""
+        """`rows`, for `size` images at a time."""
         return (self.rows(indices[i : i + size]) for i in range(0, len(indices), size))
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[CacheWriter]:
-        """The one who may add to the cache; where another process does, waits for it and reads what it wrote."""
+        """Locks the cache for adding to it; waits for any other writing process and reads what it wrote."""
         with (self.folder / "index.jsonl").open("r+b") as index, (self.folder / "features.f16").open("r+b") as data:
             _lock(index, self.folder)
             _drop_torn_line(index)
@@ -127,7 +131,7 @@ class FeatureCache:
                 entry = json.loads(line)
                 key = Key(entry["path"], entry["size"], entry["mtime_ns"])
                 digest, row = entry["digest"], entry["row"]
-            except (ValueError, KeyError, TypeError):  # a line that a dying process tore
+            except (ValueError, KeyError, TypeError):  # torn when a process died
                 continue
             if row < whole:
                 self._by_key[key] = self._by_digest[digest] = row
@@ -135,13 +139,13 @@ class FeatureCache:
 
 
 class CacheWriter:
-    """Adds to a cache that is locked."""
+    """Adds to a locked cache."""
 
     def __init__(self, cache: FeatureCache, index: IO[bytes], data: IO[bytes]) -> None:
         self._cache, self._index, self._data = cache, index, data
 
     def append(self, images: Sequence[tuple[Key, str]], features: Tensor) -> None:
-        """Appends the features (B,R,F) of B files, given with the digests of their content."""
+        """Appends the features (B,R,F) of B files, given as keys with content digests."""
         cache = self._cache
         first = len(cache)
         self._data.seek(first * cache.regions * cache.feature_size * 2)
@@ -151,7 +155,7 @@ class CacheWriter:
         self._add([(key, digest, first + i) for i, (key, digest) in enumerate(images)])
 
     def alias(self, images: Sequence[tuple[Key, str]]) -> None:
-        """Remembers further files whose content is in the cache already; forgets those whose content is not."""
+        """Indexes further files whose content is already in the cache; ignores those whose content is not."""
         rows = self._cache._by_digest
         self._add([(key, digest, rows[digest]) for key, digest in images if digest in rows])
 
@@ -174,8 +178,11 @@ class Failure:
 
 
 def space_needed(wanted: Iterable[tuple[FeatureCache, Sequence[Path]]]) -> int:
-    """Bytes that the features of files will add to their caches, at the most: a cache may know a file by its content alone, which only
-    reading it tells. `CacheError` where the disk has no room for those that no cache can know."""
+    """The most bytes that the features of files will add to their caches.
+
+    It may be fewer, as only reading a file tells whether its content is in a cache already. `CacheError` where the disk
+    has no room even for the files that cannot be.
+    """
     most = least = 0
     for cache, paths in wanted:
         rows = {path: cache.row(path) for path in paths}
@@ -203,11 +210,11 @@ def encode_into(
     ahead: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Failure]:
-    """Encodes the images that `cache` does not know yet; returns those that cannot be decoded.
+    """Encodes the images that `cache` does not have yet; returns those that cannot be decoded.
 
-    `encode` maps normalised images (B,3,S,S) to features (B,R,F). Decoding runs in threads, `ahead` batches before the
-    encoder: with 0 the two take turns, which is faster where they would fight for the same cores. Memory stays flat.
-    `progress` gets (images done, images to do).
+    `encode` maps normalised images (B,3,S,S) to features (B,R,F). Threads decode `ahead` batches before the encoder:
+    with 0 the two take turns, which is faster where they would compete for the same cores. Memory stays flat.
+    `progress` receives (images done, images to do).
     """
     missing = [path for path in dict.fromkeys(paths) if cache.row(path) is None]
     progress(0, len(missing))
@@ -240,8 +247,10 @@ def encode_rows(
     batch: int = 32,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """As `encode_into`, from rows of `source` instead of images: `encode` maps those (B,R',F') to features (B,R,F). Images that
-    `source` does not know are left out."""
+    """`encode_into` from the features in `source` instead of images: `encode` maps (B,R',F') to (B,R,F).
+
+    Images that `source` does not have are left out.
+    """
     missing = [path for path in dict.fromkeys(paths) if cache.row(path) is None and source.row(path) is not None]
     if not missing:
         return
@@ -260,7 +269,7 @@ def encode_rows(
 def find_broken(
     paths: Sequence[Path], *, workers: int = 2, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Failure]:
-    """The images that cannot be decoded: where no cache is filled, training has to know them beforehand."""
+    """The images that cannot be decoded: training has to know them beforehand if it fills no cache."""
 
     def check(path: Path) -> Failure | None:
         try:
@@ -285,7 +294,7 @@ def encode_all(
     batch: int = 32,
     workers: int = 2,
 ) -> Iterator[Tensor]:
-    """Features (B,R,F) of `paths`, batch by batch, kept nowhere: validation while the CNN itself is trained."""
+    """Features (B,R,F) of `paths`, batch by batch, without a cache: for validation while the CNN itself is trained."""
 
     def load(path: Path) -> NDArray[np.float32]:
         return transform(open_image(path, enough=transform.enough))
@@ -300,7 +309,7 @@ def encode_all(
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """A file read; without pixels where its content is in the cache already, or comes earlier in this very pass."""
+    """A file that was read; no pixels if its content is already in the cache or came earlier in this pass."""
 
     key: Key
     digest: str
@@ -333,13 +342,13 @@ def _decoded(
 
 
 def holds_features_of(folder: Path, fingerprint: str) -> bool:
-    """Whether a folder is the cache of this encoder's features."""
+    """Whether a folder is a cache of the features of the encoder with this fingerprint."""
     header = folder / "cache.json"
     return header.is_file() and _read_header(header).get("fingerprint") == fingerprint
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    """What a cache says of itself; nothing where it is damaged."""
+    """The header of a cache; empty if it is damaged."""
     try:
         found = json.loads(path.read_text())
     except ValueError:
@@ -371,7 +380,7 @@ def _check_header(path: Path, header: dict[str, Any]) -> None:
 
 
 def _lock(file: IO[bytes], folder: Path) -> None:
-    """Waits until no other process writes; released when the file is closed, or its process dies."""
+    """Waits until no other process writes. The lock ends when the file is closed or its process dies."""
     try:
         import fcntl
     except ImportError:  # not on Windows

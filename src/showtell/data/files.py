@@ -1,4 +1,4 @@
-"""The files of a data set: which may hold captions, the folders of its images, lines as text; nothing here imports torch."""
+"""The files of a data set: caption candidates, image folders, lines as text; nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _SPLIT_IN_A_NAME = re.compile(
 
 
 def candidates(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Candidates: the file itself, or what lies in the folder and one level below it; the nearest first."""
+    """Files that may hold captions: `path` itself, or those in the folder and one level below it; the nearest first."""
     if path.is_file():
         return [path] if path.suffix.lower() in suffixes else []
     near = sorted(p for p in path.iterdir() if p.is_file())
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     below = [p for folder in folders for p in sorted(folder.iterdir()) if p.is_file()]
-    left_out = ("readme", "._")  # which macOS writes beside a file
+    left_out = ("readme", "._")  # macOS writes "._" files beside others
     return [p for p in near + below if p.suffix.lower() in suffixes and not p.name.lower().startswith(left_out)]
 
 
 def image_folders(root: Path) -> list[Path]:
-    """The folder and those up to two levels below, for looking images up by name; beside it, where it has no folders."""
+    """`root`, or its parent if `root` has no folders or images, and the folders up to two levels below."""
     if not any(p.is_dir() for p in root.iterdir()) and not any(p.suffix.lower() in SUFFIXES for p in root.iterdir()):
         root = root.parent
     folders = [root]
@@ -42,7 +42,7 @@ def image_folders(root: Path) -> list[Path]:
 
 
 def split_in_the_name(file: Path) -> str:
-    """The split that is a part of a file's name, as of "flickr_val_images.txt"; empty where there is none."""
+    """The split in a file's name, as in "flickr_val_images.txt"; empty if there is none."""
     match = _SPLIT_IN_A_NAME.search(file.stem)
     return (match[1] or match[2]).lower() if match else ""
 
@@ -56,7 +56,7 @@ def head(file: Path) -> str:
 
 
 def numbered_lines(draft: Draft, file: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines as text; one that is not UTF-8 is read as Windows-1252 and noted."""
+    """Numbered lines as text; one that is not UTF-8 is read as Windows-1252 and recorded."""
     raw = file.read_bytes()
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         draft.problem(file, None, "encoding", "UTF-16, expected UTF-8; read all the same")

@@ -1,4 +1,4 @@
-"""One reader a format; `read_draft` finds out which one by looking at the folder."""
+"""One reader per format; `read_draft` detects the format by looking at the folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOOKED_FOR = (
 
 
 def read_draft(path: Path) -> Draft:
-    """Everything a data set says, as it says it. `DataError` for a folder in which nothing is recognised."""
+    """Everything that a data set says, unchanged. `DataError` for a folder in which nothing is recognised."""
     path = Path(path)
     if not path.exists():
         raise DataError(f"no folder or file {path}; expected a data set: {LOOKED_FOR}")
@@ -35,17 +35,17 @@ def read_draft(path: Path) -> Draft:
         if draft is not None:
             return draft
     for file in candidates(path, (".json",)):
-        _json(file)  # says what is wrong with one that cannot be read
+        _json(file)  # raises, with the reason, if it cannot be read
     names = ", ".join(sorted(p.name for p in root.iterdir())[:6]) or "nothing"
     raise DataError(f"{path} is no data set that showtell knows: found {names}; looked for {LOOKED_FOR}")
 
 
 def _read_token_file(path: Path, root: Path) -> Draft | None:
-    """Flickr8k and Flickr30k as published, and the seed's layout: `name.jpg#0<TAB>caption` lines and image lists."""
+    """Flickr8k and Flickr30k as published, or data like them: `name.jpg#0<TAB>caption` lines and image lists."""
     token_files = [p for p in candidates(path, (".txt", ".token", ".csv", "")) if _looks_like_tokens(p)]
     if not token_files:
         return None
-    # Flickr8k comes with its captions' lemmas, "a man be ride a bike", in a file of their own.
+    # Flickr8k also has its captions' lemmas, "a man be ride a bike", in a separate file.
     token_file, *others = sorted(token_files, key=lambda p: "lemma" in p.name.lower())
     draft = Draft(root, "flickr (token file)")
     for other in others:
@@ -113,8 +113,10 @@ def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
 
 
 def _coco(root: Path, objects: Iterable[tuple[Path, dict[str, Any]]]) -> Draft:
-    """captions_train*.json, captions_val*.json: the id of an image is COCO's number, its split the file's name. A train file alone is
-    split anew, as there is nothing to validate on."""
+    """captions_train*.json, captions_val*.json: an image's id is COCO's number, its split is in the file's name.
+
+    A train file alone is split anew, as there is nothing to validate on.
+    """
     draft = Draft(root, "coco (JSON)")
     names: dict[str, str] = {}
     for file, content in objects:
@@ -134,7 +136,7 @@ def _coco(root: Path, objects: Iterable[tuple[Path, dict[str, Any]]]) -> Draft:
 
 
 def _read_pairs(path: Path, root: Path) -> Draft | None:
-    """Images with a text file of the same name beside each, one caption a line; folders train, val, test are splits."""
+    """Images, each beside a text file of the same name with a caption per line; folders train, val, test are splits."""
     pairs = [(p, p.with_suffix(".txt")) for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES]
     pairs = [(image, text) for image, text in pairs if text.is_file()]
     if not path.is_dir() or not pairs:
@@ -160,7 +162,7 @@ def _looks_like_tokens(file: Path) -> bool:
 
 
 def _objects(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The JSON files that hold an object. Anything may lie beside captions: one that cannot be read is passed over, unless `path` is it."""
+    """The JSON files that hold an object. Unreadable ones may be anything and are skipped, unless `path` is one."""
     for file in candidates(path, (".json",)):
         try:
             content = _json(file) if file.stat().st_size < 2**31 else None

@@ -1,4 +1,4 @@
-"""Markers that programs put around captions: no words, and a present to every score that counts them as such."""
+"""Markers that programs put around captions: not words, and if counted as words they inflate every score."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST = 20  # letters
 
 
 def find_markers(captions: Iterable[str]) -> tuple[str, ...]:
-    """The markers that captions begin or end with, where at least half of the captions begin with one, or end with one; else none."""
+    """The markers around captions, if at least half of the captions begin, or end, with one; else none."""
     begun = ended = count = 0
     names: dict[str, None] = {}
     for caption in captions:
@@ -25,19 +25,18 @@ def find_markers(captions: Iterable[str]) -> tuple[str, ...]:
 
 
 def without_markers(caption: str) -> str:
-    """The caption without markers around it, however many there are, and without full stops behind these; a caption of markers alone
-    becomes empty."""
+    """The caption without any markers around it and full stops after them; empty if there is nothing else."""
     return _parted(caption)[1]
 
 
 def told(markers: Sequence[str], *, of: str) -> str:
-    """A sentence that says which markers were removed, and what they are `of`, as "the captions"."""
+    """A sentence that says which markers were removed, and `of` what, such as "the captions"."""
     names = ", ".join(f"'{marker}'" for marker in markers)
     return f"{of} begin or end with {names}: markers, no words, which would raise every score; they are removed"
 
 
 def _parted(caption: str) -> tuple[list[str], str, list[str]]:
-    """A caption between the markers before and behind it."""
+    """The markers before a caption, the caption, and the markers after it."""
     before, behind = list[str](), list[str]()
     while match := _AT_THE_BEGINNING.match(caption):
         before.append(match[1])
@@ -50,4 +49,4 @@ def _parted(caption: str) -> tuple[list[str], str, list[str]]:
 
 def _last(caption: str) -> re.Match[str] | None:
     spoken = len(caption.rstrip(f"{string.whitespace}."))
-    return _AT_THE_END.search(caption, max(0, spoken - _LONGEST))  # a tenth of the time that all of it takes
+    return _AT_THE_END.search(caption, max(0, spoken - _LONGEST))  # ten times faster than searching all of it

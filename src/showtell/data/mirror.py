@@ -1,4 +1,4 @@
-"""A mirrored picture needs mirrored words: "left" and "right" change places."""
+"""Captions for mirrored pictures: "left" and "right" change places."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PAIRS = (
 )  # fmt: skip
 _SWAP = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
 _WORD = re.compile(r"[^\W\d_]+")
-# Where "right" or "left" may mean something else (right behind, all right, has left, left over), or where the picture
-# holds what cannot be mirrored (letters, numbers, east and west), the sample is not mirrored at all: rare, and never wrong. Nor is it
-# where a script has no spaces by which to tell the word.
+# Where "right" or "left" may mean something else (right behind, all right, has left, left over), or the picture shows
+# what cannot be mirrored (letters, numbers, east and west), the sample is not mirrored at all: rare, and never wrong.
+# Nor is it in scripts without spaces, where the words cannot be told apart.
 _UNSAFE = re.compile(
     r"\b(?:right (?:now|away|behind|before|after|next|beside|above|below|under|through|in front|at|up|into|there|here)"
     r"|all right|just right|(?:is|are|was|were|has|have|had|been|being) left\b(?!\s*(?:of|side))|left (?:over|behind|alone|out|open)"
@@ -29,7 +29,7 @@ _UNSAFE = re.compile(
 
 @functools.cache  # training asks for the same captions every epoch
 def mirrorable(caption: str) -> bool:
-    """Whether the caption stays true of the mirrored picture once `mirror_caption` has changed it."""
+    """Whether `mirror_caption` can make the caption true of the mirrored picture."""
     return _UNSAFE.search(caption) is None
 
 
@@ -40,7 +40,7 @@ def mirror_caption(caption: str) -> str:
 
 
 def mirror_ids(tokens: Sequence[str]) -> list[int]:
-    """For each token of a vocabulary, by its place, the place of its mirrored one: its own where there is none."""
+    """For each token of a vocabulary, the id of its mirrored token; its own id where there is none."""
     places = {token: i for i, token in enumerate(tokens)}
     return [places.get(mirror_caption(token), i) for i, token in enumerate(tokens)]
 

@@ -1,7 +1,7 @@
-"""The embedded data set: drawn scenes of coloured objects in relations, five captions each from a grammar of our own.
+"""The built-in data set: drawn scenes of coloured objects in spatial relations, each with five captions from a grammar.
 
-Deterministic: picture and captions of scene `i` depend on (seed, i) alone. No two scenes are alike, so that no picture is
-in two splits.
+Deterministic: the picture and captions of scene `i` depend on (seed, i) alone. No two scenes are alike, so that no
+picture is in two splits.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ RELATIONS = {
     "left of": "right of", "right of": "left of", "above": "below", "below": "above",
 }  # fmt: skip
 _GROUNDS = {"white": (244, 244, 240), "grey": (168, 172, 178), "pink": (246, 205, 214), "brown": (160, 125, 95)}
-_FINE = 3  # drawn three times as large and scaled down: smooth edges
+_FINE = 3  # drawn three times as large and scaled down, for smooth edges
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One object of a scene; `x`, `y` and `radius` in shares of the picture's side."""
+    """One object of a scene; `x`, `y` and `radius` are fractions of the picture's side."""
 
     shape: str
     colour: str
@@ -42,18 +42,18 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """What it is called at length: "small red circle"."""
+        """The long name, as in "small red circle"."""
         return f"{self.size} {self.colour} {self.shape}"
 
     @property
     def short(self) -> str:
-        """What it is called in short: "red circle"."""
+        """The short name, as in "red circle"."""
         return f"{self.colour} {self.shape}"
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Two objects and how the first lies to the second, or one alone (`relation` is empty)."""
+    """Two objects and the relation of the first to the second, or one alone (`relation` is empty)."""
 
     things: tuple[Thing, ...]
     relation: str
@@ -61,7 +61,7 @@ class Scene:
 
 
 def draw_scenes(root: Path, *, images: int = 1200, seed: int = 0, size: int = 96) -> Path:
-    """Draws `images` scenes of `size` pixels into root/images and their captions into root/captions.jsonl.
+    """Draws `images` scenes of `size` pixels into root/images and writes their captions to root/captions.jsonl.
 
     Five in six are for training, half of the rest for validation and half for testing. Returns `root`; `DataError` for
     fewer than 6 images.
@@ -87,7 +87,7 @@ def draw_scenes(root: Path, *, images: int = 1200, seed: int = 0, size: int = 96
 
 
 def make_scene(draw: random.Random) -> Scene:
-    """A scene drawn at random: one object in five scenes, else two that differ in colour and shape."""
+    """A random scene: a single object in one of five scenes, else two that differ in colour and shape."""
     ground = draw.choice(sorted(_GROUNDS))
     shapes, colours = draw.sample(SHAPES, 2), draw.sample(sorted(COLOURS), 2)
     if draw.random() < 0.2:
@@ -168,7 +168,7 @@ def _house(pen: ImageDraw.ImageDraw, x: float, y: float, r: float, colour: _Colo
 
 
 def _ring(x: float, y: float, radii: list[float]) -> list[tuple[float, float]]:
-    """Corners around a point, the first one on top."""
+    """Corners around a point, the first one at the top."""
     turn = 2 * math.pi / len(radii)
     return [(x + r * math.sin(i * turn), y - r * math.cos(i * turn)) for i, r in enumerate(radii)]
 

@@ -1,4 +1,4 @@
-"""Captions as a table: CSV, TSV and JSON lines, whatever their columns are called; nothing here imports torch."""
+"""Captions in tables: CSV, TSV and JSON lines, with columns of many names; nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from showtell.data.annotations import SPLIT_NAMES, Draft
 from showtell.data.files import candidates, head, image_folders, numbered_lines, split_in_the_name
 
-# The first of them that a row has counts: files before numbers.
+# The first of these that a row has is used: file names before numbers.
 _IMAGE_KEYS = (
     "image", "file_name", "filename", "file", "path", "img", "image_path", "image_name", "image_file", "image_filename", "file_path",
     "filepath", "img_name", "img_path", "image_id", "name",
@@ -21,26 +21,26 @@ _IMAGE_KEYS = (
 _CAPTION_KEYS = (
     "caption", "captions", "caption_text", "text", "sentence", "sentences", "comment", "description",
 )  # fmt: skip
-_TITLE_KEYS = ("alt_text", "title")  # tables of rights and sources have them too
-_RUN_TOGETHER = re.compile(r"\s*(\d+)\s+(\S.*)")  # a caption and its number
+_TITLE_KEYS = ("alt_text", "title")  # also in tables of rights and sources
+_RUN_TOGETHER = re.compile(r"\s*(\d+)\s+(\S.*)")  # a number and its caption
 _LONGEST_ROW = 50  # lines
 _SPLIT_KEYS = ("split", "set", "subset", "fold")
 
 
 def read_captions(path: Path, root: Path) -> Draft | None:
-    """Kaggle's CSV and one's own CSV, TSV or JSONL; or several, each called or lying in a folder called as a split is."""
+    """Kaggle's CSV or any other CSV, TSV or JSONL; or several, each named after a split or in a folder that is."""
     tables = _tables(path)
     titles = [file for file, columns in tables.items() if not columns & set(_CAPTION_KEYS)]
     return _read([file for file in tables if file not in titles], root, beside=titles)
 
 
 def read_titles(path: Path, root: Path) -> Draft | None:
-    """Tables of titles alone, as captions of their images: for data in which nothing else is a caption."""
+    """Tables with titles as captions: for data without other captions."""
     return _read(list(_tables(path)), root)
 
 
 def find_tables(path: Path) -> list[Path]:
-    """The tables at `path` that have a column for the image and one for what tells of it."""
+    """The tables at `path` that have a column for the image and one for a caption or title."""
     return list(_tables(path))
 
 
@@ -74,7 +74,7 @@ def _tables(path: Path) -> dict[Path, set[str]]:
 
 
 def _a_table_a_split(tables: list[Path], root: Path) -> dict[str, Path]:
-    """Of tables those that are each of another split, two at least, by their names or their folders'; else by parts of their names."""
+    """Split -> table, if at least two splits are named by tables or their folders, else by parts of table names."""
     for named in (lambda file: _split_named(file, root), split_in_the_name):
         found: dict[str, Path] = {}
         for file in tables:
@@ -91,7 +91,7 @@ def _split_named(file: Path, root: Path) -> str:
 
 
 def _read_rows(draft: Draft, file: Path, split: str, *, within: str) -> None:
-    """One table; `split` is that of rows which do not say theirs, `within` the folder that its images are named in."""
+    """Reads one table; `split` is for rows that do not give theirs, `within` the folder that image names start from."""
     for number, row in (_json_rows if file.suffix == ".jsonl" else _table_rows)(draft, file):
         image = _value(row, _IMAGE_KEYS)
         captions = _value(row, _TITLE_KEYS if row.keys().isdisjoint(_CAPTION_KEYS) else _CAPTION_KEYS)
@@ -107,7 +107,7 @@ def _read_rows(draft: Draft, file: Path, split: str, *, within: str) -> None:
 
 
 def _text(caption: Any) -> str:
-    """A caption as text; of an object, as Karpathy's JSON has them, its text."""
+    """A caption as text; for an object, as in Karpathy's JSON, its text."""
     if isinstance(caption, dict):
         words = caption.get("tokens")
         return str(
@@ -125,7 +125,7 @@ def _keys(file: Path) -> set[str]:
     first = head(file).lstrip().partition("\n")[0]
     try:
         row = json.loads(first)
-    except ValueError:  # a long row, of which the head is but the beginning, is taken for an image with its captions
+    except ValueError:  # a row longer than the head is assumed to be an image with captions
         return {_IMAGE_KEYS[0], _CAPTION_KEYS[0]} if len(first) > 3000 else set()
     return {str(key).lower() for key in row} if isinstance(row, dict) else set()
 
@@ -143,7 +143,7 @@ def _table_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if count else csv.QUOTE_NONE
         try:
             for cells in csv.reader(rows, delimiter=delimiter, quoting=quoting):
-                if len(cells) > len(header) == 2:  # a caption with commas that nobody quoted
+                if len(cells) > len(header) == 2:  # an unquoted caption with commas
                     cells = [cells[0], delimiter.join(cells[1:])]
                 if len(cells) + 1 == len(header) and header[-2].endswith("number") and header[-1] in _CAPTION_KEYS:
                     cells = _taken_apart(draft, file, at + 1, cells, delimiter)
@@ -155,7 +155,7 @@ def _table_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]
 
 
 def _taken_apart(draft: Draft, file: Path, line: int, cells: list[str], delimiter: str) -> list[str]:
-    """The cells of a row, its last one as two where a caption and its number lie in it, as in one row of Flickr30k."""
+    """The cells of a row, the last one in two if it holds a number and a caption, as in one row of Flickr30k."""
     match = _RUN_TOGETHER.fullmatch(cells[-1])
     if match is None:
         return cells
@@ -168,15 +168,17 @@ def _taken_apart(draft: Draft, file: Path, line: int, cells: list[str], delimite
 
 
 def _physical_lines(lines: list[str], at: int, *, cells: int, delimiter: str) -> int:
-    """How many lines the row that begins there has: more than one where quotation marks hold line breaks. 0: one that opens and is never
-    closed, or closed only by a mark that opens a cell of another row."""
+    """How many lines the row at `at` has: more than one where quotation marks enclose line breaks.
+
+    0: a mark opens and never closes, or closes only at a mark that opens a cell of another row.
+    """
     if '"' not in lines[at]:
         return 1
     for end in range(at + 1, min(at + _LONGEST_ROW, len(lines)) + 1):
         try:
             rows = list(csv.reader(io.StringIO("\n".join(lines[at:end])), delimiter=delimiter, strict=True))
         except csv.Error as error:
-            if "unexpected end" in str(error):  # an open cell: the next line may close it
+            if "unexpected end" in str(error):  # the cell is open: the next line may close it
                 continue
             return 1 if end == at + 1 else 0
         return end - at if end == at + 1 or [len(row) for row in rows] == [cells] else 0

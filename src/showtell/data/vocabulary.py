@@ -1,4 +1,4 @@
-"""Words and subwords: a Hugging Face `tokenizers` model, trained on the train split and saved as tokenizer.json."""
+"""Word and subword vocabularies: a Hugging Face `tokenizers` model, trained on train, saved as tokenizer.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WORD = word_pattern(r"[\p{L}\p{M}\p{N}]", r"[\p{M}]")
 
 
 class Vocabulary:
-    """Captions to token ids and back. Ids 0–3 are `<pad>`, `<start>`, `<end>`, `<unk>`."""
+    """Maps captions to token ids and back. Ids 0–3 are `<pad>`, `<start>`, `<end>`, `<unk>`."""
 
     pad_id, start_id, end_id, unk_id = range(4)
 
@@ -46,7 +46,7 @@ class Vocabulary:
     ) -> Vocabulary:
         """A vocabulary of the words seen at least `min_count` times, or of `size` subwords ("bpe").
 
-        Raises `DataError` where nothing is left to say.
+        Raises `DataError` if the vocabulary would be empty.
         """
         tokenizer = _word_tokenizer() if kind == "word" else _bpe_tokenizer()
         trainer = (
@@ -65,8 +65,10 @@ class Vocabulary:
         return vocabulary
 
     def with_words_of(self, captions: Iterable[str], *, min_count: int) -> Vocabulary:
-        """This one, and after its own words, which keep their ids, those of `captions` that occur at least `min_count` times, the most
-        frequent first. One of subwords stays as it is: it says new words in letters that it knows."""
+        """This vocabulary, extended by the words seen at least `min_count` times in `captions`, most frequent first.
+
+        Its own words keep their ids. A subword vocabulary stays as it is: it spells new words with what it has.
+        """
         if self._subwords:
             return self
         normal, cut = self._tokenizer.normalizer.normalize_str, self._tokenizer.pre_tokenizer.pre_tokenize_str
@@ -91,20 +93,23 @@ class Vocabulary:
         return [[self.start_id, *encoding.ids, self.end_id] for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids up to `<end>`, with spaces where its script has them; markers never appear in it."""
+        """The text of token ids up to `<end>`, with spaces where its script has them and without special tokens."""
         spoken = self._spoken(ids)
         if self._subwords:
             return str(self._tokenizer.decode(spoken, skip_special_tokens=True))
         return join_words([str(self._tokenizer.id_to_token(i)) for i in spoken])
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The tokens of ids up to `<end>`, one by one (subwords keep their `▁` as a space)."""
+        """The tokens of ids up to `<end>`, one by one; subwords lose their `▁`, and `▁` alone becomes `·`."""
         return [str(self._tokenizer.id_to_token(i)).replace("▁", " ").strip() or "·" for i in self._spoken(ids)]
 
     def phrase(self, text: str) -> tuple[int, ...]:
-        """The ids of words that a caption is to hold, or not. `DataError`, naming near words, for one that is unknown, and where what no
-        word has, as the comma of "dog,cat", stands between two (a vocabulary of subwords has commas too). And for subwords of a
-        script without spaces: the same characters are not always cut into the same ones."""
+        """The ids of words that a caption must, or must not, contain.
+
+        `DataError`, naming similar words, for an unknown one; where a character that no word has, such as the comma of
+        "dog,cat", is between two (subword vocabularies have commas); and for subwords of a script without spaces, where
+        the same characters are not always split alike.
+        """
         ids = tuple(self._tokenizer.encode(text).ids)
         if not text.strip() or text.strip() in SPECIAL:
             raise DataError(f"'{text}' is no word; name one or more that a caption may hold, as in 'red dog'")
@@ -112,7 +117,7 @@ class Vocabulary:
             raise DataError(
                 f"'{text}' has {left}, which no word has; name a word, or words that follow each other, as in 'red dog'"
             )
-        if ids and min(ids) >= len(SPECIAL):  # `<start>` is no word to ask for
+        if ids and min(ids) >= len(SPECIAL):  # special tokens cannot be asked for
             if self._subwords and is_spaceless(text):
                 raise DataError(
                     f"'{text}' cannot be asked for or ruled out: the captioner's subwords do not tell words of a script without spaces apart; "
@@ -125,7 +130,7 @@ class Vocabulary:
         raise DataError(f"the captioner's vocabulary does not have '{text}'; {hint}")
 
     def _dropped(self, text: str) -> str:
-        """The first character of a text that parts two tokens and is no space, as a sentence names it; empty where there is none."""
+        """The first character, other than a space, that separates two tokens, as errors name it; empty if there is none."""
         normal = self._tokenizer.normalizer.normalize_str(text)
         kept = {
             i for _, (begin, end) in self._tokenizer.pre_tokenizer.pre_tokenize_str(normal) for i in range(begin, end)
@@ -137,11 +142,11 @@ class Vocabulary:
         return ""
 
     def listed(self) -> list[str]:
-        """All tokens, in the order of their ids."""
+        """All tokens, in order of their ids."""
         return [str(self._tokenizer.id_to_token(i)) for i in range(len(self))]
 
     def unknown_rate(self, captions: Iterable[str]) -> float:
-        """The share of words in `captions` that the vocabulary does not have, 0 … 1."""
+        """The share, 0 … 1, of words in `captions` that the vocabulary does not have."""
         ids = [i for encoding in self._tokenizer.encode_batch(list(captions)) for i in encoding.ids]
         return ids.count(self.unk_id) / max(1, len(ids))
 
@@ -181,7 +186,7 @@ class Vocabulary:
 
 
 def _normal() -> list[normalizers.Normalizer]:
-    """NFKC but for "am", and lower case."""
+    """NFKC, except for the vowel "am", and lower case."""
     return [normalizers.NFKC(), normalizers.Lowercase(), *(normalizers.Replace(two, one) for two, one in AM)]
 
 

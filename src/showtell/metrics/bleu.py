@@ -21,7 +21,7 @@ _SMALL, _TINY = 1e-9, 1e-15
 class Bleu:
     """BLEU-1 … BLEU-4 as fractions: of the corpus, and of each image (a poor measure of one caption).
 
-    `tallies` (images,10) is what a corpus's score is made of: correct and guessed 1- to 4-grams, the candidate's length,
+    `tallies` (images,10) are the counts behind the scores: correct and guessed 1- to 4-grams, the candidate's length,
     the closest reference's. They add up: `score_tallies` of any sum of rows is the score of those images.
     """
 
@@ -31,12 +31,12 @@ class Bleu:
 
 
 def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Bleu:
-    """BLEU of tokenised candidates (one an image) against tokenised references. `DataError` for an empty corpus."""
+    """BLEU of tokenised candidates (one per image) against tokenised references. `DataError` for an empty corpus."""
     return bleu_counted(Corpus.of(candidates, references))
 
 
 def bleu_counted(corpus: Corpus) -> Bleu:
-    """`bleu` of captions that are counted already."""
+    """`bleu` of captions already counted."""
     images = corpus.images
     lengths = corpus.counted.lengths
     correct = [_correct(table, corpus.image, images) for table in corpus.counted.ngrams]
@@ -59,7 +59,7 @@ def score_tallies(tallies: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _correct(table: Ngrams, image: Ints, images: int) -> Ints:
-    """(images,): the candidate's n-grams that references have, each at most as often as one reference has it."""
+    """(images,): the candidate's n-grams found in references, each at most as often as any one reference has it."""
     spoken = table.caption < images
     keys = table.ngram * images + image[table.caption]
     candidate = keys[spoken]  # sorted, each once
@@ -73,7 +73,7 @@ def _correct(table: Ngrams, image: Ints, images: int) -> Ints:
 
 
 def _closest(lengths: Ints, image: Ints, images: int) -> Ints:
-    """(images,): the reference length nearest to the candidate's, the shorter of two that are as near."""
+    """(images,): the reference length closest to the candidate's, the shorter of two that are equally close."""
     written, owner = lengths[images:], image[images:]
     worse = np.abs(written - lengths[owner]) * (int(lengths.max()) + 1) + written
     best = np.full(images, np.iinfo(np.int64).max)

@@ -1,7 +1,7 @@
-"""CIDEr-D as coco-caption computes it (there called CIDEr), document frequencies from the references themselves.
+"""CIDEr-D as coco-caption computes it (there called CIDEr), with document frequencies from the references themselves.
 
-Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation", 2015, section 5 (CIDEr-D). As in coco-caption the
-length term compares numbers of bigrams, and term frequencies are not divided by the caption's length.
+Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation", 2015, section 5 (CIDEr-D). As in coco-caption,
+the length term compares numbers of bigrams, and term frequencies are not divided by the caption's length.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Cider:
-    """CIDEr-D, 0 … 10: the mean, and of each image. On a corpus of one image every score is 0."""
+    """CIDEr-D, 0 … 10: the mean, and each image's. On a corpus of one image every score is 0."""
 
     corpus: float
     each: list[float]
@@ -34,7 +34,7 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> C
 
 
 def cider_counted(corpus: Corpus) -> Cider:
-    """`cider_d` of captions that are counted already."""
+    """`cider_d` of captions already counted."""
     images, owner = corpus.images, corpus.image[corpus.images :]
     lengths = corpus.counted.lengths
     penalty = length_penalty(lengths[owner], lengths[images:])  # (references,)
@@ -45,20 +45,20 @@ def cider_counted(corpus: Corpus) -> Cider:
 
 
 def length_penalty(spoken: Ints, written: Ints) -> Floats:
-    """The Gaussian of the difference of two captions' numbers of bigrams, given their numbers of words."""
+    """A Gaussian of the difference between two captions' numbers of bigrams, given their numbers of words."""
     apart = (np.maximum(0, spoken - 1) - np.maximum(0, written - 1)).astype(np.float64)
     penalty: Floats = np.exp(-(apart**2) / (2 * _SIGMA_SQUARED))
     return penalty
 
 
 def _cosines(table: Ngrams, image: Ints, images: int) -> Floats:
-    """(references,): the clipped cosine of tf·idf of each reference and its image's candidate, for one n."""
+    """(references,): for one n, the clipped tf·idf cosine of each reference and its image's candidate."""
     size = max(1, table.size)
     spoken = table.caption < images
     keys = table.ngram * images + image[table.caption]
-    written = keys[~spoken]  # sorted: those of one image are neighbours
+    written = keys[~spoken]  # sorted: equal keys are adjacent
     first = np.diff(written, prepend=-1) != 0
-    documents = np.bincount(table.ngram[~spoken][first], minlength=size)  # images whose references have it
+    documents = np.bincount(table.ngram[~spoken][first], minlength=size)  # images whose references have the n-gram
     idf = math.log(images) - np.log(np.maximum(1, documents))
     weights = table.times * idf[table.ngram]
     norms = np.sqrt(np.bincount(table.caption, weights**2, minlength=len(image)))

@@ -1,9 +1,9 @@
-"""Which of an image's candidates the others agree with: minimum Bayes risk, on token ids. No references, no torch.
+"""Finds the candidate that an image's others agree with most: minimum Bayes risk on token ids. No references, no torch.
 
-Kumar and Byrne, "Minimum Bayes-Risk Decoding for Statistical Machine Translation", 2004; the utility is CIDEr-D between two
-candidates, all n-grams weighing the same. Measured on UCM-Captions' val split (CIDEr, 10 candidates of a beam): the attention
-decoder 3.635, with the consensus 3.730, with the training captions' document frequencies in it 3.733; the LSTM 3.589, 3.522,
-3.567. So it is chosen on validation data, and a bundle carries no document frequencies.
+Kumar and Byrne, "Minimum Bayes-Risk Decoding for Statistical Machine Translation", 2004; the utility is CIDEr-D between
+two candidates, with equal weights for all n-grams. Measured on UCM-Captions' val split (CIDEr, 10 beam candidates): the
+attention decoder 3.635, with consensus 3.730, with the training captions' document frequencies too 3.733; the LSTM
+3.589, 3.522, 3.567. So consensus is chosen on validation data, and a bundle has no document frequencies.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from showtell.metrics.ngrams import MAX_N, Ngrams, count_ids
 
 Floats = NDArray[np.float64]
 
-_TEMPERATURE = 2.0  # of the candidates' probabilities: 3.730, 3.719 at 1; 3.563 where all weigh the same
+_TEMPERATURE = 2.0  # of the candidates' probabilities: CIDEr 3.730; 3.719 at 1; 3.563 with equal weights
 
 
 def expected_utility(candidates: Sequence[Sequence[int]], log_probs: Sequence[float]) -> Floats:
-    """(N,): what each candidate is worth if the truth is one of them, as likely as the model says; 0 … 10.
+    """(N,): each candidate's expected utility, 0 … 10, over candidates weighted by their tempered probabilities.
 
-    `candidates` are token ids, with the `<end>` where they have one, so that a caption cut short is another caption.
+    `candidates` are token ids, including any `<end>`, so that a caption cut short differs from a complete one.
     """
     scaled = np.array(log_probs, dtype=np.float64) / _TEMPERATURE
     weights = np.exp(scaled - scaled.max())
@@ -32,7 +32,7 @@ def expected_utility(candidates: Sequence[Sequence[int]], log_probs: Sequence[fl
 
 
 def utilities(candidates: Sequence[Sequence[int]]) -> Floats:
-    """(N,N): CIDEr-D of each candidate, 0 … 10, with each as its only reference; document frequencies left out."""
+    """(N,N): CIDEr-D, 0 … 10, of each candidate (row) with each as its only reference; no document frequencies."""
     lengths = np.array([len(ids) for ids in candidates], dtype=np.int64)
     counted = count_ids(np.array([i for ids in candidates for i in ids], dtype=np.int64), lengths)
     cosines = sum(_cosines(table, len(lengths)) for table in counted.ngrams)
@@ -40,7 +40,7 @@ def utilities(candidates: Sequence[Sequence[int]]) -> Floats:
 
 
 def _cosines(table: Ngrams, captions: int) -> Floats:
-    """(N,N): the cosine of each candidate's counts, clipped to the reference's, and the reference's."""
+    """(N,N): the cosine of each candidate's counts, clipped to the reference's, with the reference's counts."""
     times = np.zeros((captions, max(1, table.size)))
     times[table.caption, table.ngram] = table.times
     clipped = (np.minimum(times[:, None], times) * times).sum(-1)

@@ -26,7 +26,7 @@ NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """What a score was measured on, and how: without it, a score means nothing."""
+    """What a score was measured on, and how; without it, a score means nothing."""
 
     dataset: str
     split: str
@@ -46,7 +46,7 @@ class Protocol:
         decoding: str = "decoding not told",
         version: str = __version__,
     ) -> Protocol:
-        """The protocol of scoring PTB tokens against these references; in scripts without spaces, characters are tokens."""
+        """The protocol for PTB tokens and these references; in scripts without spaces, each character is a token."""
         listed = list(references)
         counts = [len(captions) for captions in listed]
         low, high = min(counts), max(counts)
@@ -64,9 +64,9 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Additive:
-    """Scores `names` that are a function of what adds up over images: `sums` (images,n), a row an image.
+    """Scores `names` that are a function of sums over images; `sums` (images,n) has one row per image.
 
-    `score` takes sums of any `images` rows (…,n), and that number, to their scores (…,names).
+    `score` maps the sums (…,n) of any number of rows, and that number, to their scores (…,names).
     """
 
     names: tuple[str, ...]
@@ -76,9 +76,9 @@ class Additive:
 
 @dataclass(frozen=True)
 class Report:
-    """Scores of a corpus (fractions; CIDEr 0 … 10), of each image, and their protocol.
+    """Scores of a corpus (fractions; CIDEr 0 … 10) and of each image, and their protocol.
 
-    `parts` make the scores again, of any images, in the same order: what resampling needs.
+    `parts` compute the same scores, in the same order, for any images, as resampling requires.
     """
 
     scores: dict[str, float]
@@ -89,11 +89,11 @@ class Report:
 
     @property
     def images(self) -> int:
-        """How many were scored."""
+        """The number of images scored."""
         return len(self.parts[0].sums)
 
     def to_dict(self) -> dict[str, Any]:
-        """`scores` and `protocol` for JSON."""
+        """`scores`, `protocol` and `notes` for JSON."""
         return {"scores": dict(self.scores), "protocol": asdict(self.protocol), "notes": list(self.notes)}
 
     def lines(self) -> list[str]:
@@ -111,9 +111,9 @@ def evaluate(
 ) -> Report:
     """BLEU-1…4, ROUGE-L and CIDEr-D of raw captions, tokenised as coco-caption does.
 
-    `candidates` has one caption an image, `references` several. `protocol` says what they are of; without it the report tells
-    what can be seen from here. `more` names slower metrics, of `metrics.java.METRICS`; where
-    one cannot be computed, a note says why. `DataError` for an empty or uneven corpus.
+    `candidates` has one caption per image, `references` several. `protocol` describes them; without it, the report says
+    what the references alone tell. `more` names slower metrics of `metrics.java.METRICS`; if one cannot be computed, a
+    note says why. `DataError` for an empty or uneven corpus.
     """
     check_corpus(candidates, references)
     spoken = [" ".join(tokenize(c)) for c in candidates]

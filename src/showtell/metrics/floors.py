@@ -1,4 +1,4 @@
-"""What a score is measured against: the best caption that is the same for every image, and people."""
+"""Baselines for a score: the best single caption for all images, and people."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from showtell.metrics.tokenize import tokenize
 
 
 def best_constant_caption(captions: Sequence[str]) -> str:
-    """The caption of `captions` whose n-grams the others share most: deterministic, found without any test reference.
+    """The caption of `captions` whose n-grams the others share most: deterministic, found without test references.
 
-    Each n-gram counts by the number of captions that have it; a caption's worth is the mean over its n-grams of each
-    length, added up over the lengths 1 … 4, so that it is neither long nor short by itself. `DataError` for none.
+    An n-gram counts by the number of captions that have it. A caption's worth is the mean over its n-grams of each
+    length, summed over lengths 1 … 4; only captions within a word of the median length compete. `DataError` for none.
     """
     if not captions:
         raise DataError("no training caption to choose a constant one from; expected at least one")
@@ -32,10 +32,10 @@ def best_constant_caption(captions: Sequence[str]) -> str:
 
 
 def leave_one_out(references: Sequence[Sequence[str]], candidates: Sequence[str] | None = None) -> dict[str, float]:
-    """What people score: each reference in turn is the candidate and the others are the references; the mean.
+    """The mean scores of people: each reference in turn is the candidate, and the others are its references.
 
-    With `candidates` they are scored against the same reduced references, so that the two can be compared. Images with
-    fewer than two references are left out; where the others have more than the fewest, theirs are taken in order.
+    With `candidates`, these are scored instead against the same reduced references, for comparison. Images with fewer
+    than two references are left out; of the others, as many references take a turn as the image with the fewest has.
     `DataError` where no image has two.
     """
     kept = [i for i, captions in enumerate(references) if len(captions) > 1]

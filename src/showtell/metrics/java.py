@@ -1,7 +1,7 @@
-"""METEOR and SPICE, which are Java programs: pycocoevalcap has them (the extra `java`). Skipped, with the reason, elsewhere.
+"""METEOR and SPICE, Java programs from pycocoevalcap (the extra `java`); skipped with a reason where they cannot run.
 
 Denkowski and Lavie, "Meteor Universal", 2014 (METEOR 1.5, English, as coco-caption calls it); Anderson et al., "SPICE:
-Semantic Propositional Image Caption Evaluation", 2016. A program that does not answer is ended; none is left behind.
+Semantic Propositional Image Caption Evaluation", 2016. A program that does not answer is killed; none is left behind.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _UTF8 = "-Dfile.encoding=UTF-8"
 _METEOR = ("java", "-jar", "-Xmx2G", _UTF8, "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm")
 _SPICE = ("java", "-jar", "-Xmx8G", _UTF8, "spice-1.0.jar")
 _MODELS = "stanford-corenlp-3.6.0-models.jar"
-_SECONDS = {"meteor": (180, 0.1), "spice": (900, 5.0)}  # to start, and for each caption: generous, but not for ever
+_SECONDS = {"meteor": (180, 0.1), "spice": (900, 5.0)}  # to start, and per caption: generous but finite
 
 # METEOR's English parameters: weights of exact, stem, synonym and paraphrase matches, and α, β, γ, δ.
 _WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
@@ -40,7 +40,7 @@ _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 class JavaScore:
     """A score as a fraction, of the corpus and of each image.
 
-    `tallies` (images,23) are METEOR's counts: its corpus score is that of their sum (see `score_meteor`), and not the mean
+    `tallies` (images,23) are METEOR's counts: its corpus score is that of their sum (see `score_meteor`), not the mean
     of the images' scores. None for SPICE, whose corpus score is the mean.
     """
 
@@ -57,16 +57,16 @@ class Skipped:
 
 
 class _NoAnswerError(Exception):
-    """A Java program ended, or was ended, without an answer."""
+    """A Java program ended, or was killed, without an answer."""
 
 
 def meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> JavaScore | Skipped:
-    """METEOR of tokenised candidates (one an image) against tokenised references."""
+    """METEOR of tokenised candidates (one per image) against tokenised references."""
     folder = _folder("meteor", "meteor-1.5.jar")
     if isinstance(folder, Skipped):
         return folder
     lines = [
-        " ||| ".join(("SCORE", *written, spoken.replace("|||", "").replace("  ", " ")))  # as pycocoevalcap has it
+        " ||| ".join(("SCORE", *written, spoken.replace("|||", "").replace("  ", " ")))  # as pycocoevalcap does
         for spoken, written in zip(candidates, references, strict=True)
     ]
     try:
@@ -82,7 +82,7 @@ def meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Ja
 
 
 def spice(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> JavaScore | Skipped:
-    """SPICE of candidates (one an image) against references. Its models (385 MB) must be there; they are not fetched."""
+    """SPICE of candidates (one per image) against references. Needs its models (385 MB), which it does not download."""
     folder = _folder("spice", "spice-1.0.jar")
     if isinstance(folder, Skipped):
         return folder
@@ -114,10 +114,10 @@ METRICS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], JavaScore 
 
 
 def score_meteor(tallies: Floats) -> Floats:
-    """METEOR (…,) of counts (…,23), one image's or the sum of any images'.
+    """METEOR (…,) of counts (…,23), of one image or summed over images.
 
-    The counts: words of candidate and reference, function words of both; for each of four kinds of matches content words of
-    both, function words of both; chunks; matched words of both.
+    The counts: words in candidate and reference; function words in both; for each of four kinds of matches, content
+    words in both and function words in both; chunks; matched words in both.
     """
     lengths, functions = tallies[..., 0:2], tallies[..., 2:4]
     matches = tallies[..., 4:20].reshape(
@@ -138,14 +138,14 @@ def score_meteor(tallies: Floats) -> Floats:
 
 
 def _without_whole(tallies: Floats) -> Floats:
-    """A candidate whose words all match, in one piece, is not broken: METEOR does not count its chunk."""
+    """Sets the chunk count to 0 where candidate and reference match completely in one chunk, as METEOR does."""
     matches = tallies[:, 4:20].reshape(-1, 8, 2).sum(1)
     whole = (matches == tallies[:, 0:2]).all(1) & (tallies[:, 20] == 1)
     return np.where(whole[:, None] & (np.arange(tallies.shape[1]) == 20), 0.0, tallies)
 
 
 def _folder(name: str, jar: str) -> Path | Skipped:
-    """Where pycocoevalcap has a program."""
+    """The folder of a program in pycocoevalcap."""
     spec = importlib.util.find_spec("pycocoevalcap")
     places = [Path(place) / name for place in (spec.submodule_search_locations or ())] if spec is not None else []
     found = next((place for place in places if (place / jar).is_file()), None)
@@ -167,9 +167,9 @@ def _seconds(name: str, references: Sequence[Sequence[str]]) -> float:
 def _program(
     command: Sequence[str], folder: Path, *, seconds: float
 ) -> Iterator[tuple[Callable[[list[str]], None], Callable[[], str]]]:
-    """A program that answers line by line: what writes lines to it (at once, in a thread) and what reads one.
+    """Runs a program that answers line by line; yields functions that write lines (in a thread) and read one line.
 
-    It is ended after `seconds`, and when the block is left, however that happens.
+    The program is killed after `seconds`, and whenever the block is left.
     """
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(  # noqa: S603
@@ -221,14 +221,14 @@ def _write(stream: IO[str], lines: list[str]) -> None:
         for line in lines:
             stream.write(line + "\n")
         stream.flush()
-    except (OSError, ValueError):  # it ended: the reader says so
+    except (OSError, ValueError):  # the program ended: `read` says so
         return
 
 
 def _close(stream: IO[str]) -> None:
     try:
         stream.close()
-    except OSError:  # what was not written yet cannot be written any more
+    except OSError:  # the program ended: what is buffered is lost
         return
 
 

@@ -1,4 +1,4 @@
-"""N-grams of tokenised captions as numbers: counted once, for all metrics."""
+"""N-grams of tokenised captions as numbers, counted once for all metrics."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Ngrams:
-    """The n-grams of one length of many captions, one entry for each different one of a caption.
+    """The n-grams of one length in many captions, one entry for each distinct n-gram of a caption.
 
-    Entries are sorted by n-gram, and those of one n-gram by caption.
+    Entries are sorted by n-gram, then by caption.
     """
 
     caption: Ints  # (entries,)
     ngram: Ints  # (entries,) from 0 to size - 1
     times: Ints  # (entries,) how often the caption has it
-    keys: Ints  # (size,) rising: what n-gram i is, the id of its first n-1 words times `radix`, plus its last word
+    keys: Ints  # (size,) ascending: n-gram i, as the id of its first n-1 words times `radix`, plus its last word
 
     @property
     def size(self) -> int:
-        """How many different n-grams there are."""
+        """The number of distinct n-grams."""
         return len(self.keys)
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Captions as metrics see them: their words as ids, one after the other, and their 1- to 4-grams."""
+    """Captions as metrics see them: their words as concatenated ids, and their 1- to 4-grams."""
 
     words: Ints  # (W,)
     lengths: Ints  # (C,) words a caption
     ngrams: tuple[Ngrams, ...]  # of length 1, 2, 3, 4
-    radix: int  # one more than the largest word
+    radix: int  # one more than the largest word id
 
     @property
     def starts(self) -> Ints:
@@ -51,15 +51,15 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """One candidate an image and its references; caption i < images is image i's candidate, the rest are references."""
+    """One candidate per image, and references; caption i < images is image i's candidate, the rest are references."""
 
     counted: Counted
-    image: Ints  # (C,) whose caption it is
+    image: Ints  # (C,) the image of each caption
     images: int
 
     @classmethod
     def of(cls, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Corpus:
-        """Counts tokenised captions (tokens apart by white space). `DataError` where they cannot be scored."""
+        """Counts tokenised captions (tokens separated by spaces). `DataError` where they cannot be scored."""
         check_corpus(candidates, references)
         written = list(itertools.chain.from_iterable(references))
         own = np.arange(len(candidates))
@@ -68,7 +68,7 @@ class Corpus:
 
 
 def count(captions: Sequence[str]) -> Counted:
-    """The words and the 1- to 4-grams of captions whose tokens are apart by white space."""
+    """The words and the 1- to 4-grams of captions whose tokens are separated by spaces."""
     split = [caption.split() for caption in captions]
     lengths = np.fromiter(map(len, split), dtype=np.int64, count=len(split))
     flat = list(itertools.chain.from_iterable(split))
@@ -78,9 +78,9 @@ def count(captions: Sequence[str]) -> Counted:
 
 
 def count_ids(words: Ints, lengths: Ints) -> Counted:
-    """`count` of captions whose words are ids already: one after the other, and how many words each has.
+    """`count` of captions given as concatenated word ids and the number of words of each.
 
-    One sort a length: positions of the same n-gram come together in the order of their captions.
+    One sort per n: positions of the same n-gram come together in the order of their captions.
     """
     caption = np.repeat(np.arange(len(lengths)), lengths)
     left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # words from here to the caption's end
@@ -89,21 +89,21 @@ def count_ids(words: Ints, lengths: Ints) -> Counted:
     for n in range(1, MAX_N + 1):
         order = _order(key)
         rising, owner = key[order], caption[position[order]]
-        new = np.flatnonzero(_differs(rising))  # where each different n-gram begins
+        new = np.flatnonzero(_differs(rising))  # where each distinct n-gram begins
         ngram = np.repeat(np.arange(len(new)), np.diff(new, append=len(rising)))
         entry = np.flatnonzero(_differs(rising) | _differs(owner))
         times = np.diff(entry, append=len(rising))
         tables.append(Ngrams(owner[entry], ngram[entry], times, rising[new]))
         key = np.empty_like(key)
         key[order] = ngram
-        longer = left[position] > n  # an n-gram that one more word of its caption follows
+        longer = left[position] > n  # another word of the caption follows the n-gram
         position = position[longer]
         key = key[longer] * radix + words[position + n]
     return Counted(words, lengths, tuple(tables), radix)
 
 
 def _order(key: Ints) -> Ints:
-    """The stable order that sorts `key`: key and place in one number, as sorting numbers is faster than sorting places."""
+    """A stable argsort of `key`: packs key and place into one number, as sorting is faster than argsorting."""
     bits = max(1, len(key) - 1).bit_length()
     if len(key) and int(key.max()).bit_length() + bits > 62:
         return np.argsort(key, kind="stable")
@@ -111,7 +111,7 @@ def _order(key: Ints) -> Ints:
 
 
 def _differs(values: Ints) -> NDArray[np.bool_]:
-    """Where a value is not the one before it."""
+    """Where a value differs from the one before it."""
     different = np.ones(len(values), dtype=bool)
     np.not_equal(values[1:], values[:-1], out=different[1:])
     return different

@@ -1,4 +1,4 @@
-"""Captions that some captioner wrote, from a file."""
+"""Reads captions that any captioner wrote to a file."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Row = tuple[str, str]  # image, caption
 
 
 def read_predictions(path: Path, order: Sequence[str] = (), *, listed_in: str = "the split") -> dict[str, str]:
-    """Image id or file name -> caption, of a COCO results JSON, JSONL, CSV or text file.
+    """Image id or file name -> caption, from a COCO results JSON, JSONL, CSV or text file.
 
-    Text is `image<TAB>caption` (`image#0`, as Flickr8k has it, too), or captions alone, those of the images `order`, which
-    `listed_in` names in errors. `DataError` for a missing file, another shape, another number of lines, or two captions of
-    one image.
+    Text has lines of `image<TAB>caption` (or `image#0`, as in Flickr8k), or captions alone, for the images in `order`,
+    which errors call `listed_in`. `DataError` for a missing file, an unexpected shape or number of lines, or two
+    captions of one image.
     """
     if not path.is_file():
         what = f"{path} is a folder" if path.is_dir() else f"no file {path}"
@@ -45,7 +45,7 @@ def read_predictions(path: Path, order: Sequence[str] = (), *, listed_in: str = 
 
 
 def is_text(path: Path) -> bool:
-    """Whether `read_predictions` takes a file for lines of text, by its name and how it starts."""
+    """Whether `read_predictions` reads a file as lines of text, judging by its name and first bytes."""
     if path.suffix.lower() in (".csv", ".json", ".jsonl", ".ndjson"):
         return False
     with path.open("rb") as file:
@@ -59,7 +59,7 @@ def _rows(path: Path, text: str, order: Sequence[str], listed_in: str) -> list[R
         return _pairs(path, lines) if tabs else _in_order(path, lines, order, listed_in)
     if path.suffix.lower() == ".csv":
         objects: Any = list(csv.DictReader(io.StringIO(text, newline="")))
-        if objects and "rank" in objects[0]:  # several captions an image, as `showtell caption --n` prints them
+        if objects and "rank" in objects[0]:  # several captions per image, from `showtell caption --n`
             objects = [row for row in objects if row["rank"] == "1"]
     elif path.suffix.lower() in (".jsonl", ".ndjson"):
         objects = [json.loads(line) for line in text.split("\n") if line.strip()]
@@ -83,7 +83,7 @@ def _row(path: Path, number: int, row: dict[str, Any]) -> Row:
 
 
 def _pairs(path: Path, lines: Sequence[str]) -> list[Row]:
-    """`image<TAB>caption` lines, after a header or not."""
+    """`image<TAB>caption` lines, with or without a header."""
     rows = []
     for number, line in enumerate(lines, start=1):
         image, tab, caption = line.partition("\t")

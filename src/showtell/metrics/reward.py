@@ -1,12 +1,12 @@
-"""CIDEr-D and BLEU-4 of sampled captions while a captioner is trained by them: on token ids, against references counted once.
+"""CIDEr-D and BLEU-4 of sampled captions as training rewards: on token ids, against references counted once.
 
 Rennie et al., "Self-critical Sequence Training for Image Captioning", 2017. No torch here:
 
-    reward = Reward.from_references(references, end=END)     # references[i]: image i's captions as token ids; the train split
-    reward.cider_d(tokens, images)                           # (N,) 0 … 10; tokens (N,T) ids, images (N,) which image each is of
-    reward.bleu_4(tokens, images)                            # (N,) 0 … 1, of each caption alone
+    reward = Reward.from_references(references, end=END)  # references[i]: image i's captions as token ids; train split
+    reward.cider_d(tokens, images)                        # (N,) 0 … 10; tokens (N,T) ids, images (N,) each one's image
+    reward.bleu_4(tokens, images)                         # (N,) 0 … 1, of each caption alone
 
-The end is a word like others, so that a caption cut short is worth less than a whole one.
+`<end>` counts as a word, so that a caption cut short is worth less than a complete one.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from showtell.metrics.cider import length_penalty
 from showtell.metrics.ngrams import MAX_N, Counted, Ints, Ngrams, count_ids
 
 Floats = NDArray[np.float64]
-Captions = NDArray[np.integer] | Sequence[Sequence[int]]  # (N,T) padded after the end, or one sequence of ids each
+Captions = NDArray[np.integer] | Sequence[Sequence[int]]  # (N,T) padded after `<end>`, or sequences of ids
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The n-grams of one length of all references, found by image: those of one image and one n-gram lie together."""
+    """All references' n-grams of one length, indexed by image: entries of one image and n-gram are adjacent."""
 
     keys: Ints  # (size,) `Ngrams.keys`
     idf: Floats  # (size,)
-    pairs: Ints  # (P,) rising: image · size + n-gram
+    pairs: Ints  # (P,) ascending: image · size + n-gram
     bounds: Ints  # (P+1,) where each pair's entries begin
     reference: Ints  # (entries,)
     times: Ints  # (entries,) how often the reference has it
@@ -43,21 +43,21 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What candidates share with their images' references, for one n: one entry for each shared n-gram and reference."""
+    """N-grams of one length that candidates share with their images' references: one entry per n-gram and reference."""
 
     candidate: Ints  # (S,)
     reference: Ints  # (S,)
-    entry: Ints  # (S,) of the candidates' table
+    entry: Ints  # (S,) in the candidates' table
     written: Ints  # (S,) how often the reference has it
 
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """Statistics of the references of a split, and the scores of captions against them.
+    """Statistics of a split's references, and the scores of captions against them.
 
-    The scores are those of `metrics.cider_d` and `metrics.bleu` over the whole split, one candidate an image: document
-    frequencies are the split's, whichever images a batch has. They are computed on the model's own tokens; a word that
-    it does not know is `<unk>` in the references too.
+    The scores are those of `metrics.cider_d` and `metrics.bleu` over the whole split with one candidate per image:
+    document frequencies are the split's, whichever images a batch has. They are computed on the model's own tokens; a
+    word that it does not know is `<unk>` in the references too.
     """
 
     end: int | None
@@ -70,8 +70,8 @@ class Reward:
     def from_references(cls, references: Sequence[Sequence[Sequence[int]]], *, end: int | None = None) -> Reward:
         """Counts each image's references, given as token ids without a start token.
 
-        With `end`, sequences count up to and with their first `end`; a reference without one gets it. `DataError` where
-        there is no image, or an image has no reference.
+        With `end`, sequences count up to and including their first `end`; a reference without one gets one appended.
+        `DataError` where there is no image, or an image has no reference.
         """
         if not references:
             raise DataError("no references to reward captions by; expected those of the train split")
@@ -89,9 +89,9 @@ class Reward:
         return cls(end, counted.radix, counted.lengths, first, known)
 
     def cider_d(self, candidates: Captions, images: ArrayLike) -> Floats:
-        """(N,): CIDEr-D, 0 … 10, of each candidate against the references of its image; `images` (N,) are their places."""
+        """(N,): CIDEr-D, 0 … 10, of each candidate against the references of its image; `images` (N,) are indices."""
         of, counted = self._count(candidates, images)
-        candidate, reference = self._against(of)  # (pairs,) every candidate beside each of its references
+        candidate, reference = self._against(of)  # (pairs,) every candidate with each of its references
         place = np.concatenate(
             ([0], np.cumsum(np.bincount(candidate, minlength=len(of))))
         )  # of a candidate's first pair
@@ -111,7 +111,7 @@ class Reward:
         return 10.0 * np.bincount(candidate, similarity, minlength=len(of)) / np.diff(place)
 
     def bleu_4(self, candidates: Captions, images: ArrayLike) -> Floats:
-        """(N,): BLEU-4 of each candidate alone, as `metrics.bleu(…).each`: coarse, 0 without a shared 4-gram."""
+        """(N,): BLEU-4 of each candidate alone, as `metrics.bleu(…).each`: coarse, near 0 without a shared 4-gram."""
         of, counted = self._count(candidates, images)
         tallies = np.zeros((len(of), 2 * MAX_N + 2))
         for n, ids in enumerate(self._identify(counted)):
@@ -132,7 +132,7 @@ class Reward:
         return of, count_ids(*_flatten(candidates, self.end))
 
     def _identify(self, counted: Counted) -> list[Ints]:
-        """For each n, the references' id of each of the candidates' different n-grams; -1 for one that no reference has."""
+        """For each n, the references' id of each distinct n-gram of the candidates; -1 where no reference has it."""
         found, before = [], np.zeros(1, dtype=np.int64)
         for table, known in zip(counted.ngrams, self.known, strict=True):
             word, prefix = table.keys % counted.radix, before[table.keys // counted.radix]
@@ -142,12 +142,12 @@ class Reward:
         return found
 
     def _against(self, of: Ints) -> tuple[Ints, Ints]:
-        """(pairs,), (pairs,): each candidate beside each reference of its image, in order."""
+        """(pairs,), (pairs,): each candidate with each reference of its image, in order."""
         many = self.first[of + 1] - self.first[of]
         return np.repeat(np.arange(len(of)), many), _ranges(self.first[of], many)
 
     def _closest(self, of: Ints, lengths: Ints) -> Ints:
-        """(N,): the reference length nearest to the candidate's, the shorter of two that are as near."""
+        """(N,): the reference length closest to the candidate's, the shorter of two that are equally close."""
         candidate, reference = self._against(of)
         written = self.lengths[reference]
         worse = np.abs(written - lengths[candidate]) * (int(self.lengths.max()) + 1) + written
@@ -168,7 +168,7 @@ def _know(table: Ngrams, image: Ints, images: int) -> _Known:
 
 
 def _find(table: Ngrams, ids: Ints, known: _Known, of: Ints) -> _Found:
-    """Where the n-grams of candidates stand in the references of their images."""
+    """Matches the candidates' n-grams with those in the references of their images."""
     ids = ids[table.ngram]
     place = _places(known.pairs, of[table.caption] * max(1, len(known.keys)) + ids)
     entry = np.flatnonzero((ids >= 0) & (place >= 0))
@@ -179,7 +179,7 @@ def _find(table: Ngrams, ids: Ints, known: _Known, of: Ints) -> _Found:
 
 
 def _places(rising: Ints, wanted: Ints) -> Ints:
-    """Where in `rising` each of `wanted` stands; -1 where it does not."""
+    """The place in `rising` of each of `wanted`; -1 where it is missing."""
     if not len(rising):
         return np.full(len(wanted), -1)
     place = np.minimum(np.searchsorted(rising, wanted), len(rising) - 1)
@@ -192,7 +192,7 @@ def _ranges(start: Ints, many: Ints) -> Ints:
 
 
 def _flatten(captions: Captions, end: int | None) -> tuple[Ints, Ints]:
-    """The ids of all captions, one caption after the other, each up to and with its first `end`; and their lengths."""
+    """The concatenated ids of all captions, each up to and including its first `end`; and their lengths."""
     if not isinstance(captions, np.ndarray):
         sizes = np.array([len(ids) for ids in captions], dtype=np.int64)
         flat = np.fromiter(itertools.chain.from_iterable(captions), dtype=np.int64, count=int(sizes.sum()))

@@ -1,4 +1,4 @@
-"""ROUGE-L as coco-caption computes it: the best precision and the best recall over the references, β = 1.2.
+"""ROUGE-L as coco-caption computes it: from the best precision and the best recall over the references, β = 1.2.
 
 Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004, section 3.
 """
@@ -18,7 +18,7 @@ _CHUNK = 512  # pairs of captions compared at a time: flat memory
 
 @dataclass(frozen=True, slots=True)
 class Rouge:
-    """ROUGE-L as fractions: the mean, and of each image."""
+    """ROUGE-L as fractions: the mean, and each image's."""
 
     corpus: float
     each: list[float]
@@ -30,9 +30,9 @@ def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> R
 
 
 def rouge_counted(corpus: Corpus) -> Rouge:
-    """`rouge_l` of captions that are counted already."""
+    """`rouge_l` of captions already counted."""
     images, owner = corpus.images, corpus.image[corpus.images :]
-    lengths = np.maximum(1, corpus.counted.lengths)  # no word splits into one empty word, as coco-caption has it
+    lengths = np.maximum(1, corpus.counted.lengths)  # to coco-caption, an empty caption is one empty word
     common = _common(corpus)
     precision, recall = np.zeros(images), np.zeros(images)
     np.maximum.at(precision, owner, common / lengths[owner])
@@ -44,13 +44,13 @@ def rouge_counted(corpus: Corpus) -> Rouge:
 
 
 def _common(corpus: Corpus) -> Ints:
-    """(references,): words of the longest common subsequence of each reference and its image's candidate."""
+    """(references,): the length of the longest common subsequence of each reference and its image's candidate."""
     images = corpus.images
     rows = _padded(corpus.counted.words, corpus.counted.lengths, corpus.counted.starts)
     owner = corpus.image[images:]
     found = np.zeros(len(owner), dtype=np.int64)
     lengths = np.maximum(1, corpus.counted.lengths)
-    order = np.lexsort((lengths[images:], lengths[owner]))  # pairs of like lengths together: little padding
+    order = np.lexsort((lengths[images:], lengths[owner]))  # similar lengths together: little padding
     for start in range(0, len(owner), _CHUNK):
         pair = order[start : start + _CHUNK]
         spoken, written = owner[pair], images + pair
@@ -60,7 +60,7 @@ def _common(corpus: Corpus) -> Ints:
 
 
 def _padded(words: Ints, lengths: Ints, starts: Ints) -> Ints:
-    """(C,T) words, -1 after a caption's end; a caption without words is one word, -2."""
+    """(C,T) words, -1 after a caption's end; an empty caption is one word, -2."""
     column = np.arange(int(lengths.max(initial=1)))
     index = np.minimum(starts[:, None] + column, max(0, len(words) - 1))
     values = words[index] if len(words) else np.zeros(index.shape, dtype=np.int64)

@@ -1,7 +1,7 @@
-"""How sure a score is: bootstrap intervals, and paired tests of two captioners on the same images.
+"""The uncertainty of scores: bootstrap intervals, and paired tests of two captioners on the same images.
 
-Koehn, "Statistical Significance Tests for Machine Translation Evaluation", 2004 (bootstrap); Riezler and Maxwell, "On Some
-Pitfalls in Automatic Evaluation and Significance Testing for MT", 2005 (approximate randomisation). Images are what is
+Koehn, "Statistical Significance Tests for Machine Translation Evaluation", 2004 (bootstrap); Riezler and Maxwell, "On
+Some Pitfalls in Automatic Evaluation and Significance Testing for MT", 2005 (approximate randomisation). Images are
 resampled. CIDEr keeps the document frequencies of the whole split: an image's score does not change with the draw.
 """
 
@@ -22,7 +22,7 @@ _LEVEL = 0.05  # of significance
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A score, and where it lies in 95 % (or `level`) of the resampled splits."""
+    """A score, and the range that it has in 95 % (or `level`) of the resampled splits."""
 
     score: float
     low: float
@@ -31,7 +31,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The second report's score less the first's, its interval, and the chance of such a difference between equals."""
+    """The second report's score minus the first's, its interval, and the chance of such a difference between equals."""
 
     difference: float
     low: float
@@ -40,7 +40,7 @@ class Comparison:
 
 
 def bootstrap(report: Report, *, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, Interval]:
-    """Score name -> its percentile interval over `resamples` draws of the images with replacement."""
+    """Score name -> percentile interval over `resamples` draws of the images with replacement."""
     draws = _resampled([report.parts], resamples, seed)[0]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return {
@@ -51,9 +51,9 @@ def bootstrap(report: Report, *, resamples: int = 1000, seed: int = 0, level: fl
 def compare(
     first: Report, second: Report, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, Comparison]:
-    """Score name -> the difference of two reports on the same images in the same order.
+    """Score name -> the difference between two reports on the same images in the same order.
 
-    The interval is the paired bootstrap's, p the approximate randomisation's (two-sided, at least 1/(resamples+1)).
+    The interval is from a paired bootstrap, p from approximate randomisation (two-sided, at least 1/(resamples+1)).
     `DataError` where the numbers of images differ.
     """
     names = [name for name in first.scores if name in second.scores]
@@ -84,13 +84,13 @@ Parts = Sequence[Additive]
 
 
 def _only(report: Report, names: Sequence[str]) -> Parts:
-    """The parts whose scores both of two reports have, in the order of `names`."""
+    """A report's parts whose scores are all among `names`, in that order."""
     shared = [part for part in report.parts if set(part.names) <= set(names)]
     return sorted(shared, key=lambda part: names.index(part.names[0]))
 
 
 def _table(parts: Parts) -> NDArray[np.float64]:
-    """(images,…): what adds up over images, part beside part."""
+    """(images,…): the `sums` of all parts, side by side."""
     return np.concatenate([part.sums for part in parts], axis=1)
 
 
@@ -117,7 +117,7 @@ def _resampled(reports: Sequence[Parts], resamples: int, seed: int) -> list[NDAr
 def _swapped(
     first: Parts, second: Parts, resamples: int, seed: int, observed: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """How often chance alone, which of the two wrote which caption, makes a difference as large as `observed`."""
+    """How often swapping the two reports' captions at random makes a difference as large as `observed`."""
     one, two = _table(first), _table(second)
     draw, images = np.random.default_rng(seed + 1), len(one)
     extreme = np.zeros(len(observed))

@@ -1,4 +1,4 @@
-"""What captions are like, whatever their scores: lengths, words, repetition, copies of training captions."""
+"""Statistics of captions beyond their scores: lengths, words, repetition, copies of training captions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from showtell.writing import join_words
 
 @dataclass(frozen=True, slots=True)
 class TextStatistics:
-    """Of a list of captions; shares are fractions of the captions."""
+    """Statistics of captions; shares are fractions of the captions."""
 
     captions: int
     mean_length: float  # PTB words
     lengths: Mapping[int, float]  # number of words -> share of the captions
-    vocabulary: int  # different words
-    distinct: float  # different captions, of all
+    vocabulary: int  # distinct words
+    distinct: float  # distinct captions
     most_frequent: str
     most_frequent_share: float
-    copies: float  # are training captions, word for word
+    copies: float  # training captions, word for word
     unfinished: float  # half sentences: see `never_last`
 
 
@@ -49,10 +49,10 @@ def describe(captions: Sequence[str], training: Collection[str]) -> TextStatisti
 
 
 def never_last(captions: Sequence[Sequence[str]]) -> frozenset[str]:
-    """The words that leave a caption unfinished where they end it, learnt from tokenised captions of any language.
+    """The words that leave a caption unfinished when they end it, learnt from tokenised captions of any language.
 
-    They are seen often enough to tell (five would be last if all words were alike) and are last at most a twentieth as often as
-    words are on the whole: "a" ends 2 of Flickr8k's 30,000 training captions, so "never" would be too much to ask.
+    They are frequent enough to tell (five would be last if all words were alike) and are last at most a twentieth as
+    often as words are on average: "a" ends 2 of Flickr8k's 30,000 training captions, so "never" would be too strict.
     """
     seen = Counter(word for words in captions for word in words)
     last = Counter(words[-1] for words in captions if words)

@@ -1,8 +1,8 @@
-"""PTB tokenization as coco-caption has it: Stanford's PTBTokenizer, lower case, punctuation removed; without Java.
+"""PTB tokenisation as in coco-caption: Stanford's PTBTokenizer, lower case, punctuation removed; without Java.
 
-It knows ASCII. Beyond it, tokens are what a vocabulary has for words: text is normalised (NFKC), marks belong to their word,
-each character of a script without spaces is a token, and no punctuation is one: of brackets ASCII's are, in scripts with spaces, as
-Stanford has them.
+Stanford's rules apply to ASCII. Beyond it, tokens are a vocabulary's words: text is normalised (NFKC), marks belong to
+their word, each character of a script without spaces is a token, and punctuation is dropped; only ASCII brackets, in
+scripts with spaces, stay as Stanford's tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 
 from showtell.writing import SPACELESS, is_spaceless, marks
 
-# coco-caption removes these; brackets stay, as "-lrb-" (its list has them in upper case, the tokens are in lower case).
+# coco-caption removes these. Brackets stay, as "-lrb-": its list has them in upper case, but tokens are in lower case.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _BRACKET = re.compile(r"[()\[\]{}]")
@@ -52,7 +52,7 @@ _ABBREVIATIONS = [
 
 
 def _pattern(letter: str, rest: str = "") -> re.Pattern[str]:
-    """Matches one token: `letter` a letter, digit or underscore of a word; `rest` what stays with a character that is in none."""
+    """Matches one token. `letter` matches a character of a word, `rest` what stays with a character outside words."""
     return re.compile(
         rf"""
           (?:https?://|www\.)\S+                                  # addresses
@@ -83,21 +83,23 @@ _ASCII = _pattern(r"\w")
 
 @cache
 def _beyond_ascii() -> re.Pattern[str]:
-    """The pattern for all scripts: made when the first caption needs it, as finding the marks takes a while."""
+    """The pattern for all scripts, built when a caption first needs it, as finding the marks takes a while."""
     return _pattern(rf"(?:(?!{SPACELESS})[\w{marks()}])", f"[{marks()}]*")
 
 
 @lru_cache(maxsize=200_000)
 def _tokenize(piece: str) -> tuple[str, ...]:
-    """The tokens of a piece between white space, which no token has or looks across: captions share their pieces."""
+    """The tokens of a piece between spaces, which no token spans; cached because captions share pieces."""
     found = _ASCII.findall(piece) if piece.isascii() else _beyond_ascii().findall(_normal(piece))
     tokens = (_BRACKETS.get(token, token).lower() for token in found if not _is_punctuation(token))
     return tuple(token.replace("’", "'") for token in tokens)
 
 
 def _normal(piece: str) -> str:
-    """A piece in NFKC, with spaces for the brackets that come of it, as of full-width ones; and for any in a script without spaces, since
-    subwords write full-width ones as ASCII."""
+    """A piece in NFKC, with spaces for the brackets that NFKC makes, as from full-width ones.
+
+    Scripts without spaces lose all brackets, since subwords write full-width ones as ASCII.
+    """
     normal = unicodedata.normalize("NFKC", piece)
     if is_spaceless(normal):
         return _BRACKET.sub(" ", normal)
@@ -109,7 +111,7 @@ def _is_punctuation(text: str) -> bool:
     if text.isascii():
         return text in PUNCTUATION or text == '"'
     kind = unicodedata.category(text) if len(text) == 1 else ""
-    return kind[:1] == "P" or kind == "Cf"  # invisible ones, as the joiners of Persian, are in no word either
+    return kind[:1] == "P" or kind == "Cf"  # nor do words have invisible characters, such as Persian's joiners
 
 
 def tokenize(caption: str) -> list[str]:

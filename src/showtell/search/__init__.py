@@ -1,4 +1,4 @@
-"""Captions from a step decoder: searched for, or drawn. Knows only the StepDecoder protocol and token ids."""
+"""Searches for captions, or samples them, with any step decoder; knows only the StepDecoder protocol and token ids."""
 
 from showtell.search.beam import beam_search
 from showtell.search.ensemble import EnsembleDecoder, Member

@@ -1,7 +1,7 @@
-"""Words that must occur, and sequences that must not, as a small automaton over token ids.
+"""Required and forbidden phrases as a small automaton over token ids.
 
-Anderson et al., "Guided Open Vocabulary Image Captioning with Constrained Beam Search", 2017, section 3. A state is what has
-been said of what must be said, and how far into a phrase of several tokens the caption is.
+Anderson et al., "Guided Open Vocabulary Image Captioning with Constrained Beam Search", 2017, section 3. A state
+records which requirements are met and how far into a phrase of several tokens the caption is.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from torch import Tensor
 
 from showtell.decoding import Phrase
 
-_State = tuple[frozenset[int], Phrase]  # the requirements that are met; the caption's end where it may become a phrase
+_State = tuple[frozenset[int], Phrase]  # requirements met; the end of the caption, if it may grow into a phrase
 
 
 @dataclass(frozen=True)
 class Automaton:
-    """Captions start in state 0 and end where `accepting`.
+    """Captions start in state 0 and may end only in `accepting` states.
 
-    Token `tokens[i]` leads from state s to `after[s, i]` (-1: it must not be said there), any other to `otherwise[s]`.
+    Token `tokens[i]` leads from state s to `after[s, i]` (-1: forbidden there), any other token to `otherwise[s]`.
     """
 
     accepting: Tensor  # (states,) bool
-    tokens: Tensor  # (S,), `<end>` among them
+    tokens: Tensor  # (S,), including `<end>`
     after: Tensor  # (states,S)
     otherwise: Tensor  # (states,)
 
     @property
     def states(self) -> int:
-        """How many there are."""
+        """The number of states."""
         return len(self.accepting)
 
     @classmethod
     def build(cls, required: Sequence[Sequence[Phrase]], forbidden: Sequence[Phrase], *, end_id: int) -> Automaton:
-        """Accepts captions with at least one phrase of each of `required`, and none of `forbidden`."""
+        """Accepts captions with at least one phrase of each of `required` and none of `forbidden`."""
         phrases = [*forbidden, *(phrase for any_of in required for phrase in any_of)]
         tokens = sorted({token for phrase in phrases for token in phrase} - {end_id})
         states: list[_State] = [(frozenset(), ())]
@@ -51,7 +51,7 @@ class Automaton:
             return number[state]
 
         after, otherwise = [], []
-        for here, state in enumerate(states):  # which grows meanwhile
+        for here, state in enumerate(states):  # `states` grows meanwhile
             ends = here if len(state[0]) == len(required) else -1
             after.append([ends, *(place(_next(state, token, required, forbidden)) for token in tokens)])
             otherwise.append(place((state[0], ())))
@@ -59,14 +59,14 @@ class Automaton:
         return cls(accepting, torch.tensor([end_id, *tokens]), torch.tensor(after), torch.tensor(otherwise))
 
     def to(self, device: torch.device) -> Automaton:
-        """The same one on a device."""
+        """The same automaton on `device`."""
         return Automaton(*(x.to(device) for x in (self.accepting, self.tokens, self.after, self.otherwise)))
 
 
 def _next(
     state: _State, token: int, required: Sequence[Sequence[Phrase]], forbidden: Sequence[Phrase]
 ) -> _State | None:
-    """The state after one more token; None where a forbidden phrase would be complete."""
+    """The state after one more token; None where it would complete a forbidden phrase."""
     met, begun = state
     said = (*begun, token)
     if any(_ends_with(said, phrase) for phrase in forbidden):

@@ -1,13 +1,13 @@
-"""Batched beam search over any step decoder: plain, diverse, or with words that must occur.
+"""Batched beam search over any step decoder: plain, diverse or constrained by phrases.
 
-An image's beams are `groups` of `width` rows. Plain beam search is one group. In diverse beam search (Vijayakumar et al.,
-"Diverse Beam Search", 2018) each group is a search of its own that shuns what the groups before it say at the same step.
-Where words must occur (Anderson et al., "Guided Open Vocabulary Image Captioning with Constrained Beam Search", 2017)
-each state of a small automaton has a group, and a beam changes its group when it says one of the words.
+An image's beams are `groups` of `width` rows. Plain beam search has one group. In diverse beam search (Vijayakumar et
+al., "Diverse Beam Search", 2018) each group is a separate search, penalised for words that earlier groups say at the
+same step. In constrained beam search (Anderson et al., "Guided Open Vocabulary Image Captioning with Constrained Beam
+Search", 2017) each state of a small automaton has a group, and a beam changes its group when a word changes its state.
 
-A images still searched, of B · K = groups·width beams of an image · V vocabulary · T steps · R regions. Finished images leave
-the batch, an image's Memory is shared by its beams and never reordered, what beams have said is kept as tokens and
-parents of each step and read back at the end, and nothing in the loop runs once a hypothesis.
+A images still being searched, of B · K = groups·width beams per image · V vocabulary · T steps · R regions. Finished
+images leave the batch. An image's Memory is shared by its beams and never reordered. Hypotheses are kept as the tokens
+and parents of each step and read back at the end, so that nothing in the loop runs once per hypothesis.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Candidates(NamedTuple):
 
 
 class _Finished(NamedTuple):
-    """The best finished hypotheses of each group (diverse) or of all groups: all (A,P,W); score -inf: none."""
+    """The best finished hypotheses of each group (diverse) or of all groups together: all (A,P,W); score -inf: none."""
 
     score: Tensor
     log_prob: Tensor
@@ -54,16 +54,16 @@ class _Finished(NamedTuple):
 
 @dataclass
 class _Paths:
-    """What was said, a step at a time, for all B images: (B,K) each."""
+    """The steps of the search so far, for all B images: (B,K) each."""
 
     images: int
     tokens: list[Tensor] = field(default_factory=list)
     parents: list[Tensor] = field(default_factory=list)
     log_prob: list[Tensor] = field(default_factory=list)
-    looked: list[Tensor] = field(default_factory=list)  # (B,K,R), of the parents; empty where it is not kept
+    looked: list[Tensor] = field(default_factory=list)  # (B,K,R), of the parents; empty if attention is not kept
 
     def add(self, alive: Tensor, tokens: Tensor, parents: Tensor, log_prob: Tensor, looked: Tensor | None) -> None:
-        """One step of the images `alive`."""
+        """Adds one step of the images `alive`."""
         self.tokens.append(self._all(tokens, alive))
         self.parents.append(self._all(parents, alive))
         self.log_prob.append(self._all(log_prob, alive))
@@ -97,13 +97,13 @@ def beam_search(
     banned: Sequence[int] = (),
     attention: bool = False,
 ) -> list[list[Hypothesis]]:
-    """For each image of `features` (B,R,F), its `options.n` best captions, best first. Greedy is beam 1.
+    """The `options.n` best captions of each image of `features` (B,R,F), best first. Beam 1 is greedy search.
 
-    A search ends when no live beam can still get among the n best finished hypotheses. Those cut off at
-    `max_length` follow behind the finished ones, and only where these are fewer than n. `banned` ids are never said.
+    An image's search ends when no live beam can still enter its n best finished hypotheses. Hypotheses cut off at
+    `max_length` follow the finished ones, where these are fewer than n. `banned` ids are never said.
 
-    With `options.groups` the beams are so many searches of beam / groups each; first comes the best of each group, in
-    the order of their scores, then the second of each. With `options.required` every caption holds one phrase of each
+    With `options.groups`, each group is a separate search with beam / groups beams; the best of each group come first,
+    in order of score, then the second best of each. With `options.required`, every caption has one phrase of each
     requirement, and with `options.forbidden` none of these; each state of the automaton has `options.beam` beams.
     """
     plan = _Search(options, end_id)
@@ -115,7 +115,7 @@ def beam_search(
     for length in range(1, options.max_length + 1):
         step = decoder.step(tokens, state, memory)
         logits = step.logits.float()  # (A,K,V)
-        total = live.flatten(1) - logits.logsumexp(-1)  # (A,K): a word's log-probability is its logit and this
+        total = live.flatten(1) - logits.logsumexp(-1)  # (A,K): plus a word's logit, the beam's log-probability with it
         forbid(logits, history, banned, options.no_repeat_ngram)
         candidates = plan.candidates(logits, total)
         finished = plan.finish(finished, candidates, length)
@@ -157,11 +157,11 @@ class _Search:
         self.pools = options.groups  # an automaton's groups finish together
 
     def move_to(self, device: torch.device) -> None:
-        """Where the decoder computes."""
+        """Moves the automaton to `device`."""
         self.automaton = self.automaton and self.automaton.to(device)
 
     def begin(self, images: int, device: torch.device) -> tuple[Tensor, _Finished]:
-        """No words yet: all beams of a group are the same, so only the first one counts. live (A,G,W), nothing finished."""
+        """live (A,G,W), nothing finished. A group's beams are all equal before the first word, so only one counts."""
         live = torch.full((images, self.groups, self.width), NEVER, device=device)
         live[:, : self.pools, 0] = 0.0  # an automaton starts in its first state
         none = torch.full((images, self.pools, self.width), NEVER, device=device)
@@ -169,16 +169,16 @@ class _Search:
         return live, _Finished(none, none, zeros, zeros)
 
     def nothing(self, images: int, device: torch.device) -> _Found:
-        """Room for what will be found."""
+        """An empty result, to be filled in."""
         empty = torch.empty((images, self.options.n), device=device)
         ids = torch.zeros_like(empty, dtype=torch.long)
         return _Found(empty, empty.clone(), ids, ids.clone(), ids.bool())
 
     def candidates(self, logits: Tensor, total: Tensor) -> _Candidates:
-        """The best continuations: 2·width hold at least `width` that do not end, and any `<end>` worth keeping."""
+        """The best continuations. 2·width include at least `width` that do not end, and any `<end>` worth keeping."""
         if self.automaton is not None:
             return self._by_state(self.automaton, logits, total)
-        more = (self.groups - 1) * self.width  # so many words the other groups can spoil
+        more = (self.groups - 1) * self.width  # as many words as the other groups may penalise
         values, words = logits.topk(min(2 * self.width + more, logits.shape[-1]), dim=-1)  # (A,K,M)
         values = _grouped(values + total[..., None], self.groups)  # (A,G,W·M)
         parents = _grouped(_row_of(words, self.rows), self.groups)
@@ -196,7 +196,7 @@ class _Search:
         return _Candidates(*(torch.cat(parts, 1) for parts in zip(*chosen, strict=True)))
 
     def _by_state(self, automaton: Automaton, logits: Tensor, total: Tensor) -> _Candidates:
-        """Each state's best, from whichever state they come."""
+        """The best continuations into each state, from any state."""
         special = automaton.tokens
         named = logits[..., special]  # (A,K,S)
         logits[..., special] = NEVER
@@ -212,16 +212,16 @@ class _Search:
         return _top(reached, reached, words, parents, 2 * self.width)
 
     def go_on(self, candidates: _Candidates) -> tuple[Tensor, Tensor, Tensor]:
-        """The first `width` of each group that do not end: their tokens and parents (A,K), live (A,G,W)."""
+        """The first `width` of each group that do not end: tokens and parents (A,K), live (A,G,W)."""
         ends = candidates.tokens == self.end_id
         place = torch.arange(ends.shape[-1], device=ends.device)
-        order = (place + ends * len(place)).topk(self.width, largest=False).indices  # in their order
+        order = (place + ends * len(place)).topk(self.width, largest=False).indices  # keeps their order
         log_prob, tokens, parents = (x.gather(-1, order) for x in candidates)
         live = log_prob.masked_fill(tokens == self.end_id, NEVER)  # where fewer than `width` do not end
         return tokens.flatten(1), parents.flatten(1), live
 
     def finish(self, finished: _Finished, candidates: _Candidates, length: int) -> _Finished:
-        """The best of those finished before and those that end now."""
+        """The best of the hypotheses finished before and those that end now."""
         ends = (candidates.tokens == self.end_id) & candidates.log_prob.isfinite()
         score = (candidates.log_prob / length**self.options.length_penalty).masked_fill(~ends, NEVER)
         new = _Finished(score, candidates.log_prob, torch.full_like(candidates.tokens, length - 1), candidates.parents)
@@ -231,7 +231,7 @@ class _Search:
         return _Finished(*(x.gather(-1, order) for x in both))
 
     def is_done(self, live: Tensor, finished: _Finished) -> Tensor:
-        """(A,): no live beam can get among the n best. Log-probabilities only fall; a longer caption divides by more."""
+        """(A,): whether no live beam can enter the n best: log-probabilities only fall, and the divisor is bounded."""
         best = _grouped(live, self.pools).amax(-1)  # (A,P)
         needed = -(-self.options.n // self.pools)
         bound = best / self.options.max_length**self.options.length_penalty
@@ -239,9 +239,9 @@ class _Search:
         return settled.all(-1)
 
     def best(self, live: Tensor, finished: _Finished, length: int) -> _Found:
-        """The n best of each image: those finished by rank in their pool, then by score; behind them those cut off."""
+        """The n best of each image: finished ones by rank in their pool, then by score; behind them those cut off."""
         if self.automaton is not None:
-            live = live.masked_fill(~self.automaton.accepting[:, None], NEVER)  # not everything was said
+            live = live.masked_fill(~self.automaton.accepting[:, None], NEVER)  # a requirement is not met
         cut = live.flatten(1)  # (A,K)
         ended, rank = finished.score.flatten(1), torch.arange(self.width, device=cut.device).repeat(self.pools)
         parts = zip(
@@ -264,7 +264,7 @@ class _Search:
 
 
 def _top(wanted: Tensor, log_prob: Tensor, words: Tensor, parents: Tensor, count: int) -> _Candidates:
-    """The `count` most wanted of candidates (A,G,M), or all, padded by impossible ones."""
+    """The `count` most wanted of the candidates (A,G,M); padded with impossible ones if there are fewer."""
     missing = count - wanted.shape[-1]
     if missing > 0:
         wanted, log_prob = (pad(x, (0, missing), value=NEVER) for x in (wanted, log_prob))
@@ -279,7 +279,7 @@ def _grouped(x: Tensor, groups: int) -> Tensor:
 
 
 def _row_of(words: Tensor, rows: int) -> Tensor:
-    """(A,K,M): the number of the row."""
+    """(A,K,M): each word's row."""
     return torch.arange(rows, device=words.device)[:, None].expand_as(words)
 
 

@@ -1,6 +1,6 @@
-"""Several decoders, or several views of one image, as one decoder: probabilities averaged at each step.
+"""Several decoders, or several views of an image, as one decoder that averages their probabilities at each step.
 
-B images · K rows of an image · V vocabulary · R regions · M members
+B images · K rows per image · V vocabulary · R regions · M members
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from showtell.search.protocol import StepDecoder
 
 @dataclass(frozen=True)
 class Member:
-    """A decoder and how it differs from the others in what it sees.
+    """A decoder, and how its words and regions map to those of the others.
 
-    A member that sees the mirrored picture says "left" where the others say "right": `words` (V,) is its id for each id of
-    the others, and `regions` (R,) its region for each of theirs. With `aligned` False its regions are not theirs at all.
+    A member that sees the mirrored picture says "left" where the others say "right": `words` (V,) is its id for each of
+    their ids, and `regions` (R,) its region for each of theirs. If not `aligned`, its regions correspond to none.
     """
 
     decoder: StepDecoder
@@ -31,7 +31,7 @@ class Member:
 
 
 class EnsembleStep(NamedTuple):
-    """`logits` are log-probabilities; attention is the mean of the members' where their regions are the same."""
+    """`logits` are log-probabilities; attention is the aligned members' mean, None unless all have the same regions."""
 
     logits: Tensor
     state: tuple[Any, ...]
@@ -39,7 +39,7 @@ class EnsembleStep(NamedTuple):
 
 
 class EnsembleDecoder:
-    """Members under the same contract as one decoder: features, Memory and State are tuples of the members'."""
+    """Members behind the contract of one decoder: features, Memory and State are tuples of the members'."""
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = tuple(members)
@@ -55,7 +55,7 @@ class EnsembleDecoder:
         return tuple(member.decoder.init_state(own, rows) for member, own in pairs)
 
     def step(self, tokens: Tensor, state: tuple[Any, ...], memory: tuple[Any, ...]) -> EnsembleStep:
-        """tokens (B,K) -> log ( Σ p_m / M ), and what follows."""
+        """tokens (B,K) -> log(Σ p_m / M), the next State and attention."""
         log_probs, states, looked = [], [], []
         for member, own_state, own_memory in zip(self.members, state, memory, strict=True):
             words = member.words

@@ -1,6 +1,6 @@
-"""What a search needs of a decoder, and what it gives.
+"""What a search needs from a decoder, and what it returns.
 
-B images · K rows (beams or samples) of an image · V vocabulary · T steps · R regions
+B images · K rows (beams or samples) per image · V vocabulary · T steps · R regions
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NEVER = float("-inf")
 
 
 class StepLike(Protocol):
-    """What a step gives: logits (B,K,V), the next state, attention (B,K,R) or None."""
+    """The result of a step: logits (B,K,V), the next State, attention (B,K,R) or None."""
 
     @property
     def logits(self) -> Tensor:
@@ -39,18 +39,18 @@ class StepDecoder(Protocol):
         """features (B,R,F) -> Memory."""
 
     def init_state(self, memory: Any, rows: int) -> Any:
-        """The State of K rows an image before the first word."""
+        """The State of K rows per image before the first word."""
 
     def step(self, tokens: Tensor, state: Any, memory: Any) -> StepLike:
-        """tokens (B,K) -> the logits of the words after them."""
+        """tokens (B,K) -> the logits of the next words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
     """A caption as token ids, without `<start>` and `<end>`.
 
-    `log_prob` and `token_log_probs` are the model's own, in nats, the `<end>`'s included (last) where `finished`;
-    forbidden words keep their share of the probability, so that the numbers equal teacher forcing's.
+    `log_prob` and `token_log_probs` are the model's own, in nats, including `<end>` (last) where `finished`. Forbidden
+    words keep their share of the probability, so that the numbers equal those of teacher forcing.
     """
 
     tokens: tuple[int, ...]
@@ -62,7 +62,7 @@ class Hypothesis:
 
 
 def start_rows(decoder: StepDecoder, features: Any, rows: int, start_id: int) -> tuple[Any, Any, Tensor]:
-    """Memory, State and the first tokens (B,K) of K rows an image."""
+    """Memory, State and the first tokens (B,K) of K rows per image."""
     memory = decoder.prepare(features)
     state = decoder.init_state(memory, rows)
     first = _first_tensor(state)
@@ -70,18 +70,18 @@ def start_rows(decoder: StepDecoder, features: Any, rows: int, start_id: int) ->
 
 
 def take(tree: Any, rows: Tensor) -> Any:
-    """Every tensor (A,K,…) of a State, its rows in the order `rows` (A,J) -> (A,J,…)."""
+    """Selects `rows` (A,J) of every tensor (A,K,…) of a State -> (A,J,…)."""
     image = torch.arange(len(rows), device=rows.device)[:, None]
     return map_tensors(tree, lambda x: x[image, rows])
 
 
 def keep_images(tree: Any, left: Tensor) -> Any:
-    """Every tensor (A,…) of a Memory or a State, for the images `left` alone."""
+    """Selects the images `left` of every tensor (A,…) of a Memory or a State."""
     return map_tensors(tree, lambda x: x[left])
 
 
 def map_tensors(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same tuples, named or not, around changed tensors."""
+    """Applies `change` to every tensor in nested tuples, named or not."""
     if isinstance(tree, Tensor):
         return change(tree)
     parts = [map_tensors(part, change) for part in tree]
@@ -89,12 +89,12 @@ def map_tensors(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def worth_leaving(done: Tensor) -> bool:
-    """Whether so many images (A,) are done that the rest is worth copying: one in eight."""
+    """Whether enough images (A,) are done that copying the rest pays off: one in eight."""
     return 8 * int(done.sum()) >= len(done)
 
 
 def forbid(scores: Tensor, history: Tensor | None, banned: Sequence[int], ngram: int) -> None:
-    """Sets to -inf, in place, the words (A,K,V) that must not come next: banned ones, and ends of n-grams in `history`."""
+    """Sets `scores` (A,K,V) to -inf, in place, for banned words and those that would repeat an n-gram of `history`."""
     if banned:
         scores.index_fill_(-1, _tensor(tuple(banned), scores.device), NEVER)
     if ngram and history is not None and history.shape[-1] >= ngram:
@@ -104,9 +104,9 @@ def forbid(scores: Tensor, history: Tensor | None, banned: Sequence[int], ngram:
         scores[image, row, windows[image, row, window, -1]] = NEVER
 
 
-@functools.cache  # a recorded search reads it for as long as it is replayed
+@functools.cache  # a CUDA graph reads it for as long as it is replayed
 def _tensor(ids: tuple[int, ...], device: torch.device) -> Tensor:
-    """Copied to a GPU once: each copy waits for it, and none may be part of a CUDA graph."""
+    """Copied to the device once: copies block, and none may be part of a CUDA graph."""
     return torch.tensor(ids, device=device)
 
 

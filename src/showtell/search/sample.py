@@ -1,6 +1,6 @@
-"""Captions drawn from the model: for people (`sample`), and in bulk for self-critical training (`draw`).
+"""Captions sampled from the model: for people (`sample`), and in bulk for self-critical training (`draw`).
 
-A images that still speak, of B · K samples of an image · V vocabulary · T steps
+A images not yet finished, of B · K samples per image · V vocabulary · T steps
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from showtell.search.protocol import Hypothesis, StepDecoder, forbid, keep_image
 
 
 class Drawn(NamedTuple):
-    """Captions as tensors, as long as the longest one, or as the longest that may be where they are drawn `together`; what follows an `<end>` is `<end>`, with log-probability 0."""
+    """Captions as tensors, as long as the longest one, or `max_length` if drawn `together`.
+
+    Everything after an `<end>` is `<end>`, with log-probability 0.
+    """
 
     tokens: Tensor  # (B,K,T), `<end>` included, `<start>` not
     log_probs: Tensor  # (B,K,T), the model's own, in nats
@@ -34,12 +37,12 @@ def draw(
     generators: Sequence[torch.Generator] | None = None,
     together: bool = False,
 ) -> Drawn:
-    """`options.n` captions for each image of `features` (B,R,F).
+    """`options.n` sampled captions for each image of `features` (B,R,F).
 
-    Drawn at `options.temperature` from the smallest set of words that holds `options.top_p` of the probability; the
-    reported log-probabilities are the model's own. With a generator an image (on the CPU), what is drawn for an image
-    does not depend on the others of its batch. `together`: all go on for `options.max_length` steps, so that what is computed
-    does not depend on what is drawn, as a CUDA graph wants it.
+    Words are sampled at `options.temperature` from the smallest set that holds `options.top_p` of the probability; the
+    reported log-probabilities are the model's own. With one generator per image (on the CPU), an image's captions do
+    not depend on the rest of its batch. With `together`, all captions take `options.max_length` steps, so that the
+    computation does not depend on the words, as a CUDA graph requires.
     """
     memory, state, tokens = start_rows(decoder, features, options.n, start_id)
     alive = torch.arange(len(tokens), device=tokens.device)
@@ -76,7 +79,7 @@ def sample(
     banned: Sequence[int] = (),
     generators: Sequence[torch.Generator] | None = None,
 ) -> list[list[Hypothesis]]:
-    """`draw`, as hypotheses: likeliest first."""
+    """`draw`, as hypotheses: best score first."""
     drawn = draw(
         decoder, features, options=options, start_id=start_id, end_id=end_id, banned=banned, generators=generators
     )
@@ -91,15 +94,15 @@ def _draw(
     banned: Sequence[int],
     generators: Sequence[torch.Generator] | None,
 ) -> Tensor:
-    """Ids (A,K) drawn from log-probabilities (A,K,V): where a uniform number falls among the words' shares."""
+    """Ids (A,K) sampled from log-probabilities (A,K,V): where uniform numbers fall in the cumulative distribution."""
     allowed = log_probs / options.temperature
     forbid(allowed, history, banned, options.no_repeat_ngram)
     shares = allowed.softmax(-1)
     if options.top_p < 1:
         ordered, order = shares.sort(-1, descending=True)
-        tail = ordered.cumsum(-1) - ordered >= options.top_p  # the first word is always kept
+        tail = ordered.cumsum(-1) - ordered >= options.top_p  # the likeliest word is always kept
         shares = torch.zeros_like(shares).scatter(-1, order, ordered.masked_fill(tail, 0.0))
-    exact = torch.float32 if shares.device.type == "mps" else torch.float64  # which Apple's GPU does not have
+    exact = torch.float32 if shares.device.type == "mps" else torch.float64  # Apple's GPU has no float64
     upto = shares.to(exact).cumsum(-1)
     shape = (*shares.shape[:2], 1)
     if generators is None:
