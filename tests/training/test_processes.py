@@ -74,17 +74,13 @@ def test_a_step_too_large_for_the_accelerator(
         lambda: train(load_recipe(recipe_file), data=data, out=tmp_path / "run"),
     )
     with_cnn = 'train.phases=[{epochs=1, encoder_from="layers"}]'
-    for keys, hint in (
-        ([], "gradient_checkpointing=true"),
-        (["train.gradient_checkpointing=true"], "cuda_graphs=false"),
+    for name, keys, hint in (
+        ("cached", [], r", or try train\.cuda_graphs=false, which needs less$"),
+        ("cnn", [with_cnn], r", or try train\.gradient_checkpointing=true, which needs less$"),
+        ("less", [with_cnn, "train.gradient_checkpointing=true"], r"with --resume if the phase had only begun$"),
     ):
-        refuse(
-            RecipeError,
-            rf"or try train\.{hint}, which needs less$",
-            lambda keys=keys, hint=hint: train(
-                load_recipe(recipe_file, [with_cnn, *keys]), data=data, out=tmp_path / hint
-            ),
-        )
+        recipe = load_recipe(recipe_file, keys)
+        refuse(RecipeError, hint, lambda recipe=recipe, name=name: train(recipe, data=data, out=tmp_path / name))
 
 
 def test_what_else_is_too_large_is_a_sentence_too(

@@ -31,7 +31,7 @@ from showtell.errors import RecipeError, WeightsError, first_line, meant
 from showtell.images import ImageTransform
 from showtell.model.checkpointing import checkpointed
 from showtell.model.joining import Backbone, Grid, JoinRegions, Networks, coarsest, pair_sources
-from showtell.model.splitting import Stem, split, traced
+from showtell.model.splitting import Stem, split
 from showtell.paths import why_no_hub
 
 Pooled = bool | Literal["both"]
@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         self.pooled: Pooled = pooled
         sources = pair_sources(name, layer)
         self._stem: Stem | None = None
-        self._checkpointed: dict[str, GraphModule] | None = None  # by what they take, "images" or "maps"
+        self._checkpointed: dict[str, GraphModule] = {}  # by what they take, "images" or "maps"
         self._outputs = ["features"] if len(sources) == 1 else [f"features{i}" for i in range(len(sources))]
         backbones = []
         for model, file in _weight_files([model for model, _ in sources], weights).items():
@@ -180,15 +180,21 @@ class Encoder(nn.Module):
         return self._stem
 
     def checkpoint_gradients(self, wanted: bool) -> None:
-        """Whether what the layers compute that are trained is kept for their gradients, or computed again (`checkpointed`), which needs
-        less memory and more time. Of the layers that `unfreeze_from` chose before; `RecipeError` where this network cannot do it."""
-        self._checkpointed = {} if wanted else None
+        """Whether the activations of the layers that are trainable now are recomputed for their gradients, not kept (`checkpointed`),
+        which needs less memory and more time. `RecipeError` if this network cannot do it."""
+        self._checkpointed = {}
         if not wanted:
             return
+        device, side = next(self.network.parameters()).device, self.transform.size
         try:
             if isinstance(self.network, Networks):
                 raise RecipeError("it needs a single encoder")
-            traced(self.network)
+            # Outside autocast, which would remember casts that have no gradient.
+            images = torch.zeros(2, 3, side, side, device=device).contiguous(memory_format=self._layout)
+            self._checkpointed["images"] = checkpointed(self.network, images)
+            if self._stem is not None:
+                maps = self._stem.unpack(self.encode_below(images)).reshape(2, *self._stem.shape)
+                self._checkpointed["maps"] = checkpointed(self._stem.above, maps)
         except RecipeError as error:
             raise RecipeError(f"train.gradient_checkpointing: {error}; set it to false") from error
 
@@ -210,10 +216,8 @@ class Encoder(nn.Module):
         if self._stem is not None and images.shape[1:] != (3, self.transform.size, self.transform.size):
             network, takes = self._stem.above, "maps"
             images = images.reshape(len(images), *self._stem.shape)
-        if self._checkpointed is not None and torch.is_grad_enabled():
-            if takes not in self._checkpointed:
-                self._checkpointed[takes] = checkpointed(network, images)
-            network = self._checkpointed[takes]
+        if torch.is_grad_enabled():
+            network = self._checkpointed.get(takes, network)
         found: Tensor | dict[str, Tensor] = network(images)
         return [found[output] for output in self._outputs] if isinstance(found, dict) else [found]
 

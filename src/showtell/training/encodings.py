@@ -112,4 +112,5 @@ def _stem_fingerprints(encoder: Encoder, recipe: Recipe) -> frozenset[str]:
             encoder.checkpoint_gradients(bool(phase.encoder_from) and recipe.train.gradient_checkpointing)
         except RecipeError as error:
             raise RecipeError(f"{phase_key(number)}: {error}") from None
+    encoder.checkpoint_gradients(False)
     return frozenset(found)

@@ -84,10 +84,14 @@ def too_large(recipe: Recipe, phase: int, error: torch.OutOfMemoryError) -> Reci
     """The error, with advice, for a step of `phase` (from 0) that does not fit the accelerator's memory."""
     train, trains_encoder = recipe.train, recipe.train.phases[phase].encoder_from
     images = train.phases[phase].batch_images or train.batch_images
-    less = "gradient_checkpointing=true" if trains_encoder and not train.gradient_checkpointing else "cuda_graphs=false"
+    less = ", or try train.cuda_graphs=false, which needs less"
+    if trains_encoder and train.gradient_checkpointing:
+        less = ""
+    elif trains_encoder and len(recipe.encoder.names()) == 1:
+        less = ", or try train.gradient_checkpointing=true, which needs less"
     return RecipeError(
         f"{phase_key(phase)}: batches of {images} images are too large for the accelerator's memory ({first_line(error)}); "
-        f"set train.phases.{phase}.batch_images={max(1, images // 2)}, with --resume if the phase had only begun, or try train.{less}, which needs less"
+        f"set train.phases.{phase}.batch_images={max(1, images // 2)}, with --resume if the phase had only begun{less}"
     )
 
 
