@@ -154,7 +154,8 @@ def test_runs_side_by_side_are_compared(collected: RunReport, tmp_path: Path) ->
     assert not (tmp_path / "x.html").exists()
 
 
-def test_from_the_command_line(run: Path, scenes: Path, tmp_path: Path) -> None:
+def test_from_the_command_line(run: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no demo was run, whose folder is the recipe's
     out = tmp_path / "page.html"
     result = CliRunner().invoke(app, ["report", str(run), "--data", str(scenes), "--out", str(out)])
     assert result.exit_code == 0, result.stderr
