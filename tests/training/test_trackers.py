@@ -101,3 +101,4 @@ def test_what_cannot_be_told_is_said_before_training(told: Path, recipe_file: Pa
     (told.parent / "__init__.py").write_text("class Live:\n    def __init__(self): raise OSError('no login')\n")
     recipe = load_recipe(recipe_file, ['train.trackers=["dvclive"]'])
     refuse(RecipeError, r"dvclive cannot start \(no login\)", lambda: train(recipe, data=data, out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -180,8 +180,8 @@ class Encoder(nn.Module):
         return self._stem
 
     def checkpoint_gradients(self, wanted: bool) -> None:
-        """Whether the activations of the layers that are trainable now are recomputed for their gradients, not kept (`checkpointed`),
-        which needs less memory and more time. `RecipeError` if this network cannot do it."""
+        """Whether activations of the layers that are trainable now are recomputed for their gradients instead of kept
+        (`checkpointed`): less memory, more time. `RecipeError` if this network cannot do it."""
         self._checkpointed = {}
         if not wanted:
             return
@@ -305,8 +305,8 @@ def _backbone(
 
 
 def _layout(model: nn.Module) -> torch.memory_format:
-    """Channels last, in which convolutions are fast. Before torch 2.14 the gradient of a group norm whose input needs none ends the process in
-    that layout, so networks that have one keep theirs."""
+    """Channels last, in which convolutions are fast. Networks with group norms keep their layout before torch 2.14: in
+    channels last, the gradient of a group norm whose input needs none ends the process there."""
     crashes = TorchVersion(torch.__version__) < "2.14" and any(isinstance(m, nn.GroupNorm) for m in model.modules())
     return torch.contiguous_format if crashes else torch.channels_last
 

@@ -145,13 +145,11 @@ class Run:
             for sentence in self.samples.compared(start.vocabulary, start.config["training"].get("dataset")):
                 note(f"{recipe.train.start}: {sentence}")
         self.position = Position(data=self.samples.fingerprint(), encoder=self.encodings.began_with)
-        out.mkdir(parents=True, exist_ok=True)
-        tensors: dict[str, Tensor] = {}
-        if resuming:
-            tensors = self._go_on()
+        tensors = self._go_on() if resuming else {}
         self._trackers = None
         if recipe.train.trackers and self.accelerator.is_main_process:
             self._trackers = Trackers(self.accelerator, recipe, run=out.name, note=note)
+        out.mkdir(parents=True, exist_ok=True)
         self._start_phase(tensors)
         if self.accelerator.is_main_process:
             save_recipe(out, recipe)

@@ -34,22 +34,22 @@ class Trackers:
     def __init__(self, accelerator: Accelerator, recipe: Recipe, *, run: str, note: Callable[[str], None]) -> None:
         """Starts the trackers of `accelerator` in the project "showtell" and gives them the recipe. `RecipeError` if one cannot start."""
         self._accelerator, self._note = accelerator, note
-        self._names = ", ".join(recipe.train.trackers)
         config = dict(_flat(recipe.given_away().model_dump(mode="json")))
         named = {name: {_RUN_NAME[name]: run} for name in recipe.train.trackers if name in _RUN_NAME}
         try:
             accelerator.init_trackers("showtell", config=config, init_kwargs=named)
         except Exception as error:  # each client raises exceptions of its own
             raise RecipeError(
-                f"train.trackers: {self._names} cannot start ({first_line(error)}); log in there, or leave it out"
+                f"train.trackers: {', '.join(recipe.train.trackers)} cannot start ({first_line(error)}); log in there, or leave it out"
             ) from error
 
     def tell(self, points: Mapping[str, float], *, epoch: int) -> None:
         """Records the numbers of one epoch."""
-        try:
-            self._accelerator.log(dict(points), step=epoch)
-        except Exception as error:
-            self._note(f"epoch {epoch} is missing in {self._names}: {first_line(error)}")
+        for tracker in self._accelerator.trackers:
+            try:
+                tracker.log(dict(points), step=epoch)
+            except Exception as error:
+                self._note(f"epoch {epoch} is missing in {tracker.name}: {first_line(error)}")
 
     def close(self) -> None:
         """Ends them, so that they write what is left."""
