@@ -125,6 +125,10 @@ def _what(recipe: Recipe, training: Mapping[str, Any], precision: str) -> str:
             f"Trained on {training['train_images']} images of {training['dataset']}; epoch {training['epoch']}, kept for its "
             "CIDEr on the validation split."
         )
+    begun = recipe.train.phases[: training.get("phase", 0)]
+    if any(phase.objective == "distillation" for phase in begun) and (names := recipe.train.teachers):
+        whom = "another captioner says" if len(names) == 1 else f"{len(names)} captioners say together"
+        lines.append(f"It learned to say what {whom} ({', '.join(f'`{name}`' for name in names)}).")
     if made := training.get("made_with"):
         several = f", {made['processes']} processes" * (made["processes"] > 1)
         lines.append(

@@ -138,14 +138,15 @@ class PhaseConfig(_Section):
         le=1,
         description="share of input words that are the model's own at the end of the phase; it grows from 0",
     )
-    objective: Literal["cross-entropy", "self-critical"] = Field(
-        "cross-entropy", description="imitate the captions, or maximise the reward of generated ones"
+    objective: Literal["cross-entropy", "self-critical", "distillation"] = Field(
+        "cross-entropy",
+        description="imitate the captions, maximise the reward of generated ones, or imitate other captioners (train.teachers)",
     )
-    samples: int = Field(5, ge=1, le=100, description="self-critical: captions drawn per image")
+    samples: int = Field(5, ge=1, le=100, description="self-critical, distillation: captions drawn per image")
     temperature: float = Field(
         1.0,
         gt=0,
-        description="self-critical: captions are drawn from, and trained as, softmax(logits / temperature)",
+        description="self-critical: captions are drawn from, and trained as, softmax(logits / temperature); distillation: drawn from it",
     )
     baseline: Literal["others", "greedy"] = Field(
         "others",
@@ -171,10 +172,12 @@ class PhaseConfig(_Section):
             )
         if self.baseline == "others" and self.samples < 2 and self.objective == "self-critical":
             raise ValueError("baseline 'others' needs at least 2 samples; set baseline to 'greedy'")
-        if self.objective == "self-critical" and self.scheduled_sampling:
+        if self.objective != "cross-entropy" and self.scheduled_sampling:
             raise ValueError(
-                "scheduled_sampling goes with cross-entropy; a self-critical phase feeds its own words anyway"
+                f"scheduled_sampling goes with cross-entropy; a {self.objective} phase feeds its own words anyway"
             )
+        if self.objective == "distillation" and self.encoder_from:
+            raise ValueError("a distillation phase leaves the CNN as it is; leave encoder_from out")
         if min(self.reward.values()) < 0 or not any(self.reward.values()):
             raise ValueError("the weights of reward have to be 0 or more, and one of them more than 0")
         return self
@@ -186,6 +189,10 @@ class TrainConfig(_Section):
     start: str = Field(
         "",
         description="captioner to start from, a bundle or user/name on the hub: its CNN, decoder and words; --start on the command line",
+    )
+    teachers: tuple[str, ...] = Field(
+        (),
+        description="captioners whose words distillation phases imitate, bundles or user/name on the hub; --teacher on the command line",
     )
     seed: int = Field(
         0, ge=0, lt=2**32, description="seed of initial weights, order, views, dropout and drawn captions"
@@ -283,9 +290,8 @@ class Recipe(_Section):
     def given_away(self) -> Recipe:
         """The recipe for others to read: no folder of this machine, and only the last part of the data set's path."""
         kept = {"path": PureWindowsPath(self.data.path).name, "cache": ""}  # splits at both separators
-        start = self.train.start
-        on_the_hub = not (PurePosixPath(start).is_absolute() or PureWindowsPath(start).is_absolute())
-        train = self.train.model_copy(update={"start": start if on_the_hub else PureWindowsPath(start).name})
+        others = {"start": _name(self.train.start), "teachers": tuple(map(_name, self.train.teachers))}
+        train = self.train.model_copy(update=others)
         return self.model_copy(update={"data": self.data.model_copy(update=kept), "train": train})
 
     def turns(self) -> bool:
@@ -304,6 +310,12 @@ class Recipe(_Section):
         }  # fmt: skip
         tables |= {f"[phase {number}]": phase for number, phase in enumerate(self.phases(), start=1)}
         return [f"{name:10} {_chosen(table)}" for name, table in tables.items()]
+
+
+def _name(captioner: str) -> str:
+    """A captioner's name on the hub, or its folder's without the path."""
+    is_folder = PurePosixPath(captioner).is_absolute() or PureWindowsPath(captioner).is_absolute()
+    return PureWindowsPath(captioner).name if is_folder else captioner
 
 
 def _chosen(table: _Section) -> str:

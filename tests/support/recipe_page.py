@@ -43,7 +43,7 @@ def _table(title: str, section: Any) -> list[str]:
 
 def _default(field: Any) -> str:
     assert field.default is not PydanticUndefined
-    if isinstance(field.default, tuple):
+    if field.default and isinstance(field.default, tuple):
         return "one phase of defaults"
     if isinstance(field.default, dict):
         return f"`{{{', '.join(f'{key} = {value}' for key, value in field.default.items())}}}`"

@@ -25,9 +25,11 @@ from showtell.model.captioner import CaptionerModel
 from showtell.recipe import load_recipe
 from showtell.search import draw
 from showtell.training.graphs import Function, Recorded, Recorder, worth_recording
+from showtell.training.lesson import Lesson
 from showtell.training.loop import train_steps
-from showtell.training.objectives import CrossEntropy, Lesson, SelfCritical
+from showtell.training.objectives import CrossEntropy
 from showtell.training.run import train
+from showtell.training.self_critical import SelfCritical
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 WHERE = [pytest.param("cpu"), pytest.param("cuda", marks=on_gpu)]
@@ -140,7 +142,7 @@ def test_what_is_drawn_changes_with_chance_and_with_the_weights(
     assert all(p.grad is not None for p in model.decoder.parameters())
     with torch.no_grad():
         model.decoder.output.bias[vocabulary.end_id] = 1e4
-    drawn = objective._draw(model, batch.inputs, wrapped)
+    drawn = objective._own.draw(wrapped, batch.inputs)
     assert drawn.shape == (4, 4, 1)  # every caption ends at once
     assert bool((drawn == vocabulary.end_id).all())
 
@@ -236,14 +238,14 @@ def test_a_draw_that_is_not_replayed_ends_with_its_captions(
         asked.append(options["together"])
         return draw(*arguments, **options)
 
-    monkeypatch.setattr("showtell.training.objectives.draw", counted)
+    monkeypatch.setattr("showtell.training.own_captions.draw", counted)
     phase = PhaseConfig(objective="self-critical")
     objective = SelfCritical(
         images, vocabulary, phase=phase, search=SearchConfig(max_length=12), autocast=contextlib.nullcontext
     )
     wrapped, _ = recorded(model.eval(), "cpu")
     for many in (4, 3):  # a batch of three is smaller than the others
-        objective._draw(model, batch_of(model, images[:many], vocabulary, "cpu").inputs, wrapped)
+        objective._own.draw(wrapped, batch_of(model, images[:many], vocabulary, "cpu").inputs)
     assert asked == [True, False]
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from showtell.config import PhaseConfig, TrainConfig
 from showtell.data.dataset import Batch
+from showtell.training.lesson import Lesson
 from showtell.training.loop import train_steps
-from showtell.training.objectives import Lesson
 from showtell.training.optim import build_optimizer
 
 STEPS = 4

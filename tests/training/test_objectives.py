@@ -17,7 +17,9 @@ from showtell.errors import RecipeError
 from showtell.metrics import cider_d
 from showtell.model.captioner import CaptionerModel
 from showtell.recipe import load_recipe
-from showtell.training.objectives import CrossEntropy, SelfCritical, build_objective, drop_words, feed_own_words, teach
+from showtell.training.objectives import CrossEntropy, build_objective, drop_words, feed_own_words
+from showtell.training.own_captions import teach
+from showtell.training.self_critical import SelfCritical
 
 START, END = 1, 2
 
@@ -74,7 +76,7 @@ def test_the_gradient_is_the_policys(
     torch.manual_seed(7)
     lesson = objective(model.train(), batch, progress=0.0)
     torch.manual_seed(7)
-    drawn = objective._draw(model.eval(), batch.inputs)
+    drawn = objective._own.draw(model.eval(), batch.inputs)
     rewards = objective.reward(drawn, batch.image_ids)
     total, words = 0.0, 0
     for b in range(4):
@@ -175,7 +177,7 @@ def test_a_phase_has_its_objective(images: list[CaptionedImage], vocabulary: Voc
 def test_a_low_temperature_draws_what_is_likely(
     images: list[CaptionedImage], vocabulary: Vocabulary, model: CaptionerModel, batch: Batch
 ) -> None:
-    cold = self_critical(images, vocabulary, samples=3, temperature=1e-4)._draw(model.eval(), batch.inputs)
+    cold = self_critical(images, vocabulary, samples=3, temperature=1e-4)._own.draw(model.eval(), batch.inputs)
     assert (cold == cold[:, :1]).all()
-    warm = self_critical(images, vocabulary, samples=3)._draw(model.eval(), batch.inputs)
+    warm = self_critical(images, vocabulary, samples=3)._own.draw(model.eval(), batch.inputs)
     assert (warm != warm[:, :1]).any()

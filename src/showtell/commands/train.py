@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from showtell.commands.terminal import begun, need_data, need_weights, note, progress, speaks
+from showtell.commands.terminal import begun, need_bundle, need_data, need_weights, note, progress, speaks
 
 if TYPE_CHECKING:
     from showtell.config import Recipe
@@ -40,6 +41,14 @@ def train(
             help="A captioner to start from, a bundle's folder or user/name on the hub: its CNN, decoder and words.",
         ),
     ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="A captioner that a distillation phase imitates, a bundle's folder or user/name on the hub. May be repeated: "
+            "their probabilities are averaged.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run exactly.")] = False,
 ) -> None:
     """Train a captioner; every epoch ends with BLEU-1…4, ROUGE-L and CIDEr on the validation split."""
@@ -50,8 +59,12 @@ def train(
     need_weights(encoder_weights)
     if begin := start or resolved.train.start:
         resolved = begun(resolved, begin, overrides=overrides or [], encoder_weights=encoder_weights)
+    for name in teacher or ():
+        need_bundle(name)
     folder = out or Path("runs") / resolved.name
-    result = _run(resolved, data=data, encoder_weights=encoder_weights, out=folder, resume=resume)
+    result = _run(
+        resolved, data=data, encoder_weights=encoder_weights, teachers=teacher or (), out=folder, resume=resume
+    )
     if not speaks():
         return
     from showtell.metrics.evaluate import NAMES
@@ -62,7 +75,15 @@ def train(
     typer.echo(f"bundle: {result.bundle}")
 
 
-def _run(recipe: Recipe, *, data: Path | None, encoder_weights: Path | None, out: Path, resume: bool) -> TrainResult:
+def _run(
+    recipe: Recipe,
+    *,
+    data: Path | None,
+    encoder_weights: Path | None,
+    teachers: Sequence[str],
+    out: Path,
+    resume: bool,
+) -> TrainResult:
     note(f"recipe {recipe.name}; every key will be in {out / 'recipe.json'}")
     for line in recipe.lines():
         note(f"    {line}")
@@ -78,7 +99,7 @@ def _run(recipe: Recipe, *, data: Path | None, encoder_weights: Path | None, out
     try:
         with progress() as bar:
             return train_recipe(
-                recipe, data=data, encoder_weights=encoder_weights, out=out, resume=resume,
+                recipe, data=data, encoder_weights=encoder_weights, teachers=teachers, out=out, resume=resume,
                 report=report, note=note, progress=bar,
             )  # fmt: skip
     except KeyboardInterrupt:

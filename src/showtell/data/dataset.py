@@ -29,12 +29,18 @@ _POOL = 16  # batches sorted by length together: little padding, but a different
 class Batch:
     """`inputs` are features (B,R,F), images (B,3,S,S) or maps of a stem (B,C,h,w).
 
-    `tokens` (B,K,T) start with `<start>` and are padded with 0.
+    `tokens` (B,K,T) start with `<start>` and are padded with 0. `also` are other encoders' features of the same views.
     """
 
     inputs: Tensor
     tokens: Tensor
     image_ids: tuple[str, ...]
+    also: tuple[Tensor, ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        also = tuple(features.to(device) for features in self.also)
+        return Batch(self.inputs.to(device), self.tokens.to(device), self.image_ids, also)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +99,16 @@ def feature_batches(
     seed: int,
     epoch: int,
     max_tokens: int,
+    also: Sequence[Sequence[FeatureCache]] = (),
 ) -> Iterator[Batch]:
-    """Batches whose inputs come from caches: the CNN does not run.
+    """Batches whose inputs come from caches: the CNN does not run. `also` are other encoders' caches of these views.
 
     Each group gets one view of its image, drawn by (seed, epoch), and captions that are true of it. It gets the first
     view where any of the image's captions cannot be made true or, without `swap_words`, would have to change.
     """
     views, first = list(caches), next(iter(caches))
 
-    def sample(group: Group) -> tuple[Tensor, tuple[tuple[int, ...], ...]]:
+    def sample(group: Group) -> tuple[tuple[Tensor, ...], tuple[tuple[int, ...], ...]]:
         view, captions = first, group.captions
         if len(views) > 1:
             draw = random.Random(f"view {seed} {epoch} {group.image.image_id} {group.captions[0]}")
@@ -111,13 +118,19 @@ def feature_batches(
         tokens = group.tokens
         if captions != group.captions:
             tokens = tuple(tuple(vocabulary.encode(caption)[: max_tokens + 1]) for caption in captions)
-        row = caches[view].row(group.image.path)
+        number = views.index(view)
+        sources = (caches[view], *(others[number] for others in also))
+        return tuple(features_of(cache, group.image) for cache in sources), tokens
+
+    def features_of(cache: FeatureCache, image: CaptionedImage) -> Tensor:
+        row = cache.row(image.path)
         assert row is not None, "the caches are filled before training"
-        return caches[view].rows([row])[0], tokens
+        return cache.rows([row])[0]
 
     for groups in order:
-        features, tokens = zip(*map(sample, groups), strict=True)
-        yield Batch(torch.stack(features), pad(tokens), tuple(g.image.image_id for g in groups))
+        samples, tokens = zip(*map(sample, groups), strict=True)
+        inputs, *others = (torch.stack(features) for features in zip(*samples, strict=True))
+        yield Batch(inputs, pad(tokens), tuple(g.image.image_id for g in groups), tuple(others))
 
 
 def image_batches(

@@ -18,6 +18,7 @@ from showtell.model.splitting import Stem
 from showtell.paths import cache_folder, is_cache
 from showtell.recipe import phase_key
 from showtell.training.samples import HalfWay, Samples
+from showtell.training.teachers import Teachers
 
 Caches = dict[AugmentedView, FeatureCache]
 
@@ -26,32 +27,49 @@ class Encodings:
     """The caches of a run. Outputs of the initial encoder are of use to other runs and lie in the user's cache; those
     of weights that this run has trained lie in its own folder."""
 
-    def __init__(self, recipe: Recipe, encoder: Encoder, *, own: Path, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, encoder: Encoder, *, own: Path, device: torch.device, teachers: Teachers | None = None
+    ) -> None:
         """`encoder`: the run's initial one. `RecipeError` if a phase trains or caches a part that it does not have."""
         self.recipe, self.encoder, self.own, self.device = recipe, encoder, own, device
+        self._teachers = teachers
         self._stems = _stem_fingerprints(encoder, recipe)
         self.began_with = encoder.fingerprint()
 
     def encode(self, images: Tensor) -> Tensor:
         """images (B,3,S,S) -> features (B,R,F)"""
-        return self.encoder.encode(images.to(self.device))
+        return self._encode(self.encoder, images)
+
+    def _encode(self, encoder: Encoder, images: Tensor) -> Tensor:
+        return encoder.encode(images.to(self.device))
 
     def fill(self, samples: Samples, number: int, *, tidy: bool) -> None:
-        """Gives `samples` the caches of phase `number`: of features, or of outputs below the layers that it trains.
-        Encodes what is missing there. `tidy`: deletes what the run's own folder holds for earlier weights."""
+        """Gives `samples` the caches of phase `number`: of features, or of outputs below the layers that it trains; of
+        teachers' features too where it learns from those. Encodes what is missing there. `tidy`: deletes what the run's
+        own folder holds for earlier weights."""
         phase, encoder = self.recipe.train.phases[number], self.encoder
         ahead = 0 if self.device.type == "cpu" else 2
         if phase.encoder_from:
             stem = encoder.part_before(phase.encoder_from)
-            caches = self._open(phase, stem, stem.fingerprint, tidy=tidy)
+            if tidy:
+                self._tidy(stem.fingerprint)
+            caches = self._open(phase, stem, stem.fingerprint)
             samples.from_cache(caches, encode=self._encode_below, ahead=ahead, stem=stem)
             return
         now = encoder.fingerprint()
         half_way = (
             None if now == self.began_with else self._half_way(number)
         )  # other runs share that cache: encode from the images
-        caches = self._open(phase, encoder, now, tidy=tidy)
-        samples.from_cache(caches, encode=self.encode, ahead=ahead, half_way=half_way)
+        teachers = self._teachers if phase.objective == "distillation" else None
+        others = teachers.encoders(now) if teachers else {}
+        if tidy:
+            self._tidy(now, *others)
+        caches = self._open(phase, encoder, now)
+        also = [
+            (self._open(phase, other, fingerprint), functools.partial(self._encode, other))
+            for fingerprint, other in others.items()
+        ]
+        samples.from_cache(caches, encode=self.encode, ahead=ahead, half_way=half_way, also=also)
 
     def _encode_below(self, images: Tensor) -> Tensor:
         return self.encoder.encode_below(images.to(self.device))
@@ -65,7 +83,7 @@ class Encodings:
             stem = self.encoder.part_before(phase.encoder_from)
             self.encoder.requires_grad_(False)
             if self._is_shared(stem.fingerprint):
-                caches = self._open(phase, stem, stem.fingerprint, tidy=False)
+                caches = self._open(phase, stem, stem.fingerprint)
                 return HalfWay(caches, functools.partial(self._finish, stem))
         return None
 
@@ -78,20 +96,28 @@ class Encodings:
         one = self.recipe.data.cache and is_cache(Path(self.recipe.data.cache))
         return fingerprint == self.began_with or (fingerprint in self._stems and not one)
 
-    def _open(self, phase: PhaseConfig, source: Encoder | Stem, fingerprint: str, *, tidy: bool) -> Caches:
+    def _tidy(self, *needed: str) -> None:
+        """Deletes the run's own caches but those with the fingerprints `needed`, if the first is one of its own."""
+        if self._is_shared(needed[0]) or not self.own.is_dir():
+            return
+        kept = {self.own / fingerprint[:16] for fingerprint in needed}
+        for other in self.own.iterdir():
+            if other not in kept:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def _open(self, phase: PhaseConfig, source: Encoder | Stem, fingerprint: str) -> Caches:
         """One cache for each view of the phase; those after the first lie in the first one's folder."""
         caches, folder = {}, self.own / fingerprint[:16]
         if self._is_shared(fingerprint):
             folder = cache_folder(self.recipe.data.cache, fingerprint)
-        elif tidy and self.own.is_dir():
-            for other in self.own.iterdir():
-                if other != folder:
-                    shutil.rmtree(other, ignore_errors=True)
         of = self.recipe.encoder.describe()
-        if source is not self.encoder:
+        if isinstance(source, Stem):
             of += f", what comes out below {phase.encoder_from}"
+        elif source is not self.encoder:
+            of = "a teacher's encoder"
+        transform = source.transform if isinstance(source, Encoder) else self.encoder.transform
         for number in range(phase.cached_views):
-            view = AugmentedView(self.encoder.transform, number, phase.augment)
+            view = AugmentedView(transform, number, phase.augment)
             caches[view] = FeatureCache(
                 folder / view.name if number else folder, fingerprint=view.fingerprint(fingerprint), regions=source.regions,
                 feature_size=source.feature_size, of=of,

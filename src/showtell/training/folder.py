@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from showtell.config import OF_THE_CNN, Recipe
+from showtell.config import OF_THE_CNN, Recipe, TrainConfig
 from showtell.errors import RecipeError
 from showtell.paths import write_whole
 from showtell.training.checkpoint import read_position
@@ -29,12 +29,12 @@ _MAY_CHANGE = {
 }  # keys that do not shape training, so that a resumed run may change them
 
 
-def begun_with(out: Path) -> str:
-    """The captioner that the run in `out` started from; empty if there is none, or no run."""
+def begun_with(out: Path) -> TrainConfig | None:
+    """How the run in `out` is trained: which captioner it started from, and its teachers; None if there is no run."""
     try:
-        return Recipe.model_validate_json((out / "recipe.json").read_bytes()).train.start
+        return Recipe.model_validate_json((out / "recipe.json").read_bytes()).train
     except (OSError, ValidationError):
-        return ""
+        return None
 
 
 def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:

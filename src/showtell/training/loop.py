@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +15,7 @@ from showtell.data.dataset import Batch
 from showtell.errors import RecipeError, first_line
 from showtell.model.captioner import CaptionerModel
 from showtell.recipe import phase_key
-from showtell.training.objectives import Objective
+from showtell.training.lesson import Objective
 from showtell.training.optim import AveragedWeights, set_learning_rate
 
 
@@ -60,7 +60,7 @@ def train_steps(
         )
         window = min(train.accumulate, epoch_steps - index // train.accumulate * train.accumulate)
         complete = (index + 1) % train.accumulate == 0 or index + 1 == epoch_steps
-        batch = replace(batch, inputs=batch.inputs.to(accelerator.device), tokens=batch.tokens.to(accelerator.device))
+        batch = batch.to(accelerator.device)
         with contextlib.nullcontext() if complete else accelerator.no_sync(model):
             lesson = objective(model, batch, progress=(before + index) / phase_steps)
             accelerator.backward(lesson.loss / window)

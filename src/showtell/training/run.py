@@ -43,6 +43,7 @@ from showtell.training.processes import build_accelerator, check_processes, epoc
 from showtell.training.runlog import EpochReport, RunLog
 from showtell.training.samples import Samples
 from showtell.training.starting import begin_with, take_over
+from showtell.training.teachers import Teachers, taught_by
 from showtell.training.trackers import Trackers, check_trackers
 from showtell.training.validation import validate
 
@@ -70,6 +71,7 @@ def train(
     data: Path | None = None,
     encoder_weights: Path | None = None,
     start: Path | str | None = None,
+    teachers: Sequence[Path | str] = (),
     out: Path,
     resume: bool = False,
     report: Callable[[EpochReport], None] = lambda report: None,
@@ -78,14 +80,17 @@ def train(
 ) -> TrainResult:
     """Trains as `recipe` says and leaves the captioner of the best epoch in `out/bundle`.
 
-    `start` is a captioner to start from, a bundle or the hub's `user/name`: see `begin_with`.
+    `start` is a captioner to start from, a bundle or the hub's `user/name`: see `begin_with`. `teachers` are those that
+    the recipe's distillation phases imitate: see `taught_by`.
     `report` is called after every epoch, `note` with sentences for people, `progress` with (what, done, total).
     Raises `RecipeError`, `DataError`, `BundleError` and `DownloadError` for wrong input, before anything is written;
     `KeyboardInterrupt` when interrupted, after a checkpoint; `RecipeError` if the accelerator's memory is too small.
     """
     if data is not None:
         recipe = recipe.trained_on(data)
-    if begin := start or recipe.train.start or (begun_with(out) if resume else ""):
+    before = begun_with(out) if resume else None
+    recipe = taught_by(recipe, teachers or recipe.train.teachers or (before.teachers if before else ()))
+    if begin := start or recipe.train.start or (before.start if before else ""):
         recipe = begin_with(recipe, begin, encoder_weights=encoder_weights)
         if Path(recipe.train.start).resolve() == (out / "bundle").resolve():
             raise RecipeError(
@@ -131,19 +136,31 @@ class Run:
         torch.manual_seed(recipe.train.seed)
         self.accelerator = build_accelerator(recipe.train, out=out)
         start = load_bundle(resolve(recipe.train.start)) if recipe.train.start else None
-        known = start.vocabulary if start else None
-        self.samples = Samples(recipe, Path(recipe.data.path), note=note, progress=progress, known=known)
+        names = recipe.train.teachers
+        self.teachers = Teachers.load(names, self.accelerator.device) if names else None
+        if self.teachers and start:
+            self.teachers.check(start.vocabulary, of=recipe.train.start)
+        known = self.teachers or start
+        self.samples = Samples(
+            recipe, Path(recipe.data.path), note=note, progress=progress,
+            known=known.vocabulary if known else None, more_words=self.teachers is None,
+        )  # fmt: skip
         if recipe.encoder.pretrained and encoder_weights is None and start is None:
             note(f"encoder weights: {', '.join(recipe.encoder.names())}, from the hub or its cache on this machine")
         encoder = start.encoder if start else build_encoder(recipe, weights=encoder_weights)
         encoder = encoder.to(self.accelerator.device)
-        self.encodings = Encodings(recipe, encoder, own=out / "features", device=self.accelerator.device)
+        self.encodings = Encodings(
+            recipe, encoder, own=out / "features", device=self.accelerator.device, teachers=self.teachers
+        )
         self._weights_name = encoder_weights.name if encoder_weights is not None else ""
         self.model = build_model(recipe, encoder, len(self.samples.vocabulary)).to(self.accelerator.device)
         if start is not None:
             take_over(self.model.decoder, start.decoder)
             for sentence in self.samples.compared(start.vocabulary, start.config["training"].get("dataset")):
                 note(f"{recipe.train.start}: {sentence}")
+        elif self.teachers:
+            for sentence in self.samples.compared(self.teachers.vocabulary, None):
+                note(f"{names[0]}: {sentence}")
         self.position = Position(data=self.samples.fingerprint(), encoder=self.encodings.began_with)
         tensors = self._go_on() if resuming else {}
         self._trackers = None
@@ -332,7 +349,7 @@ class Run:
         self.phase_epochs = self._count_epochs()
         self.objective = build_objective(
             phase, train=self.recipe.train, search=self.recipe.search, vocabulary=self.samples.vocabulary,
-            images=self.samples.train_images, autocast=self.accelerator.autocast,
+            images=self.samples.train_images, teachers=self.teachers, autocast=self.accelerator.autocast,
         )  # fmt: skip
         self.trained = {name: t for name, t in unique_tensors(self.model).items() if t.requires_grad}
         self.optimizer = build_optimizer(

@@ -62,9 +62,11 @@ class Samples:
         note: Callable[[str], None],
         progress: Callable[[str, int, int], None],
         known: Vocabulary | None = None,
+        more_words: bool = True,
     ) -> None:
         """Reads the annotations at `path`. `DataError` if they cannot be read or give no vocabulary. `known` is the
-        vocabulary of the captioner that training starts from."""
+        vocabulary of the captioner that training starts from, or of its teachers; with `more_words`, new words of the
+        captions join it."""
         self._recipe, self._note, self._progress = recipe, note, progress
         self._workers = recipe.train.workers or decoding_threads()
         data = recipe.data
@@ -84,10 +86,13 @@ class Samples:
             Vocabulary.train(self.captions, kind=data.vocabulary, min_count=data.min_count, size=data.vocabulary_size)
             if known is None
             else known.with_words_of(self.captions, min_count=data.min_count)
+            if more_words
+            else known
         )
         self.train: list[Group] = []
         self.val: tuple[CaptionedImage, ...] = ()
         self.caches: Mapping[AugmentedView, FeatureCache] = {}  # empty while the images themselves are read
+        self._also: list[list[FeatureCache]] = []  # of other encoders, each the same views
         self._stem: Stem | None = None  # set if the caches hold its outputs instead of features
         self._broken: frozenset[Path] | None = None  # images that cannot be decoded; None until checked
 
@@ -122,7 +127,8 @@ class Samples:
             "the version that it began with"
         )
         began = " or began with a captioner of other words" if self._known is not None else ""
-        same = "--data and --start" if self._known is not None else "--data"
+        train = self._recipe.train
+        same = " and ".join(["--data", *["--start"] * bool(train.start), *["--teacher"] * bool(train.teachers)])
         raise RecipeError(
             f"{out} was trained on other images or captions than those found now{began}; give the same {same}, or use another --out"
             f"{copies if self._moved else ''}"
@@ -152,30 +158,41 @@ class Samples:
         ahead: int,
         stem: Stem | None = None,
         half_way: HalfWay | None = None,
+        also: Sequence[tuple[Mapping[AugmentedView, FeatureCache], Encode]] = (),
     ) -> None:
         """Reads a frozen encoder's features, or its `stem`'s outputs, from the caches, one per view; encodes what is
         missing there, from `half_way` where possible. Validation uses the first view. `ahead` is `encode_into`'s.
+        `also` are other encoders' caches of the same views, for training alone, and how those encode.
         Raises as `from_images` does, and `CacheError` if the disk is too small."""
         plain = next(iter(caches.values()))
         train_paths = image_paths(self._listed[0])
         wanted = [(cache, train_paths if view.number else self._paths()) for view, cache in caches.items()]
+        wanted += [(cache, train_paths) for others, _ in also for cache in others.values()]
         if (more := space_needed(wanted)) >= _WORTH_TELLING:
             self._note(f"features: up to {more / 1e9:.1f} GB more in {plain.folder}")
-        for view, cache in caches.items():
+
+        def fill(view: AugmentedView, cache: FeatureCache, encode: Encode, *, what: str = "encoding images") -> None:
             paths = self._paths()
-            if view.number:  # the first view is filled and has shown which images cannot be decoded
+            if cache is not plain:  # which is filled and has shown which images cannot be decoded
                 paths = [image.path for image in self._listed[0] if plain.row(image.path) is not None]
-            what = f"encoding images, view {view.number + 1} of {len(caches)}" if len(caches) > 1 else "encoding images"
+            what += f", view {view.number + 1} of {len(caches)}" if len(caches) > 1 else ""
             progress = functools.partial(self._progress, what)
-            if half_way and (source := half_way.cache(view)):
+            if cache in caches.values() and half_way and (source := half_way.cache(view)):
                 encode_rows(cache, paths, source=source, encode=half_way.finish, progress=progress)
             failures = encode_into(
                 cache, paths, encode=encode, transform=view, workers=self._workers, ahead=ahead,
                 progress=progress,
             )  # fmt: skip
             self._tell(failures)
+
+        for view, cache in caches.items():
+            fill(view, cache, encode)
+        for number, (others, theirs) in enumerate(also, start=1):
+            for view, cache in others.items():
+                fill(view, cache, theirs, what=f"encoding images for teachers, {number} of {len(also)}")
         self.caches, self._stem = caches, stem
-        needed = {"train": tuple(caches.values())}
+        self._also = [list(others.values()) for others, _ in also]
+        needed = {"train": (*caches.values(), *(cache for others in self._also for cache in others))}
         self._choose(
             lambda image: all(cache.row(image.path) is not None for cache in needed.get(image.split or "", (plain,)))
         )
@@ -189,7 +206,7 @@ class Samples:
             )  # fmt: skip
             self._tell(failures)
             self._broken = frozenset(failure.path for failure in failures)
-        self.caches, self._stem, broken = {}, None, self._broken
+        self.caches, self._stem, self._also, broken = {}, None, [], self._broken
         self._choose(lambda image: image.path not in broken)
 
     def order(self, epoch: int, *, batch_images: int) -> list[list[Group]]:
@@ -205,7 +222,7 @@ class Samples:
         if self.caches:
             batches = feature_batches(
                 order, self.caches, vocabulary=self.vocabulary, swap_words=not as_it_is,
-                seed=seed, epoch=epoch, max_tokens=max_tokens,
+                seed=seed, epoch=epoch, max_tokens=max_tokens, also=self._also,
             )  # fmt: skip
             if self._stem is None:
                 return batches
