@@ -381,6 +381,7 @@ def test_interruption_says_what_is_left(monkeypatch: pytest.MonkeyPatch, scenes:
     assert "--resume" in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_quiet(captioned: Path, tiny_bundle: Path) -> None:
     command = f"{sys.executable} -m showtell caption {tiny_bundle} {captioned}/images --format jsonl | head -c 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

@@ -128,7 +128,8 @@ def _what(recipe: Recipe, training: Mapping[str, Any], precision: str) -> str:
     begun = recipe.train.phases[: training.get("phase", 0)]
     if any(phase.objective == "distillation" for phase in begun) and (names := recipe.train.teachers):
         whom = "another captioner says" if len(names) == 1 else f"{len(names)} captioners say together"
-        lines.append(f"It learned to say what {whom} ({', '.join(f'`{name}`' for name in names)}).")
+        public = ", ".join(f"`{name}`" for name in names if "/" in name)  # of a folder, only the last part is known
+        lines.append(f"It learned to say what {whom}{public and f' ({public})'}.")
     if made := training.get("made_with"):
         several = f", {made['processes']} processes" * (made["processes"] > 1)
         lines.append(

@@ -241,6 +241,12 @@ class TrainConfig(_Section):
         (PhaseConfig(),), min_length=1, description="run one after the other, each from the best epoch so far"
     )
 
+    @field_validator("teachers", "trackers", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        """A single name is a list of one."""
+        return (value,) if isinstance(value, str) else value
+
 
 class SearchConfig(_Section):
     """Decoding defaults: used for validation, stored in the bundle."""

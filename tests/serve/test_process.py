@@ -205,6 +205,7 @@ def test_the_container_file() -> None:
     compile(health[2], "HEALTHCHECK", "exec")
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_run_is_no_success(tiny_bundle: Path) -> None:
     program = (
         "import sys\n"

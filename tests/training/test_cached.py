@@ -120,6 +120,7 @@ def test_maps_stay_with_the_run_where_the_named_cache_is_one_encoders(
     assert sorted(path.name for path in own.iterdir()) == sorted(CACHE_FILES)
 
 
+@pytest.mark.slow
 def test_a_phase_that_trains_from_cached_maps_is_resumed_exactly(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     phases = 'train.phases=[{epochs=2, encoder_from="layers.conv2", encoder_lr=1e-2, cached_views=2}, {epochs=1, cached_views=2}]'
     recipe = load_recipe(recipe_file, [f'data.cache="{tmp_path / "cache"}"', phases])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from showtell.bundle import build_encoder, build_model
+from showtell.bundle import build_encoder, build_model, load_bundle
 from showtell.config import PhaseConfig, Recipe, SearchConfig, TrainConfig
 from showtell.data.annotations import CaptionedImage
 from showtell.data.dataset import Batch, make_groups, pad
@@ -17,9 +19,11 @@ from showtell.errors import RecipeError
 from showtell.metrics import cider_d
 from showtell.model.captioner import CaptionerModel
 from showtell.recipe import load_recipe
+from showtell.training.distillation import Distillation
 from showtell.training.objectives import CrossEntropy, build_objective, drop_words, feed_own_words
 from showtell.training.own_captions import teach
 from showtell.training.self_critical import SelfCritical
+from showtell.training.teachers import Teachers
 
 START, END = 1, 2
 
@@ -159,13 +163,15 @@ def test_neutral_options_change_nothing(model: CaptionerModel, batch: Batch, voc
     assert first.value == second.value
 
 
-def test_a_phase_has_its_objective(images: list[CaptionedImage], vocabulary: Vocabulary) -> None:
-    common = {"train": TrainConfig(), "search": SearchConfig(), "vocabulary": vocabulary, "images": images}
-    built = [
-        build_objective(PhaseConfig(objective=name), autocast=contextlib.nullcontext, **common)  # type: ignore[arg-type]
-        for name in ("cross-entropy", "self-critical")
-    ]
-    assert [type(x) for x in built] == [CrossEntropy, SelfCritical]
+def test_a_phase_has_its_objective(images: list[CaptionedImage], vocabulary: Vocabulary, tiny_bundle: Path) -> None:
+    common: dict[str, Any] = {
+        "train": TrainConfig(), "search": SearchConfig(), "vocabulary": vocabulary, "images": images,
+        "teachers": Teachers([load_bundle(tiny_bundle)], names=["tiny"], device=torch.device("cpu")),
+        "autocast": contextlib.nullcontext,
+    }  # fmt: skip
+    names: tuple[Any, ...] = ("cross-entropy", "self-critical", "distillation")
+    built = [build_objective(PhaseConfig(objective=name), **common) for name in names]
+    assert [type(x) for x in built] == [CrossEntropy, SelfCritical, Distillation]
     with pytest.raises(RecipeError, match="at least 2 samples"):
         load_recipe("scenes", ['train.phases=[{objective="self-critical", samples=1}]'])
     with pytest.raises(RecipeError, match="0 or more"):

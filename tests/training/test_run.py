@@ -94,6 +94,7 @@ def test_few_images_get_more_epochs(recipe_file: Path, data: Path, tmp_path: Pat
     assert len([note for note in notes if note.startswith("phase ")]) == 1
 
 
+@pytest.mark.slow
 def test_patience_grows_with_the_epochs_and_both_have_an_end(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     """A rate that changes nothing: the first epoch stays the best, and ten times the epochs wait ten times as long."""
     recipe = load_recipe(recipe_file, ["train.phases=[{epochs=1, lr=1e-12, min_steps=1000}]", "train.patience=1"])
@@ -133,7 +134,11 @@ def test_eight_images_are_learnt_by_heart(decoder: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "lower", "upper"), [("small", "layers", "layers.conv2"), ("test_resnet.r160_in1k", "layer2", "layer3")]
+    ("name", "lower", "upper"),
+    [
+        ("small", "layers", "layers.conv2"),
+        pytest.param("test_resnet.r160_in1k", "layer2", "layer3", marks=pytest.mark.slow),
+    ],
 )
 def test_a_cnn_that_computes_twice_learns_the_same(
     name: str, lower: str, upper: str, recipe_file: Path, data: Path, tmp_path: Path

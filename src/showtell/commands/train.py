@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,12 +58,14 @@ def train(
     need_weights(encoder_weights)
     if begin := start or resolved.train.start:
         resolved = begun(resolved, begin, overrides=overrides or [], encoder_weights=encoder_weights)
-    for name in teacher or ():
-        need_bundle(name)
+    if names := teacher or resolved.train.teachers:
+        for name in names:
+            need_bundle(name)
+        from showtell.training.teachers import taught_by
+
+        resolved = taught_by(resolved, names)
     folder = out or Path("runs") / resolved.name
-    result = _run(
-        resolved, data=data, encoder_weights=encoder_weights, teachers=teacher or (), out=folder, resume=resume
-    )
+    result = _run(resolved, data=data, encoder_weights=encoder_weights, out=folder, resume=resume)
     if not speaks():
         return
     from showtell.metrics.evaluate import NAMES
@@ -75,15 +76,7 @@ def train(
     typer.echo(f"bundle: {result.bundle}")
 
 
-def _run(
-    recipe: Recipe,
-    *,
-    data: Path | None,
-    encoder_weights: Path | None,
-    teachers: Sequence[str],
-    out: Path,
-    resume: bool,
-) -> TrainResult:
+def _run(recipe: Recipe, *, data: Path | None, encoder_weights: Path | None, out: Path, resume: bool) -> TrainResult:
     note(f"recipe {recipe.name}; every key will be in {out / 'recipe.json'}")
     for line in recipe.lines():
         note(f"    {line}")
@@ -99,7 +92,7 @@ def _run(
     try:
         with progress() as bar:
             return train_recipe(
-                recipe, data=data, encoder_weights=encoder_weights, teachers=teachers, out=out, resume=resume,
+                recipe, data=data, encoder_weights=encoder_weights, out=out, resume=resume,
                 report=report, note=note, progress=bar,
             )  # fmt: skip
     except KeyboardInterrupt:

@@ -91,11 +91,15 @@ class AugmentedView:
     transform: ImageTransform
     number: int
     level: Augmentation = "light"
+    decoded_for: int = 0  # another transform's `enough`, whose crops are wanted; 0: its own
 
     @property
     def enough(self) -> int:
-        """The transform's: what a crop leaves of the picture is still larger than what it is resized to."""
-        return self.transform.enough
+        """The transform's: what a crop leaves of the picture is still larger than what it is resized to.
+
+        For crops the pixels decide, so that views of several transforms crop alike only if they decode alike.
+        """
+        return (self.decoded_for if self.number else 0) or self.transform.enough
 
     @property
     def mirrored(self) -> bool:
@@ -110,7 +114,8 @@ class AugmentedView:
     @property
     def name(self) -> str:
         """The name of its cache's folder, as in "strong-3-v1"."""
-        return f"{self.level}-{self.number}-v{_VERSION}"
+        otherwise = f"-{self.enough}" if self.enough != self.transform.enough else ""
+        return f"{self.level}-{self.number}-v{_VERSION}{otherwise}"
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB image -> float32 (3,size,size), normalised."""

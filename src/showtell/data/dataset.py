@@ -29,18 +29,19 @@ _POOL = 16  # batches sorted by length together: little padding, but a different
 class Batch:
     """`inputs` are features (B,R,F), images (B,3,S,S) or maps of a stem (B,C,h,w).
 
-    `tokens` (B,K,T) start with `<start>` and are padded with 0. `also` are other encoders' features of the same views.
+    `tokens` (B,K,T) start with `<start>` and are padded with 0. `of_teachers` are the features of the same views from
+    teachers' encoders.
     """
 
     inputs: Tensor
     tokens: Tensor
     image_ids: tuple[str, ...]
-    also: tuple[Tensor, ...] = ()
+    of_teachers: tuple[Tensor, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        also = tuple(features.to(device) for features in self.also)
-        return Batch(self.inputs.to(device), self.tokens.to(device), self.image_ids, also)
+        of_teachers = tuple(features.to(device) for features in self.of_teachers)
+        return Batch(self.inputs.to(device), self.tokens.to(device), self.image_ids, of_teachers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,10 @@ def feature_batches(
     seed: int,
     epoch: int,
     max_tokens: int,
-    also: Sequence[Sequence[FeatureCache]] = (),
+    of_teachers: Sequence[Sequence[FeatureCache]] = (),
 ) -> Iterator[Batch]:
-    """Batches whose inputs come from caches: the CNN does not run. `also` are other encoders' caches of these views.
+    """Batches whose inputs come from caches: the CNN does not run. `of_teachers`: for each encoder of teachers, its
+    caches of these views.
 
     Each group gets one view of its image, drawn by (seed, epoch), and captions that are true of it. It gets the first
     view where any of the image's captions cannot be made true or, without `swap_words`, would have to change.
@@ -119,7 +121,7 @@ def feature_batches(
         if captions != group.captions:
             tokens = tuple(tuple(vocabulary.encode(caption)[: max_tokens + 1]) for caption in captions)
         number = views.index(view)
-        sources = (caches[view], *(others[number] for others in also))
+        sources = (caches[view], *(theirs[number] for theirs in of_teachers))
         return tuple(features_of(cache, group.image) for cache in sources), tokens
 
     def features_of(cache: FeatureCache, image: CaptionedImage) -> Tensor:
@@ -129,8 +131,8 @@ def feature_batches(
 
     for groups in order:
         samples, tokens = zip(*map(sample, groups), strict=True)
-        inputs, *others = (torch.stack(features) for features in zip(*samples, strict=True))
-        yield Batch(inputs, pad(tokens), tuple(g.image.image_id for g in groups), tuple(others))
+        inputs, *theirs = (torch.stack(features) for features in zip(*samples, strict=True))
+        yield Batch(inputs, pad(tokens), tuple(g.image.image_id for g in groups), tuple(theirs))
 
 
 def image_batches(

@@ -123,7 +123,7 @@ def _charts(runs: Sequence[RunReport]) -> list[str]:
 
 
 def _taught(what: Literal["loss", "reward"], epochs: Sequence[Epoch], colour: int) -> Series:
-    """Loss or reward of the epochs that have one: cross-entropy phases a loss, self-critical ones a reward."""
+    """Loss or reward of the epochs that have one: self-critical phases have a reward, others a loss."""
     points = [(e.number, value) for e in epochs if (value := getattr(e, what)) is not None]
     kept = _kept(epochs)
     return Series(what, points, colour, kept if any(number == kept for number, _ in points) else None)

@@ -25,7 +25,8 @@ class Distillation:
     "Distilling the Knowledge in a Neural Network", 2015), on the model's own captions: what is imitated is how to go on
     from what it says, not from what it would never say (Agarwal et al., "On-Policy Distillation of Language Models",
     2024). Both distributions are those of the unsharpened softmax, which searches use; `temperature` is that of drawing.
-    The captions of the training images are not used.
+    People's captions are not learned. Label smoothing, word dropout and doubly stochastic attention apply to
+    cross-entropy only.
     """
 
     def __init__(
@@ -48,8 +49,8 @@ class Distillation:
         fed, targets = self._own.teach(drawn)
         words = targets != PAD
         with self.autocast():
-            wanted = self.teachers.log_probs((batch.inputs, *batch.also), fed, words)  # (N,V)
+            wanted = self.teachers.log_probs(batch.of_teachers, fed, words)  # (N,V)
         model.train()
         said = model(batch.inputs, fed).logits[words].float().log_softmax(-1)
-        loss = functional.kl_div(said, wanted, reduction="none", log_target=True).sum(-1).mean()
+        loss = functional.kl_div(said, wanted, reduction="batchmean", log_target=True)
         return Lesson(loss, loss.item(), len(wanted))

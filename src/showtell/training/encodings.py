@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from showtell.bundle import Bundle
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.augment import AugmentedView
 from showtell.data.features import FeatureCache
@@ -16,7 +17,7 @@ from showtell.errors import RecipeError
 from showtell.model.encoder import Encoder
 from showtell.model.splitting import Stem
 from showtell.paths import cache_folder, is_cache
-from showtell.recipe import phase_key
+from showtell.recipe import parse_recipe, phase_key
 from showtell.training.samples import HalfWay, Samples
 from showtell.training.teachers import Teachers
 
@@ -25,7 +26,7 @@ Caches = dict[AugmentedView, FeatureCache]
 
 class Encodings:
     """The caches of a run. Outputs of the initial encoder are of use to other runs and lie in the user's cache; those
-    of weights that this run has trained lie in its own folder."""
+    of weights that this run has trained lie in its own folder. Teachers' encoders are of use to other runs too."""
 
     def __init__(
         self, recipe: Recipe, encoder: Encoder, *, own: Path, device: torch.device, teachers: Teachers | None = None
@@ -60,16 +61,18 @@ class Encodings:
         half_way = (
             None if now == self.began_with else self._half_way(number)
         )  # other runs share that cache: encode from the images
-        teachers = self._teachers if phase.objective == "distillation" else None
-        others = teachers.encoders(now) if teachers else {}
+        others = self._teachers.encoders if self._teachers and phase.objective == "distillation" else {}
         if tidy:
             self._tidy(now, *others)
         caches = self._open(phase, encoder, now)
-        also = [
-            (self._open(phase, other, fingerprint), functools.partial(self._encode, other))
-            for fingerprint, other in others.items()
-        ]
-        samples.from_cache(caches, encode=self.encode, ahead=ahead, half_way=half_way, also=also)
+        of_teachers = []
+        for fingerprint, bundle in others.items():
+            theirs = bundle.encoder.to(self.device)
+            opened = caches if fingerprint == now else self._open(phase, theirs, fingerprint, of=_describe(bundle))
+            of_teachers.append((opened, functools.partial(self._encode, theirs)))
+        samples.from_cache(caches, encode=self.encode, ahead=ahead, half_way=half_way, of_teachers=of_teachers)
+        for bundle in others.values():
+            bundle.encoder.cpu()  # not needed any more
 
     def _encode_below(self, images: Tensor) -> Tensor:
         return self.encoder.encode_below(images.to(self.device))
@@ -92,9 +95,10 @@ class Encodings:
 
     def _is_shared(self, fingerprint: str) -> bool:
         """Whether the cache with this fingerprint lies in the user's cache. A `data.cache` that is itself a cache holds
-        no stem's."""
+        no stem's and no teacher's."""
         one = self.recipe.data.cache and is_cache(Path(self.recipe.data.cache))
-        return fingerprint == self.began_with or (fingerprint in self._stems and not one)
+        others = {*self._stems, *(self._teachers.encoders if self._teachers else ())}
+        return fingerprint == self.began_with or (fingerprint in others and not one)
 
     def _tidy(self, *needed: str) -> None:
         """Deletes the run's own caches but those with the fingerprints `needed`, if the first is one of its own."""
@@ -105,24 +109,26 @@ class Encodings:
             if other not in kept:
                 shutil.rmtree(other, ignore_errors=True)
 
-    def _open(self, phase: PhaseConfig, source: Encoder | Stem, fingerprint: str) -> Caches:
+    def _open(self, phase: PhaseConfig, source: Encoder | Stem, fingerprint: str, *, of: str = "") -> Caches:
         """One cache for each view of the phase; those after the first lie in the first one's folder."""
         caches, folder = {}, self.own / fingerprint[:16]
         if self._is_shared(fingerprint):
             folder = cache_folder(self.recipe.data.cache, fingerprint)
-        of = self.recipe.encoder.describe()
+        of = of or self.recipe.encoder.describe()
         if isinstance(source, Stem):
             of += f", what comes out below {phase.encoder_from}"
-        elif source is not self.encoder:
-            of = "a teacher's encoder"
         transform = source.transform if isinstance(source, Encoder) else self.encoder.transform
         for number in range(phase.cached_views):
-            view = AugmentedView(transform, number, phase.augment)
+            view = AugmentedView(transform, number, phase.augment, self.encoder.transform.enough)
             caches[view] = FeatureCache(
                 folder / view.name if number else folder, fingerprint=view.fingerprint(fingerprint), regions=source.regions,
                 feature_size=source.feature_size, of=of,
             )  # fmt: skip
         return caches
+
+
+def _describe(bundle: Bundle) -> str:
+    return parse_recipe(bundle.config["recipe"], where=str(bundle.path)).encoder.describe()
 
 
 def _stem_fingerprints(encoder: Encoder, recipe: Recipe) -> frozenset[str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,9 +24,9 @@ from showtell.config import PhaseConfig, TrainConfig
 from showtell.errors import first_line
 from showtell.model.captioner import CaptionerModel
 from showtell.model.contract import Output
+from showtell.training.lesson import Autocast
 from showtell.training.losses import PAD
 
-Autocast = Callable[[], AbstractContextManager[Any]]
 Function = Callable[..., Any]
 
 _STEPS = 4  # captions are padded to a multiple of this: few shapes, little padding

@@ -24,7 +24,8 @@ class OwnCaptions:
     """Draws `phase.samples` captions for each image from the softmax that `phase.temperature` sharpens."""
 
     def __init__(self, vocabulary: Vocabulary, *, phase: PhaseConfig, max_length: int) -> None:
-        self.vocabulary, self._unspoken = vocabulary, unspoken(vocabulary)
+        self.vocabulary = vocabulary
+        self.unspoken = unspoken(vocabulary)  # never drawn
         self.options = SearchOptions(n=phase.samples, max_length=max_length, temperature=phase.temperature)
 
     def draw(self, model: CaptionerModel | Recorded, features: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ class OwnCaptions:
         def drawn(features: Tensor, *, together: bool = False) -> Tensor:
             return draw(
                 captioner.decoder, features, options=self.options, start_id=v.start_id, end_id=v.end_id,
-                banned=self._unspoken, together=together,
+                banned=self.unspoken, together=together,
             ).tokens  # fmt: skip
 
         if not isinstance(model, Recorded):

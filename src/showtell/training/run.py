@@ -27,6 +27,7 @@ from showtell.bundle import (
 from showtell.choosing import keep_best_decoding
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage
+from showtell.data.vocabulary import Vocabulary
 from showtell.errors import RecipeError
 from showtell.hub import resolve
 from showtell.metrics import Protocol, Report, describe
@@ -71,7 +72,7 @@ def train(
     data: Path | None = None,
     encoder_weights: Path | None = None,
     start: Path | str | None = None,
-    teachers: Sequence[Path | str] = (),
+    teachers: Path | str | Sequence[Path | str] = (),
     out: Path,
     resume: bool = False,
     report: Callable[[EpochReport], None] = lambda report: None,
@@ -89,12 +90,22 @@ def train(
     if data is not None:
         recipe = recipe.trained_on(data)
     before = begun_with(out) if resume else None
-    recipe = taught_by(recipe, teachers or recipe.train.teachers or (before.teachers if before else ()))
     if begin := start or recipe.train.start or (before.start if before else ""):
         recipe = begin_with(recipe, begin, encoder_weights=encoder_weights)
-        if Path(recipe.train.start).resolve() == (out / "bundle").resolve():
+    if (
+        not (teachers or recipe.train.teachers)
+        and before
+        and any(p.objective == "distillation" for p in recipe.phases())
+    ):
+        teachers = before.teachers
+    recipe = taught_by(recipe, [teachers] if isinstance(teachers, str | Path) else teachers)
+    for name, what in (
+        (recipe.train.start, "to begin with"),
+        *((name, "that teaches") for name in recipe.train.teachers),
+    ):
+        if name and Path(name).resolve() == (out / "bundle").resolve():
             raise RecipeError(
-                f"--out {out}: the captioner to begin with lies there and would be written over; name another folder"
+                f"--out {out}: the captioner {what} lies there and would be written over; name another folder"
             )
     try:
         run = Run(recipe, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
@@ -133,13 +144,13 @@ class Run:
         check_decoder(recipe.decoder)
         check_trackers(recipe.train.trackers)
         torch.set_flush_denormal(True)  # denormals make an optimizer step more than ten times slower
-        torch.manual_seed(recipe.train.seed)
         self.accelerator = build_accelerator(recipe.train, out=out)
         start = load_bundle(resolve(recipe.train.start)) if recipe.train.start else None
         names = recipe.train.teachers
         self.teachers = Teachers.load(names, self.accelerator.device) if names else None
         if self.teachers and start:
             self.teachers.check(start.vocabulary, of=recipe.train.start)
+        torch.manual_seed(recipe.train.seed)  # loading others has drawn numbers
         known = self.teachers or start
         self.samples = Samples(
             recipe, Path(recipe.data.path), note=note, progress=progress,
@@ -159,7 +170,7 @@ class Run:
             for sentence in self.samples.compared(start.vocabulary, start.config["training"].get("dataset")):
                 note(f"{recipe.train.start}: {sentence}")
         elif self.teachers:
-            for sentence in self.samples.compared(self.teachers.vocabulary, None):
+            for sentence in self.samples.compared(self.teachers.vocabulary, self.teachers.dataset):
                 note(f"{names[0]}: {sentence}")
         self.position = Position(data=self.samples.fingerprint(), encoder=self.encodings.began_with)
         tensors = self._go_on() if resuming else {}
@@ -181,9 +192,21 @@ class Run:
                 f"{self.out} began with other weights of the encoder, or with a processor, torch or timm that computes it otherwise; give the "
                 f"same {'--start' if self.recipe.train.start else '--encoder-weights'} on such a machine, or use another --out"
             )
+        if self.teachers:
+            self._check_teachers(self.teachers)
         check_processes(self.position, self.accelerator.num_processes, out=self.out)
         self._restore_model(tensors)
         return tensors
+
+    def _check_teachers(self, teachers: Teachers) -> None:
+        """`RecipeError` unless a run that is resumed may go on with these: the same if any has taught it, and in any case
+        of the same words."""
+        if self.position.teachers and self.position.teachers != teachers.fingerprint:
+            raise RecipeError(
+                f"{self.out} has learned from other teachers than those given now; give the same, or use another --out"
+            )
+        if (known := self.out / "bundle" / "tokenizer.json").is_file():
+            teachers.check(Vocabulary.load(known), of=self.out)
 
     @property
     def phase(self) -> PhaseConfig:
@@ -346,6 +369,8 @@ class Run:
         chosen = encoder.unfreeze_from(phase.encoder_from) if phase.encoder_from else []
         encoder.checkpoint_gradients(self.recipe.train.gradient_checkpointing and bool(chosen))
         place.encoder_trained |= bool(chosen)
+        if phase.objective == "distillation" and self.teachers:
+            place.teachers = self.teachers.fingerprint
         self.phase_epochs = self._count_epochs()
         self.objective = build_objective(
             phase, train=self.recipe.train, search=self.recipe.search, vocabulary=self.samples.vocabulary,

@@ -17,8 +17,8 @@ class EpochReport:
 
     epoch: int  # from 1, over all phases
     phase: int  # from 1
-    train_loss: float | None  # nats per word, as trained (with smoothing and regularisers); None: self-critical
-    reward: float | None  # mean reward of the drawn captions; None: cross-entropy
+    train_loss: float | None  # nats per word, as trained: cross-entropy (with smoothing and regularisers) or divergence
+    reward: float | None  # mean reward of the drawn captions; None, as the loss is not, unless self-critical
     lr: float
     scores: dict[str, float]
     samples: list[str]

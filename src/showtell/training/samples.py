@@ -81,7 +81,7 @@ class Samples:
         self.name = annotations.root.resolve().name
         self._moved = annotations.moved
         self._listed = annotations.split("train"), annotations.split("val")
-        self._known = known
+        self._known, self._more_words = known, more_words
         self.vocabulary = (
             Vocabulary.train(self.captions, kind=data.vocabulary, min_count=data.min_count, size=data.vocabulary_size)
             if known is None
@@ -92,7 +92,7 @@ class Samples:
         self.train: list[Group] = []
         self.val: tuple[CaptionedImage, ...] = ()
         self.caches: Mapping[AugmentedView, FeatureCache] = {}  # empty while the images themselves are read
-        self._also: list[list[FeatureCache]] = []  # of other encoders, each the same views
+        self._of_teachers: list[list[FeatureCache]] = []  # for each of their encoders, the same views
         self._stem: Stem | None = None  # set if the caches hold its outputs instead of features
         self._broken: frozenset[Path] | None = None  # images that cannot be decoded; None until checked
 
@@ -112,9 +112,10 @@ class Samples:
         return list(dict.fromkeys(group.image for group in self.train))
 
     def fingerprint(self) -> str:
-        """A hash of the train split's image ids and captions, and of the vocabulary that training started from."""
+        """A hash of the train split's image ids and captions, and of the vocabulary that training started from; teachers
+        have a fingerprint of their own."""
         said = [[image.image_id, *image.captions] for image in self._listed[0]]
-        if self._known is not None:
+        if self._known is not None and self._more_words:
             said.append(self._known.listed())
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
@@ -126,19 +127,23 @@ class Samples:
             f"; this version puts copies into one split, for which it moved {self._moved} of these images: a run from before goes on with "
             "the version that it began with"
         )
-        began = " or began with a captioner of other words" if self._known is not None else ""
-        train = self._recipe.train
-        same = " and ".join(["--data", *["--start"] * bool(train.start), *["--teacher"] * bool(train.teachers)])
+        started = self._known is not None and self._more_words
+        began = " or began with a captioner of other words" if started else ""
+        same = "--data and --start" if started else "--data"
         raise RecipeError(
             f"{out} was trained on other images or captions than those found now{began}; give the same {same}, or use another --out"
             f"{copies if self._moved else ''}"
         )
 
     def compared(self, known: Vocabulary, trained_on: str | None) -> Iterator[str]:
-        """Notes on these samples for training that starts from a captioner with the vocabulary `known`. `DataError` if
-        their captions are in another language."""
+        """Notes on these samples for training with the vocabulary `known` of another captioner, one to start from or a
+        teacher. `DataError` if their captions are in another language."""
         yield f"{len(known)} words are taken over, {len(self.vocabulary) - len(known)} are new to it"
         unknown = self.vocabulary.unknown_rate(self.captions)
+        if unknown > _OTHER_LANGUAGE and not self._more_words:
+            raise DataError(
+                f"of the words in the captions the teacher knows {100 * (1 - unknown):.0f} %; name teachers of this language"
+            )
         if unknown > _OTHER_LANGUAGE:
             raise DataError(
                 f"of the words in the captions the captioner to begin with knows {100 * (1 - unknown):.0f} %, even with those that were added; "
@@ -158,18 +163,18 @@ class Samples:
         ahead: int,
         stem: Stem | None = None,
         half_way: HalfWay | None = None,
-        also: Sequence[tuple[Mapping[AugmentedView, FeatureCache], Encode]] = (),
+        of_teachers: Sequence[tuple[Mapping[AugmentedView, FeatureCache], Encode]] = (),
     ) -> None:
         """Reads a frozen encoder's features, or its `stem`'s outputs, from the caches, one per view; encodes what is
         missing there, from `half_way` where possible. Validation uses the first view. `ahead` is `encode_into`'s.
-        `also` are other encoders' caches of the same views, for training alone, and how those encode.
+        `of_teachers` are other encoders' caches of the same views, for training alone, and how those encode.
         Raises as `from_images` does, and `CacheError` if the disk is too small."""
         plain = next(iter(caches.values()))
         train_paths = image_paths(self._listed[0])
         wanted = [(cache, train_paths if view.number else self._paths()) for view, cache in caches.items()]
-        wanted += [(cache, train_paths) for others, _ in also for cache in others.values()]
-        if (more := space_needed(wanted)) >= _WORTH_TELLING:
-            self._note(f"features: up to {more / 1e9:.1f} GB more in {plain.folder}")
+        self._tell_space(wanted)
+        for theirs, _ in of_teachers:
+            self._tell_space([(cache, train_paths) for cache in theirs.values() if cache not in caches.values()])
 
         def fill(view: AugmentedView, cache: FeatureCache, encode: Encode, *, what: str = "encoding images") -> None:
             paths = self._paths()
@@ -187,12 +192,12 @@ class Samples:
 
         for view, cache in caches.items():
             fill(view, cache, encode)
-        for number, (others, theirs) in enumerate(also, start=1):
-            for view, cache in others.items():
-                fill(view, cache, theirs, what=f"encoding images for teachers, {number} of {len(also)}")
+        for number, (theirs, their_encode) in enumerate(of_teachers, start=1):
+            for view, cache in theirs.items():
+                fill(view, cache, their_encode, what=f"encoding images for teachers, {number} of {len(of_teachers)}")
         self.caches, self._stem = caches, stem
-        self._also = [list(others.values()) for others, _ in also]
-        needed = {"train": (*caches.values(), *(cache for others in self._also for cache in others))}
+        self._of_teachers = [list(theirs.values()) for theirs, _ in of_teachers]
+        needed = {"train": (*caches.values(), *(cache for theirs in self._of_teachers for cache in theirs))}
         self._choose(
             lambda image: all(cache.row(image.path) is not None for cache in needed.get(image.split or "", (plain,)))
         )
@@ -206,7 +211,7 @@ class Samples:
             )  # fmt: skip
             self._tell(failures)
             self._broken = frozenset(failure.path for failure in failures)
-        self.caches, self._stem, self._also, broken = {}, None, [], self._broken
+        self.caches, self._stem, self._of_teachers, broken = {}, None, [], self._broken
         self._choose(lambda image: image.path not in broken)
 
     def order(self, epoch: int, *, batch_images: int) -> list[list[Group]]:
@@ -222,7 +227,7 @@ class Samples:
         if self.caches:
             batches = feature_batches(
                 order, self.caches, vocabulary=self.vocabulary, swap_words=not as_it_is,
-                seed=seed, epoch=epoch, max_tokens=max_tokens, also=self._also,
+                seed=seed, epoch=epoch, max_tokens=max_tokens, of_teachers=self._of_teachers,
             )  # fmt: skip
             if self._stem is None:
                 return batches
@@ -244,6 +249,10 @@ class Samples:
             return cache.chunks(rows)
         unpack = self._stem.unpack
         return (encode(unpack(maps)) for maps in cache.chunks(rows, size=32))  # maps are larger than features
+
+    def _tell_space(self, wanted: Sequence[tuple[FeatureCache, Sequence[Path]]]) -> None:
+        if (more := space_needed(wanted)) >= _WORTH_TELLING:
+            self._note(f"features: up to {more / 1e9:.1f} GB more in {wanted[0][0].folder}")
 
     def _paths(self) -> list[Path]:
         return image_paths([image for part in self._listed for image in part])

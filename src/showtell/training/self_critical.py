@@ -17,7 +17,6 @@ from showtell.data.annotations import CaptionedImage
 from showtell.data.dataset import Batch
 from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import SearchOptions
-from showtell.generate import unspoken
 from showtell.metrics.reward import Reward
 from showtell.model.captioner import CaptionerModel
 from showtell.search import beam_search
@@ -51,8 +50,6 @@ class SelfCritical:
     ) -> None:
         self.vocabulary, self.phase, self.autocast = vocabulary, phase, autocast
         self._own = OwnCaptions(vocabulary, phase=phase, max_length=search.max_length)
-        # Never drawn, so not part of the policy: probability pushed there would be lost unnoticed.
-        self._unspoken = unspoken(vocabulary)
         self.place = {image.image_id: i for i, image in enumerate(images)}
         references = [[ids[1:] for ids in vocabulary.encode_all(image.captions)] for image in images]
         self.rewards = Reward.from_references(references, end=vocabulary.end_id)
@@ -71,7 +68,9 @@ class SelfCritical:
         with torch.backends.cudnn.flags(enabled=False):  # cuDNN's LSTM has no gradient in `eval()`
             output = model(features, fed)
         words = targets != PAD
-        logits = output.logits[words].index_fill(-1, torch.tensor(self._unspoken, device=targets.device), float("-inf"))
+        # What is never drawn is not part of the policy: probability pushed there would be lost unnoticed.
+        never = torch.tensor(self._own.unspoken, device=targets.device)
+        logits = output.logits[words].index_fill(-1, never, float("-inf"))
         surprise = cross_entropy(logits / self.phase.temperature, targets[words])
         weights = torch.from_numpy(advantages).to(surprise)[..., None].expand(words.shape)[words]
         return Lesson((weights * surprise).sum() / len(surprise), float(rewards.mean()), rewards.size)
@@ -96,7 +95,12 @@ class SelfCritical:
         v = self.vocabulary
         options = SearchOptions(beam=1, max_length=self._own.options.max_length)
         found = beam_search(
-            captioner.decoder, features, options=options, start_id=v.start_id, end_id=v.end_id, banned=self._unspoken
+            captioner.decoder,
+            features,
+            options=options,
+            start_id=v.start_id,
+            end_id=v.end_id,
+            banned=self._own.unspoken,
         )
         greedy = torch.full((len(found), 1, options.max_length), v.end_id)  # a cut caption has no room for `<end>`
         for row, (best, *_) in zip(greedy, found, strict=True):

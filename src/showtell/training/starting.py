@@ -47,17 +47,22 @@ def begin_with(
                 f"'{name.strip()}': a training that begins with {source} keeps its encoder, decoder and kind of vocabulary; leave it out"
             )
     dropout = {key: getattr(recipe.decoder, key) for key in OF_TRAINING if key in recipe.decoder.model_fields_set}
-    split = [key for key in _SPLIT if key not in recipe.data.model_fields_set]
-    data = {key: getattr(theirs.data, key) for key in (*_VOCABULARY, *split)}
+    recipe = data_as_in(recipe, theirs)
     start = str(source) if folder != Path(source) else str(folder.resolve())
     return recipe.model_copy(
         update={
             "encoder": theirs.encoder,
             "decoder": theirs.decoder.model_copy(update=dropout),
-            "data": recipe.data.model_copy(update=data),
             "train": recipe.train.model_copy(update={"start": start}),
         }
     )
+
+
+def data_as_in(recipe: Recipe, theirs: Recipe) -> Recipe:
+    """`recipe` with the kind of vocabulary of `theirs`, and its split unless `recipe` sets one."""
+    split = [key for key in _SPLIT if key not in recipe.data.model_fields_set]
+    data = {key: getattr(theirs.data, key) for key in (*_VOCABULARY, *split)}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=data)})
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ B images · K captions of an image · T steps · R regions · F feature size · 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,56 +13,75 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from showtell.bundle import Bundle, load_bundle
+from showtell.bundle import Bundle, load_bundle, read_recipe
 from showtell.config import Recipe
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import RecipeError
 from showtell.hub import need_folder, resolve
-from showtell.model.encoder import Encoder
 from showtell.recipe import phase_key
+from showtell.training.starting import data_as_in
 
 
-def taught_by(recipe: Recipe, teachers: Sequence[str | Path]) -> Recipe:
-    """`recipe` with these teachers: bundles' folders or `user/name` on the hub; those of the recipe if there are none.
+def taught_by(recipe: Recipe, teachers: Sequence[str | Path] = ()) -> Recipe:
+    """`recipe` with these teachers, bundles' folders or `user/name` on the hub; by default its own `train.teachers`.
 
-    Raises `RecipeError` where a distillation phase has no teacher or teachers have no such phase, `BundleError` if there
-    is no such captioner, and `DownloadError` if the hub cannot be reached.
+    A recipe that starts from no captioner also takes the first teacher's kind of vocabulary, and its split unless the
+    recipe sets one. Raises `RecipeError` where a distillation phase has no teacher or teachers have no such phase,
+    `BundleError` if there is no such captioner, and `DownloadError` if the hub cannot be reached.
     """
-    wanted = [str(name) for name in teachers] or list(recipe.train.teachers)
-    learns = [phase.objective == "distillation" for phase in recipe.train.phases]
-    if any(learns[: len(recipe.phases())]) and not wanted:
+    wanted = list(map(str, teachers)) or list(recipe.train.teachers)
+    distils = [phase.objective == "distillation" for phase in recipe.train.phases]
+    if any(distils[: len(recipe.phases())]) and not wanted:
         raise RecipeError(
-            f'{phase_key(learns.index(True))}: objective is "distillation", and nobody teaches; name captioners to imitate with --teacher BUNDLE, '
-            "or as train.teachers"
+            f'{phase_key(distils.index(True))}: objective is "distillation", and nobody teaches; name captioners to imitate with '
+            '--teacher BUNDLE, or in the recipe as train.teachers=["BUNDLE"]'
         )
-    if wanted and not any(learns):
+    if not wanted:
+        return recipe
+    if not any(distils):
         raise RecipeError(
-            f'--teacher {wanted[0]}: no phase of the recipe learns from a teacher; set objective = "distillation" in one, or leave --teacher '
-            "out"
+            f'teacher {wanted[0]}: no phase of the recipe learns from one; set objective = "distillation" in a phase, or name no teacher'
         )
     names = []
     for name in wanted:
         folder = need_folder(resolve(name))
         names.append(name if folder != Path(name) else str(folder.resolve()))
+    if not recipe.train.start:
+        recipe = data_as_in(recipe, read_recipe(need_folder(resolve(names[0]))))
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"teachers": tuple(names)})})
 
 
 class Teachers:
-    """Several captioners that say together what the next word is: the mean of their probabilities."""
+    """Captioners that say together what the next word is: by the mean of their probabilities."""
 
-    def __init__(self, bundles: Sequence[Bundle]) -> None:
-        """`RecipeError` if they have different words."""
-        self._bundles = tuple(bundles)
-        self.vocabulary = self._bundles[0].vocabulary
-        for other in self._bundles[1:]:
-            self.check(other.vocabulary, of=other.path)
-        self._fingerprints = [bundle.encoder.fingerprint() for bundle in self._bundles]
-        self._sources: list[int] = []  # of each teacher: 0 for the student's features, n for the n-th of `encoders`
+    def __init__(self, bundles: Sequence[Bundle], *, names: Sequence[str], device: torch.device) -> None:
+        """`names` are those that errors use. `RecipeError` if the bundles have different words.
+
+        Decoders move to `device`; encoders stay on the CPU, as they are only used while caches are filled.
+        """
+        self._names, self._decoders = tuple(names), [bundle.decoder for bundle in bundles]
+        self.vocabulary = bundles[0].vocabulary
+        self.dataset: str | None = bundles[0].config["training"].get("dataset")
+        self.encoders: dict[str, Bundle] = {}  # by fingerprint, each once: whose encoder it is
+        self._sees: list[int] = []  # the place among `encoders` of each teacher's own
+        weights = hashlib.sha256()
+        for name, bundle in zip(names, bundles, strict=True):
+            self.check(bundle.vocabulary, of=name)
+            fingerprint = bundle.encoder.to(device).fingerprint()  # which depends on the device's precision
+            bundle.encoder.cpu()
+            self.encoders.setdefault(fingerprint, bundle)
+            self._sees.append(list(self.encoders).index(fingerprint))
+            weights.update(fingerprint.encode())
+            for _, tensor in sorted(bundle.decoder.state_dict().items()):
+                weights.update(tensor.cpu().contiguous().numpy().tobytes())
+            for module in bundle.decoder.modules():
+                module.to(device)
+        self.fingerprint = weights.hexdigest()
 
     @classmethod
     def load(cls, names: Sequence[str], device: torch.device) -> Teachers:
         """Loads bundles, from folders or the hub. Raises as `load_bundle` and `resolve` do."""
-        return cls([load_bundle(resolve(name), device) for name in names])
+        return cls([load_bundle(resolve(name)) for name in names], names=names, device=device)
 
     def check(self, vocabulary: Vocabulary, *, of: str | Path) -> None:
         """`RecipeError` unless `vocabulary`, that of the captioner `of`, has the teachers' words with the same ids."""
@@ -70,28 +90,16 @@ class Teachers:
             return
         how = f"{len(found)} and {len(wanted)}" if len(found) != len(wanted) else "as many, but not the same"
         raise RecipeError(
-            f"{of} has other words than the teacher {self._bundles[0].path} ({how}); "
+            f"{of} has other words than the teacher {self._names[0]} ({how}); "
             "a captioner and its teachers need the same, from the same captions and vocabulary settings"
         )
 
-    def encoders(self, students: str) -> dict[str, Encoder]:
-        """Their encoders by fingerprint, each once, without those that are the student's, whose fingerprint is given.
-        From now on `log_probs` expects features in this order, the student's first."""
-        pairs = zip(self._fingerprints, self._bundles, strict=True)
-        found = {fingerprint: bundle.encoder for fingerprint, bundle in pairs if fingerprint != students}
-        order = [students, *found]
-        self._sources = [order.index(fingerprint) for fingerprint in self._fingerprints]
-        return found
-
     @torch.no_grad()
     def log_probs(self, features: Sequence[Tensor], fed: Tensor, words: Tensor) -> Tensor:
-        """Each encoder's features (B,R,F), input words (B,K,T), and which of them count (B,K,T) -> log-probabilities of
-        the words after those (N,V), in nats."""
-        of_each = (
-            bundle.decoder(features[source], fed).logits[words].float().log_softmax(-1)
-            for bundle, source in zip(self._bundles, self._sources, strict=True)
-        )
-        total = next(of_each)
-        for more in of_each:
-            total = torch.logaddexp(total, more)
-        return total - math.log(len(self._bundles))
+        """Features (B,R,F) from each of `encoders`, input words (B,K,T), and which of those count (B,K,T) ->
+        log-probabilities of the words after them (N,V), in nats."""
+        of_each = [
+            decoder(features[place], fed).logits[words].float().log_softmax(-1)
+            for decoder, place in zip(self._decoders, self._sees, strict=True)
+        ]
+        return torch.stack(of_each).logsumexp(0) - math.log(len(of_each))

@@ -116,6 +116,9 @@ def tune(
         from showtell.training.starting import begin_with
 
         recipe = begin_with(recipe, recipe.train.start, changed=space, encoder_weights=encoder_weights)
+    from showtell.training.teachers import taught_by
+
+    recipe = taught_by(recipe)
     study = _Study.open(out, recipe, space, seed, str((data or Path(recipe.data.path)).resolve()))
     done: dict[int, Trial] = {}
     for trial in study.finished():
