@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from showtell.bundle import build_encoder, build_model
+from showtell.bundle import build_encoder, build_model, load_bundle
 from showtell.config import PhaseConfig, Recipe, SearchConfig, TrainConfig
 from showtell.data.annotations import CaptionedImage
 from showtell.data.dataset import Batch, make_groups, pad
@@ -24,12 +24,14 @@ from showtell.decoding import SearchOptions
 from showtell.model.captioner import CaptionerModel
 from showtell.recipe import load_recipe
 from showtell.search import draw
+from showtell.training.distillation import Distillation
 from showtell.training.graphs import Function, Recorded, Recorder, worth_recording
 from showtell.training.lesson import Lesson
 from showtell.training.loop import train_steps
 from showtell.training.objectives import CrossEntropy
 from showtell.training.run import train
 from showtell.training.self_critical import SelfCritical
+from showtell.training.teachers import Teachers
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 WHERE = [pytest.param("cpu"), pytest.param("cuda", marks=on_gpu)]
@@ -145,6 +147,37 @@ def test_what_is_drawn_changes_with_chance_and_with_the_weights(
     drawn = objective._own.draw(wrapped, batch.inputs)
     assert drawn.shape == (4, 4, 1)  # every caption ends at once
     assert bool((drawn == vocabulary.end_id).all())
+
+
+@pytest.mark.parametrize("device", WHERE)
+def test_what_teachers_say_is_learned_from_what_is_replayed(
+    device: str, images: list[CaptionedImage], vocabulary: Vocabulary, model: CaptionerModel, tiny_bundle: Path
+) -> None:
+    bundle = dataclasses.replace(load_bundle(tiny_bundle), vocabulary=vocabulary)
+    torch.manual_seed(2)
+    another = build_model(load_recipe("scenes", ["encoder.image_size=32"]), model.encoder, len(vocabulary))
+    bundle = dataclasses.replace(bundle, encoder=model.encoder, decoder=another.decoder.eval())
+    teachers = Teachers([bundle], names=["another"], device=torch.device(device))
+    model.to(device)
+    objective = Distillation(
+        teachers, vocabulary, phase=PhaseConfig(objective="distillation", samples=3),
+        search=SearchConfig(max_length=12), autocast=contextlib.nullcontext,
+    )  # fmt: skip
+    batch = batch_of(model, images[:4], vocabulary, device)
+    batch = dataclasses.replace(batch, of_teachers=(batch.inputs,))
+    wrapped, recorder = recorded(model, device)
+    optimizer = torch.optim.Adam(model.decoder.parameters(), lr=1e-2)
+    values = []
+    for _ in range(12):
+        lesson = objective(wrapped, batch, progress=0.0)  # type: ignore[arg-type]
+        lesson.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        values.append(lesson.value)
+        del lesson
+    assert values[-1] < values[0] / 2
+    if isinstance(recorder, NothingRecorded):
+        assert {name for name, _ in recorder.asked} == {"function", "decoder"}
 
 
 def test_captions_drawn_together_are_those_drawn_apart(model: CaptionerModel, vocabulary: Vocabulary) -> None:

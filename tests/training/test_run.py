@@ -183,20 +183,22 @@ def _names(of: dict[str, tuple[object, ...]]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_several_processes_train_together(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+def test_several_processes_train_together(recipe_file: Path, data: Path, whole: Path, tmp_path: Path) -> None:
     phases = (
         'train.phases=[{epochs=1}, {epochs=1, encoder_from="layers"}, {epochs=1, objective="self-critical", samples=2},'
-        '{epochs=1, objective="self-critical", samples=2, encoder_from="layers.conv2", cached_views=2}]'
+        '{epochs=1, objective="self-critical", samples=2, encoder_from="layers.conv2", cached_views=2},'
+        '{epochs=1, objective="distillation", samples=2}]'
     )
     done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
             "-m", "showtell", "train", str(recipe_file), phases, "--data", str(data), "--out", str(tmp_path / "run"),
+            "--teacher", str(whole / "bundle"),
         ],
         env={**os.environ, "ACCELERATE_USE_CPU": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
+    assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4, 5]
     assert done.stdout.count("epoch   1") == done.stdout.count("bundle:") == 1  # one of them speaks
     training = load_bundle(tmp_path / "run" / "bundle").config["training"]
     found = evaluate_bundle(tmp_path / "run" / "bundle", data, split="val")
