@@ -53,9 +53,8 @@ def said_together(*bundles: Bundle) -> Teachers:
 
 
 def divergence(student: Bundle, teachers: Teachers, *features: torch.Tensor) -> float:
-    """The student's from its teachers, on captions that it draws, without dropout."""
-    model = CaptionerModel(student.encoder, student.decoder)
-    model.train = lambda mode=True: model  # type: ignore[method-assign]
+    """The student's from its teachers, on captions that it draws."""
+    model = CaptionerModel(student.encoder, student.decoder).train()
     objective = Distillation(
         teachers, student.vocabulary, phase=PhaseConfig(objective="distillation"),
         search=SearchConfig(max_length=12), autocast=contextlib.nullcontext,

@@ -25,8 +25,9 @@ class Distillation:
     "Distilling the Knowledge in a Neural Network", 2015), on the model's own captions: what is imitated is how to go on
     from what it says, not from what it would never say (Agarwal et al., "On-Policy Distillation of Language Models",
     2024). Both distributions are those of the unsharpened softmax, which searches use; `temperature` is that of drawing.
-    People's captions are not learned. Label smoothing, word dropout and doubly stochastic attention apply to
-    cross-entropy only.
+    People's captions are not learned. There is no dropout: with it, what is learned is another captioner than the one
+    that draws, and scores fell (experiments/LOG.md). Label smoothing, word dropout and doubly stochastic attention apply
+    to cross-entropy only.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Distillation:
         words = targets != PAD
         with self.autocast():
             wanted = self.teachers.log_probs(batch.of_teachers, fed, words)  # (N,V)
-        model.train()
-        said = model(batch.inputs, fed).logits[words].float().log_softmax(-1)
+        with torch.backends.cudnn.flags(enabled=False):  # cuDNN's LSTM has no gradient in `eval()`
+            said = model(batch.inputs, fed).logits[words].float().log_softmax(-1)
         loss = functional.kl_div(said, wanted, reduction="batchmean", log_target=True)
         return Lesson(loss, loss.item(), len(wanted))

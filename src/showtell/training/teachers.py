@@ -76,6 +76,9 @@ class Teachers:
                 weights.update(tensor.cpu().contiguous().numpy().tobytes())
             for module in bundle.decoder.modules():
                 module.to(device)
+            # Nobody trains them, but torch multiplies inputs that are not contiguous by frozen weights one image at a time.
+            for parameter in bundle.decoder.parameters():
+                parameter.requires_grad_(True)
         self.fingerprint = weights.hexdigest()
 
     @classmethod
