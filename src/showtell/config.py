@@ -304,6 +304,10 @@ class Recipe(_Section):
         """Whether training rotates pictures, so that the captioner has no notion of up."""
         return any(phase.augment == "aerial" for phase in self.phases())
 
+    def distils(self) -> bool:
+        """Whether a phase learns from teachers, even one that `train.max_phases` leaves for later."""
+        return any(phase.objective == "distillation" for phase in self.train.phases)
+
     def phases(self) -> tuple[PhaseConfig, ...]:
         """The phases that will run: the first `train.max_phases`."""
         return self.train.phases[: self.train.max_phases or None]

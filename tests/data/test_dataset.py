@@ -163,6 +163,23 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[AugmentedView, 
     return caches, images
 
 
+def test_teachers_features_are_of_the_view_that_is_drawn(
+    seen: tuple[dict[AugmentedView, FeatureCache], list[CaptionedImage]],
+) -> None:
+    caches, images = seen
+    vocabulary = Vocabulary.train([image.captions[0] for image in images], min_count=1)
+    groups = make_groups(images, vocabulary, captions_per_image=5, max_tokens=20)
+    drawn = set()
+    for epoch in range(8):
+        (batch,) = feature_batches(
+            [groups], caches, vocabulary=vocabulary, swap_words=True, seed=0, epoch=epoch, max_tokens=20,
+            of_teachers=[list(caches.values()), list(caches.values())],
+        )  # fmt: skip
+        assert [torch.equal(theirs, batch.inputs) for theirs in batch.of_teachers] == [True, True]
+        drawn.add(float(batch.inputs[0]))  # red is on the left or on the right
+    assert len(drawn) > 1
+
+
 @pytest.mark.parametrize("swap_words", [True, False])
 def test_a_view_is_true_of_all_captions_of_an_image(
     swap_words: bool, seen: tuple[dict[AugmentedView, FeatureCache], list[CaptionedImage]]

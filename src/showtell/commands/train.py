@@ -58,14 +58,16 @@ def train(
     need_weights(encoder_weights)
     if begin := start or resolved.train.start:
         resolved = begun(resolved, begin, overrides=overrides or [], encoder_weights=encoder_weights)
-    if names := teacher or resolved.train.teachers:
-        for name in names:
-            need_bundle(name)
-        from showtell.training.teachers import taught_by
+    for name in teacher or resolved.train.teachers:
+        need_bundle(name)
+    if teacher:
+        from showtell.training.teachers import keep_vocabulary
 
-        resolved = taught_by(resolved, names)
+        keep_vocabulary([override.partition("=")[0] for override in overrides or []], teacher[0])
     folder = out or Path("runs") / resolved.name
-    result = _run(resolved, data=data, encoder_weights=encoder_weights, out=folder, resume=resume)
+    result = _run(
+        resolved, data=data, encoder_weights=encoder_weights, teachers=teacher or [], out=folder, resume=resume
+    )
     if not speaks():
         return
     from showtell.metrics.evaluate import NAMES
@@ -76,10 +78,20 @@ def train(
     typer.echo(f"bundle: {result.bundle}")
 
 
-def _run(recipe: Recipe, *, data: Path | None, encoder_weights: Path | None, out: Path, resume: bool) -> TrainResult:
+def _run(
+    recipe: Recipe,
+    *,
+    data: Path | None,
+    encoder_weights: Path | None,
+    teachers: list[str],
+    out: Path,
+    resume: bool,
+) -> TrainResult:
     note(f"recipe {recipe.name}; every key will be in {out / 'recipe.json'}")
     for line in recipe.lines():
         note(f"    {line}")
+    if teachers:
+        note(f"    teachers: {', '.join(teachers)}")
     from showtell.training.run import train as train_recipe
     from showtell.training.runlog import EpochReport
 
@@ -92,7 +104,7 @@ def _run(recipe: Recipe, *, data: Path | None, encoder_weights: Path | None, out
     try:
         with progress() as bar:
             return train_recipe(
-                recipe, data=data, encoder_weights=encoder_weights, out=out, resume=resume,
+                recipe, data=data, encoder_weights=encoder_weights, teachers=teachers, out=out, resume=resume,
                 report=report, note=note, progress=bar,
             )  # fmt: skip
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import itertools
 import json
 from collections import Counter
@@ -144,6 +145,10 @@ class Vocabulary:
     def listed(self) -> list[str]:
         """All tokens, in order of their ids."""
         return [str(self._tokenizer.id_to_token(i)) for i in range(len(self))]
+
+    def fingerprint(self) -> str:
+        """A hash of all tokens and their order."""
+        return hashlib.sha256(json.dumps(self.listed()).encode()).hexdigest()
 
     def unknown_rate(self, captions: Iterable[str]) -> float:
         """The share, 0 … 1, of words in `captions` that the vocabulary does not have."""

@@ -53,14 +53,14 @@ def load_backbone(
     model = _create(name, pretrained=pretrained and weights is None)
     if weights is not None:
         _load(model, weights)
-    transform = transform_of(model, image_size=image_size, crop=crop)
+    transform = _transform_of(model, image_size=image_size, crop=crop)
     prefix = int(getattr(model, "num_prefix_tokens", 0))
     layout = _layout(model)
     network = _cut(model, name, layers).to(memory_format=layout)
     return Backbone(name, network, tuple(layers), transform, prefix, layout)
 
 
-def transform_of(model: nn.Module, *, image_size: int = 0, crop: str = "") -> ImageTransform:
+def _transform_of(model: nn.Module, *, image_size: int = 0, crop: str = "") -> ImageTransform:
     """The transform that comes with a timm model's weights, at another size or crop where asked for."""
     known = resolve_model_data_config(model)
     size = image_size or int(known["input_size"][-1])

@@ -24,7 +24,8 @@ class Position:
 
     data: str = ""  # fingerprints of the training data and of the initial encoder
     encoder: str = ""
-    teachers: str = ""  # fingerprint of those that have taught; empty: none has yet
+    words: str = ""  # and of the vocabulary; empty: not recorded
+    teachers: str = ""  # and of those that have taught; empty: none has yet
     phase: int = 0
     phase_epoch: int = 0  # finished epochs of this phase
     epoch: int = 0  # finished epochs of the run

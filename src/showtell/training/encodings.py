@@ -64,11 +64,15 @@ class Encodings:
         others = self._teachers.encoders if self._teachers and phase.objective == "distillation" else {}
         if tidy:
             self._tidy(now, *others)
-        caches = self._open(phase, encoder, now)
+        # Views of several sizes crop alike only if they decode alike; the largest needs the most.
+        enough = max(transform.enough for transform in (encoder.transform, *(b.transform for b in others.values())))
+        caches = self._open(phase, encoder, now, decoded_for=enough)
         of_teachers = []
         for fingerprint, bundle in others.items():
             theirs = bundle.encoder.to(self.device)
-            opened = caches if fingerprint == now else self._open(phase, theirs, fingerprint, of=_describe(bundle))
+            opened = caches
+            if fingerprint != now:
+                opened = self._open(phase, theirs, fingerprint, decoded_for=enough, of=_describe(bundle))
             of_teachers.append((opened, functools.partial(self._encode, theirs)))
         samples.from_cache(caches, encode=self.encode, ahead=ahead, half_way=half_way, of_teachers=of_teachers)
         for bundle in others.values():
@@ -109,7 +113,9 @@ class Encodings:
             if other not in kept:
                 shutil.rmtree(other, ignore_errors=True)
 
-    def _open(self, phase: PhaseConfig, source: Encoder | Stem, fingerprint: str, *, of: str = "") -> Caches:
+    def _open(
+        self, phase: PhaseConfig, source: Encoder | Stem, fingerprint: str, *, decoded_for: int = 0, of: str = ""
+    ) -> Caches:
         """One cache for each view of the phase; those after the first lie in the first one's folder."""
         caches, folder = {}, self.own / fingerprint[:16]
         if self._is_shared(fingerprint):
@@ -119,7 +125,7 @@ class Encodings:
             of += f", what comes out below {phase.encoder_from}"
         transform = source.transform if isinstance(source, Encoder) else self.encoder.transform
         for number in range(phase.cached_views):
-            view = AugmentedView(transform, number, phase.augment, self.encoder.transform.enough)
+            view = AugmentedView(transform, number, phase.augment, decoded_for or transform.enough)
             caches[view] = FeatureCache(
                 folder / view.name if number else folder, fingerprint=view.fingerprint(fingerprint), regions=source.regions,
                 feature_size=source.feature_size, of=of,

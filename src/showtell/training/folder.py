@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from showtell.config import OF_THE_CNN, Recipe, TrainConfig
+from showtell.config import OF_THE_CNN, Recipe
 from showtell.errors import RecipeError
 from showtell.paths import write_whole
 from showtell.training.checkpoint import read_position
@@ -30,10 +30,11 @@ _MAY_CHANGE = {
 }  # keys that do not shape training, so that a resumed run may change them
 
 
-def begun_with(out: Path) -> TrainConfig | None:
-    """How the run in `out` is trained: which captioner it started from, and its teachers; None if there is no run."""
+def begun_with(out: Path) -> Recipe | None:
+    """The recipe of the run in `out`, which names the captioner that it started from, and its teachers; None if there is
+    no run."""
     try:
-        return Recipe.model_validate_json((out / "recipe.json").read_bytes()).train
+        return Recipe.model_validate_json((out / "recipe.json").read_bytes())
     except (OSError, ValidationError):
         return None
 

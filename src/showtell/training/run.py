@@ -27,7 +27,6 @@ from showtell.bundle import (
 from showtell.choosing import keep_best_decoding
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage
-from showtell.data.vocabulary import Vocabulary
 from showtell.errors import RecipeError
 from showtell.hub import resolve
 from showtell.metrics import Protocol, Report, describe
@@ -90,15 +89,13 @@ def train(
     if data is not None:
         recipe = recipe.trained_on(data)
     before = begun_with(out) if resume else None
-    if begin := start or recipe.train.start or (before.start if before else ""):
+    if begin := start or recipe.train.start or (before.train.start if before else ""):
         recipe = begin_with(recipe, begin, encoder_weights=encoder_weights)
-    if (
-        not (teachers or recipe.train.teachers)
-        and before
-        and any(p.objective == "distillation" for p in recipe.phases())
-    ):
-        teachers = before.teachers
-    recipe = taught_by(recipe, [teachers] if isinstance(teachers, str | Path) else teachers)
+    if isinstance(teachers, str | Path):
+        teachers = [teachers]
+    if before and recipe.distils() and not (teachers or recipe.train.teachers):
+        teachers = before.train.teachers
+    recipe = taught_by(recipe, teachers, before=before)
     for name, what in (
         (recipe.train.start, "to begin with"),
         *((name, "that teaches") for name in recipe.train.teachers),
@@ -146,7 +143,7 @@ class Run:
         torch.set_flush_denormal(True)  # denormals make an optimizer step more than ten times slower
         self.accelerator = build_accelerator(recipe.train, out=out)
         start = load_bundle(resolve(recipe.train.start)) if recipe.train.start else None
-        names = recipe.train.teachers
+        names = recipe.train.teachers if recipe.distils() else ()
         self.teachers = Teachers.load(names, self.accelerator.device) if names else None
         if self.teachers and start:
             self.teachers.check(start.vocabulary, of=recipe.train.start)
@@ -172,7 +169,11 @@ class Run:
         elif self.teachers:
             for sentence in self.samples.compared(self.teachers.vocabulary, self.teachers.dataset):
                 note(f"{names[0]}: {sentence}")
-        self.position = Position(data=self.samples.fingerprint(), encoder=self.encodings.began_with)
+        self.position = Position(
+            data=self.samples.fingerprint(),
+            encoder=self.encodings.began_with,
+            words=self.samples.vocabulary.fingerprint(),
+        )
         tensors = self._go_on() if resuming else {}
         self._trackers = None
         if recipe.train.trackers and self.accelerator.is_main_process:
@@ -192,21 +193,19 @@ class Run:
                 f"{self.out} began with other weights of the encoder, or with a processor, torch or timm that computes it otherwise; give the "
                 f"same {'--start' if self.recipe.train.start else '--encoder-weights'} on such a machine, or use another --out"
             )
-        if self.teachers:
-            self._check_teachers(self.teachers)
+        if self.position.words not in ("", began.words):
+            raise RecipeError(
+                f"{self.out} was trained with other words than those found now; give the same --start and --teacher, or use another --out"
+            )
+        self.position.words = began.words
+        if self.teachers and self.position.teachers not in ("", self.teachers.fingerprint):
+            raise RecipeError(
+                f"{self.out} has learned from other teachers than those given now, or with a processor, torch or timm that computes them "
+                "otherwise; give the same, on such a machine, or use another --out"
+            )
         check_processes(self.position, self.accelerator.num_processes, out=self.out)
         self._restore_model(tensors)
         return tensors
-
-    def _check_teachers(self, teachers: Teachers) -> None:
-        """`RecipeError` unless a run that is resumed may go on with these: the same if any has taught it, and in any case
-        of the same words."""
-        if self.position.teachers and self.position.teachers != teachers.fingerprint:
-            raise RecipeError(
-                f"{self.out} has learned from other teachers than those given now; give the same, or use another --out"
-            )
-        if (known := self.out / "bundle" / "tokenizer.json").is_file():
-            teachers.check(Vocabulary.load(known), of=self.out)
 
     @property
     def phase(self) -> PhaseConfig:
@@ -369,8 +368,6 @@ class Run:
         chosen = encoder.unfreeze_from(phase.encoder_from) if phase.encoder_from else []
         encoder.checkpoint_gradients(self.recipe.train.gradient_checkpointing and bool(chosen))
         place.encoder_trained |= bool(chosen)
-        if phase.objective == "distillation" and self.teachers:
-            place.teachers = self.teachers.fingerprint
         self.phase_epochs = self._count_epochs()
         self.objective = build_objective(
             phase, train=self.recipe.train, search=self.recipe.search, vocabulary=self.samples.vocabulary,
@@ -413,6 +410,8 @@ class Run:
         if not self.accelerator.is_main_process:
             return
         place = self.position
+        if self.teachers and (place.phase_epoch or place.step) and self.phase.objective == "distillation":
+            place.teachers = self.teachers.fingerprint
         model = unique_tensors(self.model)
         tensors = {f"model/{n}": t for n, t in model.items() if n.startswith("decoder.") or place.encoder_trained}
         tensors |= optimizer_tensors(self.optimizer) if place.phase_epoch or place.step else {}

@@ -112,10 +112,10 @@ class Samples:
         return list(dict.fromkeys(group.image for group in self.train))
 
     def fingerprint(self) -> str:
-        """A hash of the train split's image ids and captions, and of the vocabulary that training started from; teachers
-        have a fingerprint of their own."""
+        """A hash of the train split's image ids and captions, and of the vocabulary of the captioner that training started
+        from."""
         said = [[image.image_id, *image.captions] for image in self._listed[0]]
-        if self._known is not None and self._more_words:
+        if self._known is not None and self._recipe.train.start:
             said.append(self._known.listed())
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
@@ -127,7 +127,7 @@ class Samples:
             f"; this version puts copies into one split, for which it moved {self._moved} of these images: a run from before goes on with "
             "the version that it began with"
         )
-        started = self._known is not None and self._more_words
+        started = bool(self._recipe.train.start)
         began = " or began with a captioner of other words" if started else ""
         same = "--data and --start" if started else "--data"
         raise RecipeError(
@@ -172,9 +172,10 @@ class Samples:
         plain = next(iter(caches.values()))
         train_paths = image_paths(self._listed[0])
         wanted = [(cache, train_paths if view.number else self._paths()) for view, cache in caches.items()]
-        self._tell_space(wanted)
-        for theirs, _ in of_teachers:
-            self._tell_space([(cache, train_paths) for cache in theirs.values() if cache not in caches.values()])
+        others = [theirs for theirs, _ in of_teachers if theirs is not caches]
+        wanted += [(cache, train_paths) for theirs in others for cache in theirs.values()]
+        if (more := space_needed(wanted)) >= _WORTH_TELLING:
+            self._note(f"features: up to {more / 1e9:.1f} GB more in {plain.folder.parent if others else plain.folder}")
 
         def fill(view: AugmentedView, cache: FeatureCache, encode: Encode, *, what: str = "encoding images") -> None:
             paths = self._paths()
@@ -193,7 +194,7 @@ class Samples:
         for view, cache in caches.items():
             fill(view, cache, encode)
         for number, (theirs, their_encode) in enumerate(of_teachers, start=1):
-            for view, cache in theirs.items():
+            for view, cache in theirs.items() if theirs is not caches else ():
                 fill(view, cache, their_encode, what=f"encoding images for teachers, {number} of {len(of_teachers)}")
         self.caches, self._stem = caches, stem
         self._of_teachers = [list(theirs.values()) for theirs, _ in of_teachers]
@@ -249,10 +250,6 @@ class Samples:
             return cache.chunks(rows)
         unpack = self._stem.unpack
         return (encode(unpack(maps)) for maps in cache.chunks(rows, size=32))  # maps are larger than features
-
-    def _tell_space(self, wanted: Sequence[tuple[FeatureCache, Sequence[Path]]]) -> None:
-        if (more := space_needed(wanted)) >= _WORTH_TELLING:
-            self._note(f"features: up to {more / 1e9:.1f} GB more in {wanted[0][0].folder}")
 
     def _paths(self) -> list[Path]:
         return image_paths([image for part in self._listed for image in part])

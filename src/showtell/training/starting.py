@@ -15,7 +15,7 @@ from showtell.errors import RecipeError
 from showtell.hub import need_folder, resolve
 from showtell.model.decoders import Decoder
 
-_VOCABULARY = ("vocabulary", "vocabulary_size")
+VOCABULARY = ("vocabulary", "vocabulary_size")
 _SPLIT = ("val", "test", "split_seed")  # the captioner's own, so that the same data are split the same way
 
 
@@ -41,7 +41,7 @@ def begin_with(
         if (
             section == "encoder"
             or (section == "decoder" and key not in OF_TRAINING)
-            or (section == "data" and key in _VOCABULARY)
+            or (section == "data" and key in VOCABULARY)
         ):
             raise RecipeError(
                 f"'{name.strip()}': a training that begins with {source} keeps its encoder, decoder and kind of vocabulary; leave it out"
@@ -61,7 +61,7 @@ def begin_with(
 def data_as_in(recipe: Recipe, theirs: Recipe) -> Recipe:
     """`recipe` with the kind of vocabulary of `theirs`, and its split unless `recipe` sets one."""
     split = [key for key in _SPLIT if key not in recipe.data.model_fields_set]
-    data = {key: getattr(theirs.data, key) for key in (*_VOCABULARY, *split)}
+    data = {key: getattr(theirs.data, key) for key in (*VOCABULARY, *split)}
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=data)})
 
 

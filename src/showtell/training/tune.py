@@ -118,7 +118,7 @@ def tune(
         recipe = begin_with(recipe, recipe.train.start, changed=space, encoder_weights=encoder_weights)
     from showtell.training.teachers import taught_by
 
-    recipe = taught_by(recipe)
+    recipe = taught_by(recipe, changed=space)
     study = _Study.open(out, recipe, space, seed, str((data or Path(recipe.data.path)).resolve()))
     done: dict[int, Trial] = {}
     for trial in study.finished():
