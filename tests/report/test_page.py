@@ -215,10 +215,9 @@ INK = """card => { const c = card.querySelector("canvas");
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_a_word_shows_where_the_model_looked(
-    browser: Any, collected: RunReport, tmp_path: Path, scheme: str, width: int
+    browser: Any, collected: RunReport, tmp_path: Path, width: int, scheme: str
 ) -> None:
     write_page(tmp_path / "report.html", [collected, replace(collected, name="second")], title="t")
     assert (tmp_path / "report.html").stat().st_size < 15e6
