@@ -33,17 +33,18 @@ from showtell.metrics import Protocol, Report, describe
 from showtell.model.decoders import check_decoder
 from showtell.training.checkpoint import Position, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
 from showtell.training.encodings import Encodings
-from showtell.training.folder import begun_with, check_folder, save_recipe
+from showtell.training.folder import check_folder, save_recipe
 from showtell.training.graphs import recorded
 from showtell.training.interrupt import Interrupt
 from showtell.training.loop import out_of_memory, too_large, train_steps
 from showtell.training.objectives import build_objective
 from showtell.training.optim import AveragedWeights, build_optimizer
+from showtell.training.others import with_others
 from showtell.training.processes import build_accelerator, check_processes, epoch_seed, share
 from showtell.training.runlog import EpochReport, RunLog
 from showtell.training.samples import Samples
-from showtell.training.starting import begin_with, take_over
-from showtell.training.teachers import Teachers, taught_by
+from showtell.training.starting import take_over
+from showtell.training.teachers import Teachers
 from showtell.training.trackers import Trackers, check_trackers
 from showtell.training.validation import validate
 
@@ -80,30 +81,17 @@ def train(
 ) -> TrainResult:
     """Trains as `recipe` says and leaves the captioner of the best epoch in `out/bundle`.
 
-    `start` is a captioner to start from, a bundle or the hub's `user/name`: see `begin_with`. `teachers` are those that
-    the recipe's distillation phases imitate: see `taught_by`.
+    `start` is a captioner to start from, a bundle or the hub's `user/name`: see `with_others`. `teachers` are those that
+    the recipe's distillation phases imitate.
     `report` is called after every epoch, `note` with sentences for people, `progress` with (what, done, total).
     Raises `RecipeError`, `DataError`, `BundleError` and `DownloadError` for wrong input, before anything is written;
     `KeyboardInterrupt` when interrupted, after a checkpoint; `RecipeError` if the accelerator's memory is too small.
     """
     if data is not None:
         recipe = recipe.trained_on(data)
-    before = begun_with(out) if resume else None
-    if begin := start or recipe.train.start or (before.train.start if before else ""):
-        recipe = begin_with(recipe, begin, encoder_weights=encoder_weights)
-    if isinstance(teachers, str | Path):
-        teachers = [teachers]
-    if before and recipe.distils() and not (teachers or recipe.train.teachers):
-        teachers = before.train.teachers
-    recipe = taught_by(recipe, teachers, before=before)
-    for name, what in (
-        (recipe.train.start, "to begin with"),
-        *((name, "that teaches") for name in recipe.train.teachers),
-    ):
-        if name and Path(name).resolve() == (out / "bundle").resolve():
-            raise RecipeError(
-                f"--out {out}: the captioner {what} lies there and would be written over; name another folder"
-            )
+    recipe = with_others(
+        recipe, start=start, teachers=teachers, encoder_weights=encoder_weights, out=out, resume=resume
+    )
     try:
         run = Run(recipe, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
         result = run.run(report)
