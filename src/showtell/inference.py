@@ -206,9 +206,7 @@ def _shared_encoders(bundles: Sequence[Bundle]) -> list[Encoder]:
 
 
 def _check_words(bundle: Bundle, other: Bundle) -> None:
-    if bundle.vocabulary.listed() != other.vocabulary.listed():
-        sizes = [len(b.vocabulary) for b in (other, bundle)]
-        how = "as many, but not the same" if sizes[0] == sizes[1] else f"{sizes[0]} and {sizes[1]}"
+    if how := other.vocabulary.differs_from(bundle.vocabulary):
         raise BundleError(
             f"{other.path} has other words than {bundle.path} ({how}); "
             "an ensemble needs bundles trained on the same captions with the same vocabulary settings"

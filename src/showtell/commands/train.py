@@ -58,12 +58,12 @@ def train(
     need_weights(encoder_weights)
     if begin := start or resolved.train.start:
         resolved = begun(resolved, begin, overrides=overrides or [], encoder_weights=encoder_weights)
-    for name in teacher or resolved.train.teachers:
-        need_bundle(name)
-    if teacher:
+    if names := teacher or (resolved.train.teachers if resolved.distils() else ()):
+        for name in names:
+            need_bundle(name)
         from showtell.training.teachers import keep_vocabulary
 
-        keep_vocabulary([override.partition("=")[0] for override in overrides or []], teacher[0])
+        keep_vocabulary([override.partition("=")[0] for override in overrides or []], names[0])
     folder = out or Path("runs") / resolved.name
     result = _run(
         resolved, data=data, encoder_weights=encoder_weights, teachers=teacher or [], out=folder, resume=resume

@@ -108,21 +108,19 @@ def feature_batches(
     Each group gets one view of its image, drawn by (seed, epoch), and captions that are true of it. It gets the first
     view where any of the image's captions cannot be made true or, without `swap_words`, would have to change.
     """
-    views, first = list(caches), next(iter(caches))
+    views, sources = list(caches), [list(caches.values()), *of_teachers]
 
     def sample(group: Group) -> tuple[tuple[Tensor, ...], tuple[tuple[int, ...], ...]]:
-        view, captions = first, group.captions
+        number, captions = 0, group.captions
         if len(views) > 1:
             draw = random.Random(f"view {seed} {epoch} {group.image.image_id} {group.captions[0]}")
-            drawn = draw.choice(views)
-            if drawn.suits(group.image.captions, swap_words=swap_words):
-                view, captions = drawn, drawn.captions(group.captions)
+            drawn = draw.randrange(len(views))
+            if views[drawn].suits(group.image.captions, swap_words=swap_words):
+                number, captions = drawn, views[drawn].captions(group.captions)
         tokens = group.tokens
         if captions != group.captions:
             tokens = tuple(tuple(vocabulary.encode(caption)[: max_tokens + 1]) for caption in captions)
-        number = views.index(view)
-        sources = (caches[view], *(theirs[number] for theirs in of_teachers))
-        return tuple(features_of(cache, group.image) for cache in sources), tokens
+        return tuple(features_of(of_one[number], group.image) for of_one in sources), tokens
 
     def features_of(cache: FeatureCache, image: CaptionedImage) -> Tensor:
         row = cache.row(image.path)

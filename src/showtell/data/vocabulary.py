@@ -146,6 +146,13 @@ class Vocabulary:
         """All tokens, in order of their ids."""
         return [str(self._tokenizer.id_to_token(i)) for i in range(len(self))]
 
+    def differs_from(self, other: Vocabulary) -> str:
+        """How its tokens differ from those of `other`, for an error; empty if they are the same with the same ids."""
+        own, theirs = self.listed(), other.listed()
+        if own == theirs:
+            return ""
+        return f"{len(own)} and {len(theirs)}" if len(own) != len(theirs) else "as many, but not the same"
+
     def fingerprint(self) -> str:
         """A hash of all tokens and their order."""
         return hashlib.sha256(json.dumps(self.listed()).encode()).hexdigest()

@@ -69,8 +69,12 @@ class EnsembleDecoder:
                     if member.regions is None or step.attention is None
                     else step.attention[..., member.regions]
                 )
-        mean = torch.stack(log_probs).logsumexp(0) - math.log(len(log_probs))
-        return EnsembleStep(mean, tuple(states), _mean(looked))
+        return EnsembleStep(mean_log_probs(log_probs), tuple(states), _mean(looked))
+
+
+def mean_log_probs(log_probs: Sequence[Tensor]) -> Tensor:
+    """M log-probabilities of one shape -> log(Σ p_m / M)."""
+    return torch.stack(tuple(log_probs)).logsumexp(0) - math.log(len(log_probs))
 
 
 def _mean(looked: Sequence[Tensor | None]) -> Tensor | None:

@@ -177,13 +177,16 @@ class Samples:
         if (more := space_needed(wanted)) >= _WORTH_TELLING:
             self._note(f"features: up to {more / 1e9:.1f} GB more in {plain.folder.parent if others else plain.folder}")
 
-        def fill(view: AugmentedView, cache: FeatureCache, encode: Encode, *, what: str = "encoding images") -> None:
+        def fill(
+            view: AugmentedView, cache: FeatureCache, encode: Encode, *,
+            half_way: HalfWay | None = None, what: str = "encoding images",
+        ) -> None:  # fmt: skip
             paths = self._paths()
             if cache is not plain:  # which is filled and has shown which images cannot be decoded
                 paths = [image.path for image in self._listed[0] if plain.row(image.path) is not None]
             what += f", view {view.number + 1} of {len(caches)}" if len(caches) > 1 else ""
             progress = functools.partial(self._progress, what)
-            if cache in caches.values() and half_way and (source := half_way.cache(view)):
+            if half_way and (source := half_way.cache(view)):
                 encode_rows(cache, paths, source=source, encode=half_way.finish, progress=progress)
             failures = encode_into(
                 cache, paths, encode=encode, transform=view, workers=self._workers, ahead=ahead,
@@ -192,7 +195,7 @@ class Samples:
             self._tell(failures)
 
         for view, cache in caches.items():
-            fill(view, cache, encode)
+            fill(view, cache, encode, half_way=half_way)
         for number, (theirs, their_encode) in enumerate(of_teachers, start=1):
             for view, cache in theirs.items() if theirs is not caches else ():
                 fill(view, cache, their_encode, what=f"encoding images for teachers, {number} of {len(of_teachers)}")

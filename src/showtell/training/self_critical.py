@@ -95,13 +95,9 @@ class SelfCritical:
         v = self.vocabulary
         options = SearchOptions(beam=1, max_length=self._own.options.max_length)
         found = beam_search(
-            captioner.decoder,
-            features,
-            options=options,
-            start_id=v.start_id,
-            end_id=v.end_id,
+            captioner.decoder, features, options=options, start_id=v.start_id, end_id=v.end_id,
             banned=self._own.unspoken,
-        )
+        )  # fmt: skip
         greedy = torch.full((len(found), 1, options.max_length), v.end_id)  # a cut caption has no room for `<end>`
         for row, (best, *_) in zip(greedy, found, strict=True):
             row[0, : len(best.tokens)] = torch.tensor(best.tokens)

@@ -6,7 +6,6 @@ B images · K captions of an image · T steps · R regions · F feature size · 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from showtell.errors import RecipeError
 from showtell.hub import need_folder, resolve
 from showtell.model.captioner import CaptionerModel
 from showtell.recipe import phase_key
+from showtell.search import mean_log_probs
 from showtell.training.starting import VOCABULARY, data_as_in
 
 
@@ -104,14 +104,11 @@ class Teachers:
 
     def check(self, vocabulary: Vocabulary, *, of: str | Path) -> None:
         """`RecipeError` unless `vocabulary`, that of the captioner `of`, has the teachers' words with the same ids."""
-        wanted, found = self.vocabulary.listed(), vocabulary.listed()
-        if wanted == found:
-            return
-        how = f"{len(found)} and {len(wanted)}" if len(found) != len(wanted) else "as many, but not the same"
-        raise RecipeError(
-            f"{of} has other words than the teacher {self._names[0]} ({how}); "
-            "a captioner and its teachers need the same, from the same captions and vocabulary settings"
-        )
+        if how := vocabulary.differs_from(self.vocabulary):
+            raise RecipeError(
+                f"{of} has other words than the teacher {self._names[0]} ({how}); "
+                "a captioner and its teachers need the same, from the same captions and vocabulary settings"
+            )
 
     @torch.no_grad()
     def log_probs(self, features: Sequence[Tensor], fed: Tensor, words: Tensor) -> Tensor:
@@ -121,4 +118,4 @@ class Teachers:
             decoder(features[place], fed).logits[words].float().log_softmax(-1)
             for decoder, place in zip(self._decoders, self._sees, strict=True)
         ]
-        return torch.stack(of_each).logsumexp(0) - math.log(len(of_each))
+        return mean_log_probs(of_each)
