@@ -16,7 +16,8 @@ from showtell.recipe import load_recipe
 from showtell.training import processes
 from showtell.training.checkpoint import Position
 from showtell.training.objectives import CrossEntropy
-from showtell.training.processes import check_processes, epoch_seed, share
+from showtell.training.processes import epoch_seed, share
+from showtell.training.resuming import check_processes
 from showtell.training.run import Run, train
 
 

@@ -16,7 +16,6 @@ from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
 from showtell.config import TrainConfig
 from showtell.errors import RecipeError
 from showtell.model.encoder import fast_bfloat16
-from showtell.training.checkpoint import Position
 
 T = TypeVar("T")
 _THREADS_BESIDE_A_GPU = 4  # steps are faster with few threads, and several trainings can share one machine
@@ -59,13 +58,3 @@ def share(order: list[T], *, rank: int, world: int) -> list[T]:
 def epoch_seed(seed: int, epoch: int, *, rank: int) -> int:
     """The seed of an epoch's dropout and samples in process `rank`; processes see different images and draw differently."""
     return int(np.random.SeedSequence([seed, epoch + 1, *[rank] * (rank > 0)]).generate_state(1)[0])
-
-
-def check_processes(position: Position, world: int, *, out: object) -> None:
-    """`RecipeError` if the run in `out` was interrupted within an epoch of another number of processes than `world`: which
-    batches are done would be unknown."""
-    if position.step and position.processes not in (0, world):
-        raise RecipeError(
-            f"{out} was interrupted within an epoch of {position.processes} process{'es' * (position.processes > 1)}, and resumes "
-            f"with {world}; take as many as before until that epoch is over"
-        )

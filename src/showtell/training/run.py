@@ -27,7 +27,6 @@ from showtell.bundle import (
 from showtell.choosing import keep_best_decoding
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage
-from showtell.errors import RecipeError
 from showtell.hub import resolve
 from showtell.metrics import Protocol, Report, describe
 from showtell.model.decoders import check_decoder
@@ -40,7 +39,8 @@ from showtell.training.loop import out_of_memory, too_large, train_steps
 from showtell.training.objectives import build_objective
 from showtell.training.optim import AveragedWeights, build_optimizer
 from showtell.training.others import with_others
-from showtell.training.processes import build_accelerator, check_processes, epoch_seed, share
+from showtell.training.processes import build_accelerator, epoch_seed, share
+from showtell.training.resuming import check_resumed
 from showtell.training.runlog import EpochReport, RunLog
 from showtell.training.samples import Samples
 from showtell.training.starting import take_over
@@ -158,7 +158,7 @@ class Run:
             for sentence in self.samples.compared(self.teachers.vocabulary, self.teachers.dataset):
                 note(f"{names[0]}: {sentence}")
         self.position = Position(
-            data=self.samples.fingerprint(),
+            data=self.samples.fingerprint,
             encoder=self.encodings.began_with,
             words=self.samples.vocabulary.fingerprint(),
         )
@@ -175,23 +175,13 @@ class Run:
         """Restores the run from its checkpoint, and returns the checkpoint's tensors."""
         began = self.position
         tensors, self.position = read_checkpoint(self.checkpoint)
-        self.samples.check_same(self.position.data, out=self.out)
-        if self.position.encoder != began.encoder:
-            raise RecipeError(
-                f"{self.out} began with other weights of the encoder, or with a processor, torch or timm that computes it otherwise; give the "
-                f"same {'--start' if self.recipe.train.start else '--encoder-weights'} on such a machine, or use another --out"
-            )
-        if self.position.words not in ("", began.words):
-            raise RecipeError(
-                f"{self.out} was trained with other words than those found now; give the same --start and --teacher, or use another --out"
-            )
+        found = replace(
+            began,
+            teachers=self.teachers.fingerprint if self.teachers else "",
+            processes=self.accelerator.num_processes,
+        )
+        check_resumed(self.position, found, samples=self.samples, recipe=self.recipe, out=self.out)
         self.position.words = began.words
-        if self.teachers and self.position.teachers not in ("", self.teachers.fingerprint):
-            raise RecipeError(
-                f"{self.out} has learned from other teachers than those given now, or with a processor, torch or timm that computes them "
-                "otherwise; give the same, on such a machine, or use another --out"
-            )
-        check_processes(self.position, self.accelerator.num_processes, out=self.out)
         self._restore_model(tensors)
         return tensors
 

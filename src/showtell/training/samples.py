@@ -111,6 +111,7 @@ class Samples:
         """The training images, each once."""
         return list(dict.fromkeys(group.image for group in self.train))
 
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the train split's image ids and captions, and of the vocabulary of the captioner that training started
         from."""
@@ -121,7 +122,7 @@ class Samples:
 
     def check_same(self, fingerprint: str, *, out: Path) -> None:
         """`RecipeError` unless the samples have the `fingerprint` that the run in `out` began with."""
-        if self.fingerprint() == fingerprint:
+        if self.fingerprint == fingerprint:
             return
         copies = (
             f"; this version puts copies into one split, for which it moved {self._moved} of these images: a run from before goes on with "
