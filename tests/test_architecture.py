@@ -26,7 +26,7 @@ LAYERS = (
     ("against", "choosing", "results"),
     ("evaluation", "trace"),
     ("matching",),
-    ("loading",),
+    ("clip", "loading"),
     ("export", "inference", "runtime"),
     ("hub",),
     ("bundle", "captioning", "generate"),
@@ -52,6 +52,7 @@ HEAVY = {
     "safetensors",
     "tokenizers",
     "huggingface_hub",
+    "transformers",
 }
 
 

@@ -42,6 +42,7 @@ PARSED_ONLY = {
     "train flickr8k": "needs the encoder's weights from the network",
     "train.py": "needs Flickr8k",
     "runs/flickr8k": "needs Flickr8k",
+    "--metrics clip": "needs a CLIP model from the network",
     "--device cuda": "needs a GPU",
     "make ": "installs, or takes minutes; the Makefile has the target, and tests/test_demo.py runs the demo small",
     "showtell serve": "stays up; a server of the same captioner answers what the pages ask it",

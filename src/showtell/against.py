@@ -9,7 +9,7 @@ from typing import Any
 from showtell.errors import DataError
 from showtell.evaluation import Evaluation
 from showtell.metrics import Comparison, Report, compare, evaluate, verdict
-from showtell.metrics.evaluate import NAMES
+from showtell.metrics.evaluate import NAMES, OF_IMAGES
 from showtell.metrics.java import METRICS
 
 
@@ -32,9 +32,9 @@ class Against:
 
     def lines(self) -> list[str]:
         """For people: both scores, their difference, its interval and p; then what is significant."""
-        head = f"{'(×100)':8s}{'this':>9s}{'other':>9s}{'difference':>12s}{'95 % of draws':>20s}{'p':>8s}"
+        head = f"{'(×100)':9s}{'this':>9s}{'other':>9s}{'difference':>12s}{'95 % of draws':>20s}{'p':>8s}"
         rows = [
-            f"{NAMES[name]:8s}{100 * self.own.scores[name]:9.2f}{100 * self.other.scores[name]:9.2f}"
+            f"{NAMES[name]:9s}{100 * self.own.scores[name]:9.2f}{100 * self.other.scores[name]:9.2f}"
             f"{100 * found.difference:+12.2f}{f'{100 * found.low:+.2f} … {100 * found.high:+.2f}':>20s}{found.p:8.3f}"
             for name, found in self.differences.items()
         ]
@@ -65,7 +65,14 @@ def _of(evaluation: Evaluation, image_ids: list[str]) -> Report:
     said = dict(zip((image.image_id for image in evaluation.images), evaluation.candidates, strict=True))
     written = {image.image_id: list(image.captions) for image in evaluation.images}
     report = evaluation.report
+    places = {image.image_id: place for place, image in enumerate(evaluation.images)}
+    further = {
+        name: [report.each[name][places[image_id]] for image_id in image_ids]
+        for name in OF_IMAGES
+        if name in report.each
+    }
     return evaluate(
         [said[image_id] for image_id in image_ids], [written[image_id] for image_id in image_ids],
         protocol=replace(report.protocol, images=len(image_ids)), more=[name for name in METRICS if name in report.scores],
+        further=further,
     )  # fmt: skip

@@ -10,7 +10,8 @@ from showtell.config import Recipe
 from showtell.errors import DataError
 from showtell.metrics.evaluate import NAMES, Protocol
 
-_TYPES = {"rouge_l": "rouge"}  # metrics that have another name on the hub
+# Metrics that have another name on the hub.
+_TYPES = {"rouge_l": "rouge", "clip_s": "clip_score", "ref_clip_s": "ref_clip_score"}
 
 
 @dataclass(frozen=True)

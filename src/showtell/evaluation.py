@@ -35,6 +35,7 @@ from showtell.metrics.evaluate import NAMES
 
 if TYPE_CHECKING:
     from showtell.captioning import BaseCaptioner
+    from showtell.clip import ClipScorer
     from showtell.decoding import Wishes
 
 Progress = Callable[[str, int, int], None]
@@ -78,9 +79,9 @@ class Evaluation:
         """For people: a table of the scores beside their floors, then the protocol."""
         columns = {"score": self.report, **{f"{name} floor": floor for name, floor in self.floors.items()}}
         first, *others = columns
-        head = f"{'(×100)':8s}{first:>9s}{'95 % of draws':>18s}" + "".join(f"{name:>16s}" for name in others)
+        head = f"{'(×100)':9s}{first:>9s}{'95 % of draws':>18s}" + "".join(f"{name:>16s}" for name in others)
         table = [
-            f"{NAMES[name]:8s}{100 * self.report.scores[name]:9.2f}{_between(self.intervals[name]):>18s}"
+            f"{NAMES[name]:9s}{100 * self.report.scores[name]:9.2f}{_between(self.intervals[name]):>18s}"
             + "".join(_cell(floor.scores.get(name)) for floor in self.floors.values())
             for name in self.report.scores
         ]
@@ -131,10 +132,12 @@ def evaluate_predictions(
     listed: Path | None = None,
     allow_missing: bool = False,
     more: Sequence[str] = (),
+    clip: ClipScorer | None = None,
     decoding: str = "unknown",
     trained: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
 ) -> Evaluation:
-    """Scores a file of predictions against the references of a split; the image files are not needed.
+    """Scores a file of predictions against the references of a split; only `clip` needs the image files.
 
     Where the file has captions alone, one per line, they belong to the split's images in order, or to the images that
     the file `listed` names, one per line. `more` is that of `metrics.evaluate`. Data without splits of its own is split
@@ -168,8 +171,10 @@ def evaluate_predictions(
     candidates, marked = _unmarked([caption for _, caption in pairs])
     protocol = make_protocol(annotations, split, references, decoding=decoding)
     left_out = (f"{missing} images without a prediction",) if missing else ()
-    report = _noted(evaluate(candidates, references, protocol=protocol, more=more), [*annotations.notes, *marked])
     kept = tuple(image for image, _ in pairs)
+    judge, judged = _judge(clip, kept, progress)
+    report = evaluate(candidates, references, protocol=protocol, more=more, further=judge(candidates))
+    report = _noted(report, [*annotations.notes, *marked, *judged])
     spoken, written = _described(annotations, kept, candidates)
     return Evaluation(
         report, failures=left_out, images=kept, candidates=tuple(candidates), spoken=spoken, written=written
@@ -183,6 +188,7 @@ def evaluate_bundle(
     split: str = "test",
     seed: int = 0,
     more: Sequence[str] = (),
+    clip: ClipScorer | None = None,
     ensemble: Sequence[Path] = (),
     wishes: Wishes | None = None,
     progress: Progress = lambda what, done, total: None,
@@ -191,7 +197,7 @@ def evaluate_bundle(
     """Captions a split's images with the bundle's own decoding, free running, and scores them beside both floors.
 
     The bundles of `ensemble` join it, and `wishes` (consensus, views) replace the bundle's own settings. `more` is that
-    of `metrics.evaluate`.
+    of `metrics.evaluate`; `clip` adds CLIPScore and RefCLIPScore.
 
     Data without a split of its own is split as for the bundle's training. Images whose file is missing are left out and
     reported to `note`; those that cannot be decoded become `failures`. Raises `DataError` where none is left. Markers
@@ -201,7 +207,7 @@ def evaluate_bundle(
 
     captioner = load_captioner(bundle, ensemble=ensemble)
     return evaluate_captioner(
-        captioner, data, split=split, seed=seed, more=more, wishes=wishes, members=1 + len(ensemble),
+        captioner, data, split=split, seed=seed, more=more, clip=clip, wishes=wishes, members=1 + len(ensemble),
         progress=progress, note=note,
     )  # fmt: skip
 
@@ -213,6 +219,7 @@ def evaluate_captioner(
     split: str = "test",
     seed: int = 0,
     more: Sequence[str] = (),
+    clip: ClipScorer | None = None,
     wishes: Wishes | None = None,
     members: int = 1,
     progress: Progress = lambda what, done, total: None,
@@ -236,19 +243,32 @@ def evaluate_captioner(
     spoken, marked = _unmarked(list(candidates.values()))
     if more:
         note(f"computing {' and '.join(more)}: Java, for the captions and for both floors")
-    report = _noted(evaluate(spoken, references, protocol=protocol, more=more), [*annotations.notes, *marked])
+    judge, judged = _judge(clip, kept, progress)
+    report = evaluate(spoken, references, protocol=protocol, more=more, further=judge(spoken))
+    report = _noted(report, [*annotations.notes, *marked, *judged])
     more = [name for name in more if name in report.scores]
     floors = {}
     if len(spoken) > 1:
-        floors["shuffled"] = evaluate(derange(spoken, seed=seed), references, protocol=protocol, more=more)
+        shuffled = derange(spoken, seed=seed)
+        floors["shuffled"] = evaluate(shuffled, references, protocol=protocol, more=more, further=judge(shuffled))
     constant = constant_caption(annotations)
     if constant:
-        fixed = replace(protocol, decoding="one caption for all")
+        fixed, same = replace(protocol, decoding="one caption for all"), [constant] * len(kept)
         floors = {
-            "constant": evaluate([constant] * len(kept), references, protocol=fixed, more=more), **floors,
+            "constant": evaluate(same, references, protocol=fixed, more=more, further=judge(same)), **floors,
         }  # fmt: skip
     described = _described(annotations, kept, spoken)
     return Evaluation(report, floors, constant, tuple(failures), tuple(kept), tuple(spoken), *described)
+
+
+def _judge(
+    clip: ClipScorer | None, images: Sequence[CaptionedImage], progress: Progress
+) -> tuple[Callable[[Sequence[str]], dict[str, list[float]]], list[str]]:
+    """What gives each image's scores that need the image, for one caption each; and a note on it. Neither without `clip`."""
+    if clip is None:
+        return lambda candidates: {}, []
+    judge = clip.look_at([i.path for i in images], [i.captions for i in images], progress=progress)
+    return judge, [f"CLIP-S and RefCLIP-S: {clip.name}"]
 
 
 def _unmarked(candidates: list[str]) -> tuple[list[str], list[str]]:

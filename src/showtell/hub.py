@@ -56,6 +56,29 @@ def resolve(source: str | Path) -> Path:
     return _fetch(wanted)
 
 
+def fetch_model(source: str | Path, *, small: Sequence[str], weights: Sequence[str]) -> Path:
+    """The folder of a model that is no captioner: `source` itself where it exists, else that of the hub's
+    `user/name[@revision]`, with the files `small` and the first of `weights` that is there.
+
+    Raises `BundleError` where there is no such model, `DownloadError` where the hub fails to answer.
+    """
+    path = Path(source)
+    wanted = HubId.parse(path.as_posix() if isinstance(source, Path) else source)
+    if path.is_dir():
+        return path
+    if wanted is None:
+        raise BundleError(f"'{source}' is not a folder; expected one, or user/name of a model on the hub")
+    with _sentences(wanted, "load"):
+        folder = _snapshot(wanted.id, wanted.revision, small)
+        for name in weights:
+            folder = _snapshot(wanted.id, folder.name, (*small, name))
+            if (folder / name).is_file():
+                return folder
+    raise BundleError(
+        f"{wanted.id}: found no {' or '.join(weights)}, on the hub or fetched from it before; expected a model with its weights"
+    )
+
+
 def need_folder(path: Path) -> Path:
     """Returns `path` if it looks like a captioner, else raises `BundleError`; loading checks whether it is complete."""
     if (path / "config.json").is_file():

@@ -23,9 +23,11 @@ from showtell.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from showtell.against import Against
+    from showtell.clip import ClipScorer
     from showtell.evaluation import Evaluation
 
 SPLITS = ("train", "val", "dev", "test")
+_CLIP = "clip"
 
 
 def evaluate(
@@ -48,9 +50,17 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAMES",
-            help="Further metrics, which need Java and the extra 'java': meteor, spice, or meteor,spice.",
+            help="Further metrics, one or several with commas: meteor, spice (Java, extra 'java'), clip (the images, extra 'clip').",
         ),
     ] = "",
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The CLIP model of --metrics clip: a folder, or user/name on the hub.",
+            show_default=False,
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="train, val (or dev) or test.")] = "test",
     split_of: Annotated[
         Path | None,
@@ -90,6 +100,8 @@ def evaluate(
         raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
     need_data(data)
     more = _more(metrics)
+    if clip is not None and _CLIP not in more:
+        raise typer.BadParameter("--clip names the model of --metrics clip, which is missing")
     from showtell.against import compare_evaluations
     from showtell.evaluation import evaluate_bundle, evaluate_predictions
     from showtell.results import check_results, write_results
@@ -101,10 +113,14 @@ def evaluate(
     trained = split_of if bundle is None else bundle
     folder = None if trained is None else need_bundle(trained)
 
+    scorer = _scorer(clip) if _CLIP in more else None
+    more = [name for name in more if name != _CLIP]
+
     def score(file: Path) -> Evaluation:
         return evaluate_predictions(
-            file, data, split=split, listed=listed, allow_missing=allow_missing, more=more, trained=folder
-        )
+            file, data, split=split, listed=listed, allow_missing=allow_missing, more=more, clip=scorer,
+            trained=folder,
+        )  # fmt: skip
 
     other = None if against is None else score(against)  # first: a bad file fails before captioning
     if predictions is not None:
@@ -117,7 +133,7 @@ def evaluate(
         wishes = Wishes(consensus=consensus, views=views)
         with progress() as bar:
             result = evaluate_bundle(
-                folder, data, split=split, more=more, ensemble=others, progress=bar, note=note,
+                folder, data, split=split, more=more, clip=scorer, ensemble=others, progress=bar, note=note,
                 wishes=wishes if wishes != Wishes() else None,
             )  # fmt: skip
     for failure in result.failures:
@@ -144,12 +160,20 @@ def _more(metrics: str) -> list[str]:
     from showtell.metrics.java import METRICS
 
     names = [name.strip().lower() for name in metrics.split(",") if name.strip()]
-    unknown = next((name for name in names if name not in METRICS), None)
+    known = (*METRICS, _CLIP)
+    unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
         raise RecipeError(
-            f"--metrics: no metric '{unknown}'; expected {' or '.join(METRICS)} (the others always are there)"
+            f"--metrics: no metric '{unknown}'; expected {', '.join(known[:-1])} or {_CLIP} (the others always are there)"
         )
     return list(dict.fromkeys(names))
+
+
+def _scorer(name: str | None) -> ClipScorer:
+    from showtell.clip import PAPERS, ClipScorer
+
+    note(f"loading the CLIP model {name or PAPERS}")
+    return ClipScorer.load(name or PAPERS)
 
 
 def _captions_in(file: Path | None, option: str) -> list[Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,8 +21,9 @@ from showtell.writing import is_spaceless
 
 NAMES = {
     "bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr",
-    "meteor": "METEOR", "spice": "SPICE",
+    "meteor": "METEOR", "spice": "SPICE", "clip_s": "CLIP-S", "ref_clip_s": "RefCLIP-S",
 }  # fmt: skip
+OF_IMAGES = ("clip_s", "ref_clip_s")  # scores that need the images; `showtell.clip` computes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """For people, ×100 as papers print them."""
-        scores = [f"{NAMES[name]:8s} {value * 100:6.2f}" for name, value in self.scores.items()]
+        scores = [f"{NAMES[name]:9s} {value * 100:6.2f}" for name, value in self.scores.items()]
         return [*scores, str(self.protocol), *self.notes]
 
 
@@ -108,12 +110,14 @@ def evaluate(
     *,
     protocol: Protocol | None = None,
     more: Sequence[str] = (),
+    further: Mapping[str, Sequence[float]] | None = None,
 ) -> Report:
     """BLEU-1…4, ROUGE-L and CIDEr-D of raw captions, tokenised as coco-caption does.
 
     `candidates` has one caption per image, `references` several. `protocol` describes them; without it, the report says
     what the references alone tell. `more` names slower metrics of `metrics.java.METRICS`; if one cannot be computed, a
-    note says why. `DataError` for an empty or uneven corpus.
+    note says why. `further` are scores of each image that were computed elsewhere, by name; the corpus's are their means.
+    `DataError` for an empty or uneven corpus.
     """
     check_corpus(candidates, references)
     spoken = [" ".join(tokenize(c)) for c in candidates]
@@ -137,6 +141,9 @@ def evaluate(
             continue
         scores[name], each[name] = found.corpus, found.each
         parts.append(_mean(name, found.each) if found.tallies is None else _meteor(found.tallies))
+    for name, values in (further or {}).items():
+        scores[name], each[name] = math.fsum(values) / len(values), list(values)
+        parts.append(_mean(name, values))
     return Report(scores, each, tuple(parts), protocol or Protocol.of(references), notes)
 
 

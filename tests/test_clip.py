@@ -1,0 +1,195 @@
+"""CLIPScore is what the paper says it is, of what transformers' own CLIP computes; what cannot be scored is one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from clip_model import SIZE, WORDS, clip_model
+from command_line import make_captioned, refused, run, write_predictions
+from hub_server import hub
+from PIL import Image
+
+from showtell.clip import ClipScorer, Judge
+from showtell.errors import BundleError, DataError
+from showtell.hub import fetch_model
+
+__all__ = ["clip_model", "hub"]
+
+CAPTIONS = ["the dog runs", "two boats at sea, and one more on the beach", "a red door", "a red door"]
+REFERENCES = [["a dog", "the dog is running"], ["boats"], ["a door", "red", "the door is shut"], ["a red door"]]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Four pictures of noise, wide and tall; so wide that transformers and torchvision round to the same crop."""
+    draw = np.random.default_rng(0)
+    paths = [tmp_path / f"{place}.png" for place in range(4)]
+    for path, size in zip(paths, [(48, 40), (40, 61), (SIZE, SIZE), (91, 33)], strict=True):
+        Image.fromarray(draw.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def cosines(folder: Path, pictures: list[Path], texts: list[str]) -> Any:
+    """What the whole model of transformers, with its own image processor, makes of pictures and texts (images,texts)."""
+    transformers: Any = pytest.importorskip("transformers")
+    kind = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
+    model = transformers.CLIPModel.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    pixels = kind.from_pretrained(folder)([Image.open(path) for path in pictures], return_tensors="pt")["pixel_values"]
+    rows = []
+    for text in texts:  # one by one, so that nothing is padded
+        tokens = tokenizer([f"A photo depicts {text}"], return_tensors="pt", truncation=True, max_length=WORDS)
+        with torch.no_grad():
+            found = model(input_ids=tokens["input_ids"], pixel_values=pixels)
+            rows.append(found.logits_per_image[:, 0] / model.logit_scale.exp())
+    return torch.stack(rows, dim=1).numpy()
+
+
+def test_it_is_the_cosine_of_transformers_clip(clip_model: Path, pictures: list[Path]) -> None:
+    scorer = ClipScorer.load(clip_model)
+    found = scorer.look_at(pictures, REFERENCES)(CAPTIONS)["clip_s"]
+    expected = 2.5 * np.maximum(np.diagonal(cosines(clip_model, pictures, CAPTIONS)), 0)
+    assert np.ptp(expected) > 0.05  # or it could be anything
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_references_count_by_the_nearest(clip_model: Path, pictures: list[Path]) -> None:
+    scorer = ClipScorer.load(clip_model)
+    scores = scorer.look_at(pictures, REFERENCES)(CAPTIONS)
+    for place, (caption, written) in enumerate(zip(CAPTIONS, REFERENCES, strict=True)):
+        said, others = scorer.read([caption])[0], scorer.read(written)
+        alike, fits = max(0.0, max(float(said @ other) for other in others)), scores["clip_s"][place]
+        assert scores["ref_clip_s"][place] == pytest.approx(
+            2 * fits * alike / (fits + alike) if fits else 0.0, abs=1e-6
+        )
+    assert scorer.read(CAPTIONS[2:]).tolist()[0] == scorer.read(CAPTIONS[2:]).tolist()[1]
+
+
+def test_a_caption_that_does_not_fit_scores_nothing() -> None:
+    class Reader:
+        def read(self, captions: list[str]) -> torch.Tensor:
+            known = {"fits": [1.0, 0.0], "half": [0.6, 0.8], "beside": [0.0, 1.0], "against": [-1.0, 0.0]}
+            return torch.tensor([known[caption] for caption in captions])
+
+    reader: Any = Reader()
+    images, captions = torch.tensor([[1.0, 0.0]] * 4), ["fits", "half", "beside", "against"]
+    judge = Judge(reader, images, [reader.read(["half", "beside"])] * 4)
+    scores = judge(captions)
+    assert scores["clip_s"] == pytest.approx([2.5, 1.5, 0, 0])
+    assert scores["ref_clip_s"] == pytest.approx([2 * 2.5 * 0.6 / 3.1, 2 * 1.5 * 1.0 / 2.5, 0, 0])
+
+
+def test_long_captions_are_cut(clip_model: Path) -> None:
+    scorer = ClipScorer.load(clip_model)
+    long = scorer.read(["dog " * 100, "dog " * 200])
+    assert torch.equal(long[0], long[1])
+
+
+@pytest.fixture
+def things(tmp_path: Path) -> Path:
+    return make_captioned(tmp_path)
+
+
+def test_scores_by_command(clip_model: Path, things: Path) -> None:
+    file, out = write_predictions(things / "said.json"), things / "scored.json"
+    common = ("evaluate", "--predictions", file, "--data", things, "--metrics", "clip", "--clip", clip_model)
+    result = run(*common, "--json", "--captions", out)
+    assert result.exit_code == 0, result.output
+    found, rows = json.loads(result.stdout), json.loads(out.read_text())
+    images = sorted((things / "images").iterdir())
+    written = [[f"a {word} thing number {i}" for word in ("small", "plain", "flat")] for i in range(4)]
+    judge = ClipScorer.load(clip_model).look_at(images, written)
+    expected = judge([f"a small thing number {i}" for i in range(4)])
+    for name in ("clip_s", "ref_clip_s"):
+        assert [row[name] for row in rows] == pytest.approx(expected[name], abs=1e-5)
+        assert found[name] == pytest.approx(np.mean(expected[name]), abs=1e-5)
+        low, high = found["intervals"][name]
+        assert low <= found[name] <= high
+    assert any(str(clip_model) in note for note in found["notes"])
+    table = run(*common).stdout
+    assert f"CLIP-S   {100 * found['clip_s']:9.2f}" in table and f"RefCLIP-S{100 * found['ref_clip_s']:9.2f}" in table
+
+
+def test_floors_and_comparisons_have_them_too(
+    clip_model: Path, tiny_bundle: Path, scenes: Path, tmp_path: Path
+) -> None:
+    common = ("evaluate", "--data", scenes, "--metrics", "clip", "--clip", clip_model, "--json")
+    first = run(*common, tiny_bundle, "--captions", tmp_path / "own.json")
+    assert first.exit_code == 0, first.output
+    found, rows = json.loads(first.stdout), json.loads((tmp_path / "own.json").read_text())
+    assert all("clip_s" in floor for floor in found["floors"].values())
+    (tmp_path / "fewer.json").write_text(json.dumps(rows[1:]))
+    arguments = ("--predictions", tmp_path / "own.json", "--against", tmp_path / "fewer.json", "--allow-missing")
+    compared = json.loads(run(*common, *arguments).stdout)["against"]
+    assert compared["differences"]["clip_s"]["difference"] == pytest.approx(0)
+    assert compared["scores"]["clip_s"] == pytest.approx(np.mean([row["clip_s"] for row in rows[1:]]))
+
+
+def test_what_cannot_be_scored_is_a_sentence(
+    clip_model: Path, tiny_bundle: Path, things: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_predictions(things / "said.json")
+    common = ("evaluate", "--predictions", file, "--data", things)
+    assert "--metrics clip, which is missing" in run(*common, "--clip", clip_model).stderr
+    refused(run(*common, "--metrics", "clop"), "no metric 'clop'", "meteor, spice or clip")
+    with_clip = (*common, "--metrics", "clip", "--clip")
+    silent = run(*with_clip, tiny_bundle)
+    assert silent.exit_code == 2 and silent.stdout == "" and "expected a CLIP model" in silent.stderr
+    broken = shutil.copytree(clip_model, things / "broken")
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    assert "broken cannot be read as a CLIP model" in run(*with_clip, broken).stderr
+    shutil.copytree(clip_model, things / "other")
+    (things / "other" / "config.json").write_text('{"model_type": "siglip"}')
+    assert "other is a model of the kind 'siglip'; expected a CLIP model" in run(*with_clip, things / "other").stderr
+    (things / "images" / "c.png").unlink()
+    gone = run(*with_clip, clip_model)
+    assert gone.exit_code == 2 and "CLIPScore needs every image" in gone.stderr and "c.png" in gone.stderr
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert "pip install 'showtell[clip]'" in run(*with_clip, clip_model).stderr
+
+
+def test_a_missing_folder_is_said() -> None:
+    with pytest.raises(BundleError, match="'no/such/folder' is not a folder; expected one, or user/name"):
+        fetch_model("no/such/folder", small=(), weights=())
+
+
+def test_it_comes_from_the_hub(clip_model: Path, hub: Any, pictures: list[Path]) -> None:
+    from hub_server import Repository
+
+    files = {path.name: path.read_bytes() for path in clip_model.iterdir()}
+    weights = files.pop("model.safetensors")
+    for name, more in (("safe", {"model.safetensors": weights, "tf_model.h5": b"large"}), ("none", {})):
+        hub.repositories[f"ada/{name}"] = Repository(private=False)
+        hub.repositories[f"ada/{name}"].commit("main", {**files, **more}, "first")
+    here, there = ClipScorer.load(clip_model), ClipScorer.load("ada/safe")
+    assert torch.equal(here.read(CAPTIONS), there.read(CAPTIONS))
+    assert not any("tf_model.h5" in asked for asked in hub.asked)
+    with pytest.raises(BundleError, match=r"ada/none: found no model.safetensors or pytorch_model.bin"):
+        ClipScorer.load("ada/none")
+    with pytest.raises(BundleError, match="ada/nobody"):
+        ClipScorer.load("ada/nobody")
+
+
+def test_older_weights_are_read_as_tensors_alone(clip_model: Path, hub: Any, tmp_path: Path) -> None:
+    from hub_server import Repository
+    from safetensors.torch import load_file
+
+    folder = shutil.copytree(clip_model, tmp_path / "older")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    hub.repositories["ada/older"] = Repository(private=False)
+    hub.repositories["ada/older"].commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "first")
+    assert torch.equal(ClipScorer.load("ada/older").read(CAPTIONS), ClipScorer.load(clip_model).read(CAPTIONS))
+
+
+def test_a_broken_picture_is_named(clip_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"CLIPScore needs every image: .*bad.jpg"):
+        ClipScorer.load(clip_model).look_at([tmp_path / "bad.jpg"], [["a"]])
