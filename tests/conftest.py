@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -50,3 +51,14 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Path:
     folder = tmp_path_factory.mktemp("run") / "bundle"
     save_bundle(folder, model=model, vocabulary=vocabulary, recipe=recipe, training={})
     return folder
+
+
+def pytest_collection_finish() -> None:
+    """What the tests have imported stays to the end: frozen, it is not looked through by each collection of garbage, of
+    which a training has several."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # libraries complain of what is still there when Python ends

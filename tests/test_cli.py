@@ -202,7 +202,7 @@ def test_a_metric_that_cannot_be_computed_is_a_note(
         "METEOR was skipped", "SPICE was skipped",
     ]  # fmt: skip
     assert "there is no 'java'" in run(*evaluate, "--metrics", "meteor").stdout
-    refused(run(*evaluate, "--metrics", "meteor,spyce"), "'spyce'", "meteor or spice")
+    refused(run(*evaluate, "--metrics", "meteor,spyce"), "'spyce'", "meteor, spice or clip")
 
 
 def test_a_bundle_is_scored_beside_its_floors(tiny_bundle: Path, scenes: Path) -> None:

@@ -15,14 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from torch import nn
-from torch.fx import GraphModule
 from torch.torch_version import TorchVersion
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from showtell.errors import RecipeError, WeightsError, first_line, meant
 from showtell.images import ImageTransform
 from showtell.model.joining import Backbone
 from showtell.model.small import SmallCNN
+from showtell.model.tracing import cut
 from showtell.paths import why_no_hub
 
 
@@ -146,15 +145,12 @@ def _cut(model: nn.Module, name: str, layers: dict[str, str]) -> nn.Module:
             names = [n for n, _ in model.named_children()]
             raise RecipeError(f"encoder.layer is '{layer}', which {name} does not have; {one_of(names, layer)}")
     try:
-        graph = create_feature_extractor(model, {layer: key for key, layer in layers.items()}).eval_graph
+        return cut(model, layers)
     except Exception as error:  # what cannot be traced raises many kinds
         raise RecipeError(
             f"{name} cannot be cut at encoder.layer {', '.join(layers.values())} ({first_line(error)}); "
             "leave encoder.layer empty"
         ) from error
-    # Batch norm may write to its statistics, so fx takes it for something that has to run even where nothing reads it.
-    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
-    return GraphModule(model, graph, class_name=type(model).__name__)
 
 
 def one_of(names: list[str], wrong: str) -> str:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import GraphModule
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from showtell.errors import RecipeError, first_line
+from showtell.model.tracing import whole
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,9 @@ def traced(network: nn.Module) -> GraphModule:
     if isinstance(network, GraphModule):
         return network
     try:
-        last = get_graph_node_names(network)[1][-1]
-        graph: fx.Graph = create_feature_extractor(network, {last: "features"}).eval_graph
+        return whole(network)
     except Exception as error:  # tracing fails with many kinds of error
         raise RecipeError(f"this network cannot be traced: {first_line(error)}") from error
-    return GraphModule(network, graph, class_name=type(network).__name__)
 
 
 def _within(node: fx.Node, module: str) -> bool:
