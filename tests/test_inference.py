@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,32 @@ def test_words_must_and_must_not_occur(captioner: Captioner, photos: list[Path])
     others = list(dict.fromkeys(usual))[:2]
     for best in captioner.caption(photos, n=2, wishes=Wishes(excluded=("|".join(others),))):
         assert not any(word in text.split() for text in every(best) for word in others)
+
+
+def test_a_part_of_a_word_is_not_the_word(photos: list[Path], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    recipe = load_recipe("scenes", ["search.max_length=6"])
+    captions = ["a dog", "a doghouse", "a house", "houses", "dogs", "a red dog"]
+    vocabulary = Vocabulary.train(captions, kind="bpe", size=26)
+    model = build_model(recipe, build_encoder(recipe), len(vocabulary))
+    with torch.no_grad():  # it likes to say "house"
+        model.decoder.output.bias[vocabulary.phrase("doghouse")[1]] += 3
+    save_bundle(tmp_path / "b", model=model, vocabulary=vocabulary, recipe=recipe, training={})
+    captioner, word = Captioner.load(tmp_path / "b"), re.compile(r"(?<!\w)dog(?![\w'-])")
+    (dog,) = vocabulary.phrase("dog")
+    assert len(vocabulary.phrase("doghouse")) > 1 and vocabulary.phrase("doghouse")[0] == dog
+    said = [text for best in captioner.caption(photos, n=4, wishes=Wishes(required=("dog",))) for text in every(best)]
+    assert all(word.search(text) for text in said)
+    free = [text for best in captioner.caption(photos, n=4, wishes=Wishes(excluded=("dog",))) for text in every(best)]
+    assert not any(word.search(text) for text in free)
+    both = Wishes(required=("doghouse",), excluded=("dog",))
+    for best in captioner.caption(photos, n=2, wishes=both):
+        assert all("doghouse" in text and not word.search(text) for text in every(best))
+    with pytest.raises(DataError, match="'red dog' must occur and must not"):
+        captioner.caption(photos, wishes=Wishes(required=("red dog",), excluded=("dog",)))
+    vars(captioner.bundle.vocabulary)["continuing"] = ()  # as if it knew nothing of parts
+    said = [text for best in captioner.caption(photos, n=4, wishes=Wishes(required=("dog",))) for text in every(best)]
+    assert not all(word.search(text) for text in said)
 
 
 def test_wishes_that_only_a_repetition_would_meet(tiny_bundle: Path, photos: list[Path]) -> None:

@@ -26,8 +26,9 @@ def images(seed: int, count: int = 3) -> Tensor:
     return torch.randn(count, 2, 4, generator=torch.Generator().manual_seed(seed))
 
 
-def holds(words: tuple[int, ...], phrase: Phrase) -> bool:
-    return any(words[i : i + len(phrase)] == phrase for i in range(len(words)))
+def holds(words: tuple[int, ...], phrase: Phrase, continuing: tuple[int, ...] = ()) -> bool:
+    places = [i + len(phrase) for i in range(len(words)) if words[i : i + len(phrase)] == phrase]
+    return any(end == len(words) or words[end] not in continuing for end in places)
 
 
 @pytest.mark.parametrize(
@@ -42,23 +43,26 @@ def holds(words: tuple[int, ...], phrase: Phrase) -> bool:
         ((((5, 5),), ((4, 5),)), ((4, 4),)),
     ],
 )
+@pytest.mark.parametrize("continuing", [(), (5,)])
 @pytest.mark.parametrize("seed", range(3))
 def test_constrained_search_equals_brute_force(
-    seed: int, required: tuple[tuple[Phrase, ...], ...], forbidden: tuple[Phrase, ...]
+    seed: int, continuing: tuple[int, ...], required: tuple[tuple[Phrase, ...], ...], forbidden: tuple[Phrase, ...]
 ) -> None:
     toy, features = Toy(seed), images(seed)
-    wide = find(toy, features, beam=120, n=4, required=required, forbidden=forbidden)
-    narrow = find(toy, features, beam=2, required=required, forbidden=forbidden)
+    wishes = {"required": required, "forbidden": forbidden, "continuing": continuing}
+    wide = find(toy, features, beam=120, n=4, **wishes)
+    narrow = find(toy, features, beam=2, **wishes)
     for image in range(3):
         every = every_caption(toy, features[image : image + 1], SearchOptions(max_length=5))
         allowed = [
             (score, words)
             for score, words in every
-            if all(any(holds(words, phrase) for phrase in any_of) for any_of in required)
-            and not any(holds(words, phrase) for phrase in forbidden)
+            if all(any(holds(words, phrase, continuing) for phrase in any_of) for any_of in required)
+            and not any(holds(words, phrase, continuing) for phrase in forbidden)
         ]
-        assert [h.tokens for h in wide[image]] == [words for _, words in allowed[:4]]
-        assert [h.score for h in wide[image]] == pytest.approx([score for score, _ in allowed[:4]], abs=1e-5)
+        ended = [h for h in wide[image] if h.finished]
+        assert [h.tokens for h in ended] == [words for _, words in allowed[:4]]
+        assert [h.score for h in ended] == pytest.approx([score for score, _ in allowed[:4]], abs=1e-5)
         assert narrow[image][0].tokens in {words for _, words in allowed}
 
 

@@ -16,7 +16,8 @@ class SearchOptions:
     """`score = log_prob / length ** length_penalty`; length and `max_length` count the `<end>`.
 
     The beam is split into `groups`; a word costs `diversity` nats each time that an earlier group says it at the same
-    step. Every caption has a phrase of each of `required` and none of `forbidden`. `consensus` candidates are ranked by
+    step. Every caption has a phrase of each of `required` and none of `forbidden`; a phrase that one of the tokens
+    `continuing` follows has not been said, as the word goes on. `consensus` candidates are ranked by
     how much they agree, and the image is looked at in `views` ways.
     """
 
@@ -31,6 +32,7 @@ class SearchOptions:
     diversity: float = 0.5
     required: tuple[tuple[Phrase, ...], ...] = ()
     forbidden: tuple[Phrase, ...] = ()
+    continuing: tuple[int, ...] = ()
     consensus: int = 0
     views: int = 1
 
@@ -57,8 +59,8 @@ class Wishes:
     """What is asked of captions beyond the bundle's own decoding.
 
     Every caption has each of the words `required`, where "dog|dogs" is met by either, and none of `excluded`, where
-    "dog|dogs" rules out both. For captioners of subwords (`data.vocabulary = "bpe"`), a longer word such as "doghouse"
-    contains "dog", and words of scripts without spaces cannot be told apart. `diverse` searches as many groups as there
+    "dog|dogs" rules out both. "doghouse" is not "dog"; words of scripts without spaces cannot be told apart by captioners
+    of subwords (`data.vocabulary = "bpe"`). `diverse` searches as many groups as there
     are captions, and a word costs `diversity` nats each time that an earlier group says it. `consensus` candidates are
     ranked by how much they agree, and the image is looked at in `views` ways (1 to 4; to 8 for a bundle trained on
     turned pictures); None keeps the bundle's own.

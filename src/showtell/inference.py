@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -85,7 +85,8 @@ class Captioner(BaseCaptioner):
         phrase = self.bundle.vocabulary.phrase
         required = tuple(tuple(phrase(word) for word in words.split("|")) for words in wishes.required)
         forbidden = tuple(phrase(word) for words in wishes.excluded for word in words.split("|"))
-        _check_phrases(required, forbidden, wishes, options.max_length)
+        continuing = self.bundle.vocabulary.continuing if required or forbidden else ()
+        _check_phrases(required, forbidden, continuing, wishes, options.max_length)
         self._check_views(wishes.views or 1)
         groups = options.n if wishes.diverse else 1
         return replace(
@@ -95,6 +96,7 @@ class Captioner(BaseCaptioner):
             diversity=wishes.diversity,
             required=required,
             forbidden=forbidden,
+            continuing=continuing,
             consensus=0 if wishes.diverse else options.consensus if wishes.consensus is None else wishes.consensus,
             views=wishes.views or options.views,
         )
@@ -214,11 +216,15 @@ def _check_words(bundle: Bundle, other: Bundle) -> None:
 
 
 def _check_phrases(
-    required: Sequence[Sequence[Phrase]], forbidden: Sequence[Phrase], wishes: Wishes, max_length: int
+    required: Sequence[Sequence[Phrase]],
+    forbidden: Sequence[Phrase],
+    continuing: Collection[int],
+    wishes: Wishes,
+    max_length: int,
 ) -> None:
     """Raises `DataError` where no caption can meet the wishes."""
     for words, any_of in zip(wishes.required, required, strict=True):
-        if all(any(_holds(phrase, bad) for bad in forbidden) for phrase in any_of):
+        if all(any(_holds(phrase, bad, continuing) for bad in forbidden) for phrase in any_of):
             raise DataError(f"'{words}' must occur and must not; leave out one of the two")
     needed = sum(max(map(len, any_of)) for any_of in required) + 1
     if needed > max_length:
@@ -227,8 +233,9 @@ def _check_phrases(
         )
 
 
-def _holds(phrase: Phrase, part: Phrase) -> bool:
-    return any(phrase[i : i + len(part)] == part for i in range(len(phrase)))
+def _holds(phrase: Phrase, part: Phrase, continuing: Collection[int]) -> bool:
+    ends = ((i + len(part)) for i in range(len(phrase)) if phrase[i : i + len(part)] == part)
+    return any(end == len(phrase) or phrase[end] not in continuing for end in ends)
 
 
 def _device(wanted: str | torch.device) -> torch.device:

@@ -55,6 +55,17 @@ def test_subwords_give_back_a_language_without_spaces() -> None:
     assert vocabulary.decode(vocabulary.encode("青い犬が道を走る")) == "青い犬が道を走る"
 
 
+def test_subwords_that_go_on_with_a_word() -> None:
+    captions = ["a dog at a doghouse", "the dog's house, 3 dog-houses", "läuft 一只狗", "a dog at the house"]
+    vocabulary = Vocabulary.train(captions, kind="bpe", size=300)
+    tokens = vocabulary.listed()
+    going_on = {tokens[i] for i in vocabulary.continuing}
+    assert {"o", "ä", "'", "-", "3"} & set(tokens) <= going_on and len(going_on) > 10
+    assert not any(token.startswith("▁") for token in going_on)
+    assert not {"<end>", ",", "狗", "只"} & going_on and {",", "狗"} <= set(tokens)
+    assert words().continuing == ()
+
+
 @pytest.mark.parametrize("kind", ["word", "bpe"])
 @pytest.mark.parametrize(
     "caption",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import itertools
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -130,6 +132,12 @@ class Vocabulary:
         hint = f"near it are {', '.join(sorted(set(near), key=near.index))}" if near else f"it has {len(known)} words"
         raise DataError(f"the captioner's vocabulary does not have '{text}'; {hint}")
 
+    @functools.cached_property
+    def continuing(self) -> tuple[int, ...]:
+        """The subwords that go on with the word before them, such as "house" in "doghouse"; none where tokens are words."""
+        tokens = self.listed() if self._subwords else []
+        return tuple(i for i, token in enumerate(tokens) if i >= len(SPECIAL) and _goes_on(token[0]))
+
     def _dropped(self, text: str) -> str:
         """The first character, other than a space, that separates two tokens, as errors name it; empty if there is none."""
         normal = self._tokenizer.normalizer.normalize_str(text)
@@ -195,6 +203,11 @@ class Vocabulary:
             if i > self.unk_id:
                 spoken.append(int(i))
         return spoken
+
+
+def _goes_on(character: str) -> bool:
+    """Whether a word may go on with it: letters, marks and digits; apostrophes and hyphens, as in "man's"."""
+    return (unicodedata.category(character)[0] in "LMN" or character in "'’-") and not is_spaceless(character)
 
 
 def _normal() -> list[normalizers.Normalizer]:

@@ -1,33 +1,37 @@
 """Required and forbidden phrases as a small automaton over token ids.
 
 Anderson et al., "Guided Open Vocabulary Image Captioning with Constrained Beam Search", 2017, section 3. A state
-records which requirements are met and how far into a phrase of several tokens the caption is.
+records which requirements are met and how far into a phrase of several tokens the caption is. Where tokens are parts of
+words, "dog" is not said before it is known that the word does not go on, to "doghouse".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from showtell.decoding import Phrase
 
-_State = tuple[frozenset[int], Phrase]  # requirements met; the end of the caption, if it may grow into a phrase
+_State = tuple[frozenset[int], Phrase]  # requirements met; the end of the caption that is, or may grow into, a phrase
 
 
 @dataclass(frozen=True)
 class Automaton:
     """Captions start in state 0 and may end only in `accepting` states.
 
-    Token `tokens[i]` leads from state s to `after[s, i]` (-1: forbidden there), any other token to `otherwise[s]`.
+    Token `tokens[i]` leads from state s to `after[s, i]` (-1: forbidden there), any other token to `otherwise[s]`, or, if
+    it is one of `continuing`, to `onward[s]`.
     """
 
     accepting: Tensor  # (states,) bool
     tokens: Tensor  # (S,), including `<end>`
     after: Tensor  # (states,S)
     otherwise: Tensor  # (states,)
+    continuing: Tensor  # (C,), none of `tokens`
+    onward: Tensor  # (states,)
 
     @property
     def states(self) -> int:
@@ -35,8 +39,20 @@ class Automaton:
         return len(self.accepting)
 
     @classmethod
-    def build(cls, required: Sequence[Sequence[Phrase]], forbidden: Sequence[Phrase], *, end_id: int) -> Automaton:
-        """Accepts captions with at least one phrase of each of `required` and none of `forbidden`."""
+    def build(
+        cls,
+        required: Sequence[Sequence[Phrase]],
+        forbidden: Sequence[Phrase],
+        *,
+        end_id: int,
+        continuing: Collection[int] = (),
+    ) -> Automaton:
+        """Accepts captions with at least one phrase of each of `required` and none of `forbidden`.
+
+        `continuing` are tokens that go on with the word before them. Where there are some, a phrase is complete only when
+        another token, or the end, follows it; otherwise with its last token.
+        """
+        rules = _Rules(required, forbidden, frozenset(continuing))
         phrases = [*forbidden, *(phrase for any_of in required for phrase in any_of)]
         tokens = sorted({token for phrase in phrases for token in phrase} - {end_id})
         states: list[_State] = [(frozenset(), ())]
@@ -50,36 +66,59 @@ class Automaton:
                 states.append(state)
             return number[state]
 
-        after, otherwise = [], []
+        accepting, after, otherwise, onward = [], [], [], []
         for here, state in enumerate(states):  # `states` grows meanwhile
-            ends = here if len(state[0]) == len(required) else -1
-            after.append([ends, *(place(_next(state, token, required, forbidden)) for token in tokens)])
-            otherwise.append(place((state[0], ())))
-        accepting = torch.tensor([len(met) == len(required) for met, _ in states])
-        return cls(accepting, torch.tensor([end_id, *tokens]), torch.tensor(after), torch.tensor(otherwise))
+            closed = rules.closed(state)
+            accepting.append(closed is not None and len(closed[0]) == len(required))
+            ends = here if accepting[-1] else -1
+            after.append([ends, *(place(rules.next(state, token)) for token in tokens)])
+            otherwise.append(place(closed and (closed[0], ())))
+            onward.append(place((state[0], ())))
+        return cls(
+            torch.tensor(accepting), torch.tensor([end_id, *tokens]), torch.tensor(after), torch.tensor(otherwise),
+            torch.tensor(sorted({*continuing} - {*tokens}), dtype=torch.long), torch.tensor(onward),
+        )  # fmt: skip
 
     def to(self, device: torch.device) -> Automaton:
         """The same automaton on `device`."""
-        return Automaton(*(x.to(device) for x in (self.accepting, self.tokens, self.after, self.otherwise)))
+        return Automaton(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def _next(
-    state: _State, token: int, required: Sequence[Sequence[Phrase]], forbidden: Sequence[Phrase]
-) -> _State | None:
-    """The state after one more token; None where it would complete a forbidden phrase."""
-    met, begun = state
-    said = (*begun, token)
-    if any(_ends_with(said, phrase) for phrase in forbidden):
-        return None
-    met |= {i for i, any_of in enumerate(required) if any(_ends_with(said, phrase) for phrase in any_of)}
-    open_phrases = [*forbidden, *(p for i, any_of in enumerate(required) if i not in met for p in any_of)]
-    ends = (said[k:] for k in range(len(said)))
-    return met, next((end for end in ends if any(_begins_with(phrase, end) for phrase in open_phrases)), ())
+@dataclass(frozen=True)
+class _Rules:
+    required: Sequence[Sequence[Phrase]]
+    forbidden: Sequence[Phrase]
+    continuing: frozenset[int]
+
+    def next(self, state: _State, token: int) -> _State | None:
+        """The state after one more token; None where it completes a forbidden phrase."""
+        if token not in self.continuing:
+            before = self.closed(state)
+            if before is None:
+                return None
+            state = before
+        met, begun = state
+        grown = (met, self._growing((*begun, token), met, whole=True))
+        return grown if self.continuing else self.closed(grown)
+
+    def closed(self, state: _State) -> _State | None:
+        """The state with the phrases at its end complete; None where one of them is forbidden."""
+        met, said = state
+        if any(_ends_with(said, phrase) for phrase in self.forbidden):
+            return None
+        met |= {i for i, any_of in enumerate(self.required) if any(_ends_with(said, phrase) for phrase in any_of)}
+        return met, self._growing(said, met, whole=False)
+
+    def _growing(self, said: Phrase, met: frozenset[int], *, whole: bool) -> Phrase:
+        """The longest end of `said` that may grow into a phrase, or, with `whole`, that is one."""
+        wanted = [*self.forbidden, *(p for i, any_of in enumerate(self.required) if i not in met for p in any_of)]
+        ends = (said[k:] for k in range(len(said)))
+        return next((end for end in ends if any(_begins_with(phrase, end, whole) for phrase in wanted)), ())
 
 
 def _ends_with(said: Phrase, phrase: Phrase) -> bool:
     return said[-len(phrase) :] == phrase
 
 
-def _begins_with(phrase: Phrase, begun: Phrase) -> bool:
-    return len(begun) < len(phrase) and phrase[: len(begun)] == begun
+def _begins_with(phrase: Phrase, begun: Phrase, whole: bool) -> bool:
+    return len(begun) < len(phrase) + whole and phrase[: len(begun)] == begun

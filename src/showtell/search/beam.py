@@ -144,7 +144,11 @@ class _Search:
     def __init__(self, options: SearchOptions, end_id: int) -> None:
         self.options, self.end_id = options, end_id
         constrained = bool(options.required or options.forbidden)
-        self.automaton = Automaton.build(options.required, options.forbidden, end_id=end_id) if constrained else None
+        self.automaton = (
+            Automaton.build(options.required, options.forbidden, end_id=end_id, continuing=options.continuing)
+            if constrained
+            else None
+        )
         if not 1 <= options.n <= options.beam:
             raise ValueError(f"n is {options.n}: expected 1 to the beam's {options.beam}")
         if options.beam % options.groups or (constrained and options.groups > 1):
@@ -199,15 +203,18 @@ class _Search:
         """The best continuations into each state, from any state."""
         special = automaton.tokens
         named = logits[..., special]  # (A,K,S)
-        logits[..., special] = NEVER
+        goes_on = logits[..., automaton.continuing]  # (A,K,C)
+        logits[..., special] = logits[..., automaton.continuing] = NEVER
         values, words = logits.topk(min(2 * self.width, logits.shape[-1]), dim=-1)  # (A,K,M)
+        onward, parts = goes_on.topk(min(2 * self.width, goes_on.shape[-1]), dim=-1)  # (A,K,N)
         others = automaton.otherwise[:, None].expand(-1, values.shape[-1])  # (G,M)
-        target = torch.cat((others, automaton.after), -1).repeat_interleave(self.width, 0).flatten()  # (K·(M+S),)
-        values = (torch.cat((values, named), -1) + total[..., None]).flatten(1)  # (A,K·(M+S))
-        words = torch.cat((words, special.expand_as(named)), -1)
+        further = automaton.onward[:, None].expand(-1, onward.shape[-1])  # (G,N)
+        target = torch.cat((others, automaton.after, further), -1).repeat_interleave(self.width, 0).flatten()
+        values = (torch.cat((values, named, onward), -1) + total[..., None]).flatten(1)  # (A,K·(M+S+N))
+        words = torch.cat((words, special.expand_as(named), automaton.continuing[parts]), -1)
         parents = _row_of(words, self.rows)
         states = torch.arange(self.groups, device=logits.device)[:, None]
-        reached = values[:, None].masked_fill(target != states, NEVER)  # (A,G,K·(M+S))
+        reached = values[:, None].masked_fill(target != states, NEVER)  # (A,G,K·(M+S+N))
         words, parents = (x.flatten(1)[:, None].expand_as(reached) for x in (words, parents))
         return _top(reached, reached, words, parents, 2 * self.width)
 
