@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 from clip_model import SIZE, WORDS, clip_model
-from command_line import make_captioned, refused, run, write_predictions
-from hub_server import hub
+from command_line import IDS, make_captioned, refused, run, write_predictions
+from hub_server import Repository, hub
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from showtell import Caption
 from showtell.clip import ClipScorer, Judge
+from showtell.data.annotations import read_annotations
 from showtell.errors import BundleError, DataError
-from showtell.hub import fetch_model
+from showtell.evaluation import derange
 
 __all__ = ["clip_model", "hub"]
 
@@ -52,7 +55,10 @@ def cosines(folder: Path, pictures: list[Path], texts: list[str]) -> Any:
     return torch.stack(rows, dim=1).numpy()
 
 
-def test_it_is_the_cosine_of_transformers_clip(clip_model: Path, pictures: list[Path]) -> None:
+def test_it_is_the_cosine_of_transformers_clip(
+    clip_model: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("showtell.clip._BATCH", 3)
     scorer = ClipScorer.load(clip_model)
     found = scorer.look_at(pictures, REFERENCES)(CAPTIONS)["clip_s"]
     expected = 2.5 * np.maximum(np.diagonal(cosines(clip_model, pictures, CAPTIONS)), 0)
@@ -69,7 +75,7 @@ def test_references_count_by_the_nearest(clip_model: Path, pictures: list[Path])
         assert scores["ref_clip_s"][place] == pytest.approx(
             2 * fits * alike / (fits + alike) if fits else 0.0, abs=1e-6
         )
-    assert scorer.read(CAPTIONS[2:]).tolist()[0] == scorer.read(CAPTIONS[2:]).tolist()[1]
+    assert scorer.look_at(pictures)(CAPTIONS) == {"clip_s": scores["clip_s"]}  # without references
 
 
 def test_a_caption_that_does_not_fit_scores_nothing() -> None:
@@ -84,6 +90,17 @@ def test_a_caption_that_does_not_fit_scores_nothing() -> None:
     scores = judge(captions)
     assert scores["clip_s"] == pytest.approx([2.5, 1.5, 0, 0])
     assert scores["ref_clip_s"] == pytest.approx([2 * 2.5 * 0.6 / 3.1, 2 * 1.5 * 1.0 / 2.5, 0, 0])
+
+
+def test_each_image_has_a_caption_and_references(clip_model: Path, pictures: list[Path]) -> None:
+    scorer = ClipScorer.load(clip_model)
+    for wrong in ([["a dog"]], [["a"], ["b"], [], ["c"]]):
+        with pytest.raises(DataError, match=r"4 images and \d lists of references; expected one for each"):
+            scorer.look_at(pictures, wrong)
+    judge = scorer.look_at(pictures, REFERENCES)
+    for captions in (CAPTIONS[:3], "four"):
+        with pytest.raises(DataError, match="captions for 4 images; expected one for each"):
+            judge(captions)
 
 
 def test_long_captions_are_cut(clip_model: Path) -> None:
@@ -112,24 +129,49 @@ def test_scores_by_command(clip_model: Path, things: Path) -> None:
         assert found[name] == pytest.approx(np.mean(expected[name]), abs=1e-5)
         low, high = found["intervals"][name]
         assert low <= found[name] <= high
-    assert any(str(clip_model) in note for note in found["notes"])
+    assert found["protocol"]["clip"] == str(clip_model)
     table = run(*common).stdout
     assert f"CLIP-S   {100 * found['clip_s']:9.2f}" in table and f"RefCLIP-S{100 * found['ref_clip_s']:9.2f}" in table
 
 
-def test_floors_and_comparisons_have_them_too(
-    clip_model: Path, tiny_bundle: Path, scenes: Path, tmp_path: Path
+def test_floors_have_them_too(
+    clip_model: Path, tiny_bundle: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    common = ("evaluate", "--data", scenes, "--metrics", "clip", "--clip", clip_model, "--json")
-    first = run(*common, tiny_bundle, "--captions", tmp_path / "own.json")
-    assert first.exit_code == 0, first.output
-    found, rows = json.loads(first.stdout), json.loads((tmp_path / "own.json").read_text())
-    assert all("clip_s" in floor for floor in found["floors"].values())
-    (tmp_path / "fewer.json").write_text(json.dumps(rows[1:]))
-    arguments = ("--predictions", tmp_path / "own.json", "--against", tmp_path / "fewer.json", "--allow-missing")
-    compared = json.loads(run(*common, *arguments).stdout)["against"]
-    assert compared["differences"]["clip_s"]["difference"] == pytest.approx(0)
-    assert compared["scores"]["clip_s"] == pytest.approx(np.mean([row["clip_s"] for row in rows[1:]]))
+    """Of a captioner that says something else of each image."""
+    images = read_annotations(scenes).split("test")
+    said = [" ".join(["dog", "boats at sea", "the", "red"][: 1 + place % 4]) for place in range(len(images))]
+    results = [Caption(text=text, log_prob=0.0, score=0.0, words=()) for text in said]
+    monkeypatch.setattr("showtell.captioning.BaseCaptioner.caption_each", lambda *_, **__: iter(results))
+    result = run("evaluate", tiny_bundle, "--data", scenes, "--metrics", "clip", "--clip", clip_model, "--json")
+    assert result.exit_code == 0, result.output
+    found, scorer = json.loads(result.stdout), ClipScorer.load(clip_model)
+    judge = scorer.look_at([image.path for image in images], [image.captions for image in images])
+    for floor, captions in (
+        (found, said),
+        (found["floors"]["shuffled"], derange(said, seed=0)),
+        (found["floors"]["constant"], [found["constant_caption"]] * len(images)),
+    ):
+        for name, each in judge(captions).items():
+            assert floor[name] == pytest.approx(np.mean(each), abs=1e-5)
+    assert len({round(floor["clip_s"], 6) for floor in (found, *found["floors"].values())}) == 3
+
+
+def test_comparisons_have_them_too(clip_model: Path, things: Path) -> None:
+    write_predictions(things / "own.json", IDS[1:])
+    other = [{"image_id": f"{name}.png", "caption": f"a red door and {name}"} for name in IDS[:3]]
+    (things / "other.json").write_text(json.dumps(other))
+    (things / "images" / "b.png").unlink()
+    arguments = ("--predictions", things / "own.json", "--against", things / "other.json", "--data", things, "--json")
+    with_clip = (*arguments, "--metrics", "clip", "--clip", clip_model)
+    gone = run("evaluate", *with_clip)
+    assert gone.exit_code == 2 and "no prediction" in gone.stderr
+    result = run("evaluate", *with_clip, "--allow-missing")
+    assert result.exit_code == 0 and "1 images without a file" in result.stderr, result.output
+    found = json.loads(result.stdout)
+    judge = ClipScorer.load(clip_model).look_at([things / "images" / "c.png"])
+    own, theirs = judge(["a small thing number 2"])["clip_s"][0], judge(["a red door and c"])["clip_s"][0]
+    assert abs(own - theirs) > 1e-3
+    assert found["against"]["differences"]["clip_s"]["difference"] == pytest.approx(own - theirs, abs=1e-5)
 
 
 def test_what_cannot_be_scored_is_a_sentence(
@@ -148,44 +190,90 @@ def test_what_cannot_be_scored_is_a_sentence(
     shutil.copytree(clip_model, things / "other")
     (things / "other" / "config.json").write_text('{"model_type": "siglip"}')
     assert "other is a model of the kind 'siglip'; expected a CLIP model" in run(*with_clip, things / "other").stderr
+    part = shutil.copytree(clip_model, things / "part")
+    tensors = load_file(part / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("text_model")}
+    save_file(kept, part / "model.safetensors", metadata={"format": "pt"})
+    assert "of a CLIP model's weights (first text_model." in run(*with_clip, part).stderr
+    other = shutil.copytree(clip_model, things / "prepared")
+    settings = json.loads((other / "preprocessor_config.json").read_text())
+    for key, value in (("do_center_crop", False), ("size", {"height": 32, "width": 32}), ("resample", 0)):
+        (other / "preprocessor_config.json").write_text(json.dumps({**settings, key: value}))
+        assert "prepared prepares its pictures in another way than CLIP" in run(*with_clip, other).stderr
+    (other / "preprocessor_config.json").unlink()
+    assert "has no preprocessor_config.json or processor_config.json" in run(*with_clip, other).stderr
+    (things / "none.json").write_text("[]")
+    early = run("evaluate", "--predictions", things / "none.json", "--data", things, "--metrics", "clip")
+    assert early.exit_code == 2 and "CLIP" not in early.stderr  # nothing is fetched for it
     (things / "images" / "c.png").unlink()
     gone = run(*with_clip, clip_model)
-    assert gone.exit_code == 2 and "CLIPScore needs every image" in gone.stderr and "c.png" in gone.stderr
+    assert gone.exit_code == 2 and "1 of 4 files are missing (first" in gone.stderr and "c.png" in gone.stderr
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert "pip install 'showtell[clip]'" in run(*with_clip, clip_model).stderr
 
 
 def test_a_missing_folder_is_said() -> None:
     with pytest.raises(BundleError, match="'no/such/folder' is not a folder; expected one, or user/name"):
-        fetch_model("no/such/folder", small=(), weights=())
+        ClipScorer.load("no/such/folder")
 
 
-def test_it_comes_from_the_hub(clip_model: Path, hub: Any, pictures: list[Path]) -> None:
-    from hub_server import Repository
+def test_a_processor_of_transformers_5_is_read(clip_model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(clip_model, tmp_path / "five")
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
+    both = [ClipScorer.load(place).look_at(pictures)(CAPTIONS) for place in (clip_model, folder)]
+    assert both[0] == both[1]
 
-    files = {path.name: path.read_bytes() for path in clip_model.iterdir()}
-    weights = files.pop("model.safetensors")
-    for name, more in (("safe", {"model.safetensors": weights, "tf_model.h5": b"large"}), ("none", {})):
-        hub.repositories[f"ada/{name}"] = Repository(private=False)
-        hub.repositories[f"ada/{name}"].commit("main", {**files, **more}, "first")
-    here, there = ClipScorer.load(clip_model), ClipScorer.load("ada/safe")
+
+def publish(hub: Any, name: str, folder: Path, *, without: str = "", **more: bytes) -> None:
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != without}
+    hub.repositories.setdefault(name, Repository(private=False)).commit("main", {**files, **more}, "next")
+
+
+def test_it_comes_from_the_hub(clip_model: Path, hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(hub, "ada/clip", clip_model, **{"tf_model.h5": b"large"})
+    first = hub.repositories["ada/clip"].branches["main"]
+    here, there = ClipScorer.load(clip_model), ClipScorer.load("ada/clip")
     assert torch.equal(here.read(CAPTIONS), there.read(CAPTIONS))
+    assert there.name == f"ada/clip@{first[:7]}"
     assert not any("tf_model.h5" in asked for asked in hub.asked)
-    with pytest.raises(BundleError, match=r"ada/none: found no model.safetensors or pytorch_model.bin"):
-        ClipScorer.load("ada/none")
+    publish(hub, "ada/clip", clip_model, without="model.safetensors")
+    with pytest.raises(BundleError, match=r"ada/clip: found no model.safetensors or pytorch_model.bin"):
+        ClipScorer.load("ada/clip")
+    assert ClipScorer.load(f"ada/clip@{first}").name == there.name
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert ClipScorer.load(f"ada/clip@{first}").name == there.name
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(BundleError, match="ada/nobody"):
         ClipScorer.load("ada/nobody")
 
 
-def test_older_weights_are_read_as_tensors_alone(clip_model: Path, hub: Any, tmp_path: Path) -> None:
-    from hub_server import Repository
-    from safetensors.torch import load_file
+def test_what_is_no_clip_model_is_not_fetched(clip_model: Path, hub: Any) -> None:
+    publish(hub, "ada/other", clip_model, **{"config.json": b'{"model_type": "siglip"}'})
+    with pytest.raises(BundleError, match="ada/other is a model of the kind 'siglip'"):
+        ClipScorer.load("ada/other")
+    assert not any("model.safetensors" in asked for asked in hub.asked)
 
+
+def test_a_branch_that_moves_meanwhile_is_one_commit(
+    clip_model: Path, hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(hub, "ada/clip", clip_model)
+    first = hub.repositories["ada/clip"].branches["main"]
+
+    def move(folder: Path, source: str | Path) -> None:
+        publish(hub, "ada/clip", clip_model, **{"model.safetensors": b"other weights"})
+
+    monkeypatch.setattr("showtell.clip._check", move)
+    assert ClipScorer.load("ada/clip").name == f"ada/clip@{first[:7]}"
+
+
+def test_older_weights_are_read_as_tensors_alone(clip_model: Path, hub: Any, tmp_path: Path) -> None:
     folder = shutil.copytree(clip_model, tmp_path / "older")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    hub.repositories["ada/older"] = Repository(private=False)
-    hub.repositories["ada/older"].commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "first")
+    publish(hub, "ada/older", folder)
     assert torch.equal(ClipScorer.load("ada/older").read(CAPTIONS), ClipScorer.load(clip_model).read(CAPTIONS))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from showtell.config import Recipe
@@ -27,7 +27,7 @@ class Scored:
     def read(cls, value: Mapping[str, Any], *, where: str) -> Scored:
         """Reads what `showtell evaluate --json` printed. `DataError` for anything else; `where` names it."""
         try:
-            protocol = Protocol(**{item.name: value["protocol"][item.name] for item in fields(Protocol)})
+            protocol = Protocol.from_dict(value["protocol"])
             scores = {name: float(value[name]) for name in NAMES if name in value}
             intervals = {name: (float(low), float(high)) for name, (low, high) in value.get("intervals", {}).items()}
             floors = {
@@ -64,8 +64,8 @@ def model_card(
     tables = [_table(scored) for scored in evaluations]
     for what, record in (("decoding", decoding or {}), ("epoch", training)):
         if record.get("scores"):
-            chosen = Scored(record["scores"], Protocol(**record["protocol"]))
-            if what == "epoch" and decoding and asdict(chosen.protocol) == decoding.get("protocol"):
+            chosen = Scored(record["scores"], Protocol.from_dict(record["protocol"]))
+            if what == "epoch" and decoding and chosen.protocol == Protocol.from_dict(decoding["protocol"]):
                 continue  # the chosen decoding is the one it had already
             known.append(chosen)
             tables.append(f"{_table(chosen)}\nThe {what} was chosen by these scores, so they flatter it a little.")

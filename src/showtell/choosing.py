@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,6 @@ def keep_best_decoding(bundle: Path, data: Path, *, split: str = "val", **heard:
     choice, protocol = choose_bundle_decoding(bundle, data, split=split, **heard)
     tried = [{"decoding": tried.search.one_view().describe(), "scores": tried.scores} for tried in choice.tried]
     set_decoding(
-        bundle, choice.search, chosen={"protocol": asdict(protocol), "scores": choice.best.scores, "tried": tried}
+        bundle, choice.search, chosen={"protocol": protocol.to_dict(), "scores": choice.best.scores, "tried": tried}
     )
     return choice, protocol

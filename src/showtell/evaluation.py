@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from showtell.decoding import Wishes
 
 Progress = Callable[[str, int, int], None]
+Clip = Callable[[], "ClipScorer"]  # loads it when it is needed
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """For --json: the scores by name, with their 95 % intervals and the protocol."""
-        result: dict[str, Any] = {**self.report.scores, "protocol": asdict(self.report.protocol)}
+        result: dict[str, Any] = {**self.report.scores, "protocol": self.report.protocol.to_dict()}
         result["intervals"] = {name: [interval.low, interval.high] for name, interval in self.intervals.items()}
         if self.floors:
             result["floors"] = {name: dict(floor.scores) for name, floor in self.floors.items()}
@@ -132,7 +133,7 @@ def evaluate_predictions(
     listed: Path | None = None,
     allow_missing: bool = False,
     more: Sequence[str] = (),
-    clip: ClipScorer | None = None,
+    clip: Clip | None = None,
     decoding: str = "unknown",
     trained: Path | None = None,
     progress: Progress = lambda what, done, total: None,
@@ -143,8 +144,8 @@ def evaluate_predictions(
     the file `listed` names, one per line. `more` is that of `metrics.evaluate`. Data without splits of its own is split
     as for the training of `trained`, a bundle or an exported folder; without it, by the recipe's defaults. Markers
     around the predictions ("startseq … endseq") are removed where half of them or more have one, and the report says
-    so. Raises `DataError` where images of the split have no prediction, unless `allow_missing` leaves them out, or
-    where none has.
+    so. Raises `DataError` where images of the split have no prediction, or no file that `clip` needs, unless
+    `allow_missing` leaves them out, or where none has.
     """
     shares = {} if trained is None else shares_of(read_config(trained)["recipe"])
     annotations = read_annotations(data, require_images=False, **shares)
@@ -167,17 +168,22 @@ def evaluate_predictions(
             f"{predictions}: {missing} of the {len(images)} images of the {split} split have no prediction (first "
             f"'{example}'); add them, or score the other {len(pairs)} alone with --allow-missing"
         )
+    left_out = [f"{missing} images without a prediction"] if missing else []
+    scorer = None if clip is None else clip()
+    if scorer is not None and allow_missing:
+        seen = [(image, caption) for image, caption in pairs if image.path.is_file()]
+        left_out += [f"{len(pairs) - len(seen)} images without a file"] * (seen != pairs)
+        pairs = seen or pairs
     references = [list(image.captions) for image, _ in pairs]
     candidates, marked = _unmarked([caption for _, caption in pairs])
-    protocol = make_protocol(annotations, split, references, decoding=decoding)
-    left_out = (f"{missing} images without a prediction",) if missing else ()
+    protocol = make_protocol(annotations, split, references, decoding=decoding, clip=scorer)
     kept = tuple(image for image, _ in pairs)
-    judge, judged = _judge(clip, kept, progress)
+    judge = _judge(scorer, kept, progress)
     report = evaluate(candidates, references, protocol=protocol, more=more, further=judge(candidates))
-    report = _noted(report, [*annotations.notes, *marked, *judged])
+    report = _noted(report, [*annotations.notes, *marked])
     spoken, written = _described(annotations, kept, candidates)
     return Evaluation(
-        report, failures=left_out, images=kept, candidates=tuple(candidates), spoken=spoken, written=written
+        report, failures=tuple(left_out), images=kept, candidates=tuple(candidates), spoken=spoken, written=written
     )
 
 
@@ -188,7 +194,7 @@ def evaluate_bundle(
     split: str = "test",
     seed: int = 0,
     more: Sequence[str] = (),
-    clip: ClipScorer | None = None,
+    clip: Clip | None = None,
     ensemble: Sequence[Path] = (),
     wishes: Wishes | None = None,
     progress: Progress = lambda what, done, total: None,
@@ -219,13 +225,14 @@ def evaluate_captioner(
     split: str = "test",
     seed: int = 0,
     more: Sequence[str] = (),
-    clip: ClipScorer | None = None,
+    clip: Clip | None = None,
     wishes: Wishes | None = None,
     members: int = 1,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """`evaluate_bundle` for a captioner that is already loaded, an ensemble of `members` bundles."""
+    scorer = None if clip is None else clip()  # first: a wrong name fails before captioning
     annotations, images = images_of(captioner, data, split, note)
     candidates: dict[int, str] = {}
     failures: list[str] = []
@@ -239,13 +246,15 @@ def evaluate_captioner(
         raise DataError(f"none of the {len(images)} images of the {split} split can be decoded; first: {failures[0]}")
     kept = [images[index] for index in candidates]
     references = [list(image.captions) for image in kept]
-    protocol = make_protocol(annotations, split, references, decoding=_decoding(captioner, wishes, members))
+    protocol = make_protocol(
+        annotations, split, references, decoding=_decoding(captioner, wishes, members), clip=scorer
+    )
     spoken, marked = _unmarked(list(candidates.values()))
     if more:
         note(f"computing {' and '.join(more)}: Java, for the captions and for both floors")
-    judge, judged = _judge(clip, kept, progress)
+    judge = _judge(scorer, kept, progress)
     report = evaluate(spoken, references, protocol=protocol, more=more, further=judge(spoken))
-    report = _noted(report, [*annotations.notes, *marked, *judged])
+    report = _noted(report, [*annotations.notes, *marked])
     more = [name for name in more if name in report.scores]
     floors = {}
     if len(spoken) > 1:
@@ -262,13 +271,12 @@ def evaluate_captioner(
 
 
 def _judge(
-    clip: ClipScorer | None, images: Sequence[CaptionedImage], progress: Progress
-) -> tuple[Callable[[Sequence[str]], dict[str, list[float]]], list[str]]:
-    """What gives each image's scores that need the image, for one caption each; and a note on it. Neither without `clip`."""
-    if clip is None:
-        return lambda candidates: {}, []
-    judge = clip.look_at([i.path for i in images], [i.captions for i in images], progress=progress)
-    return judge, [f"CLIP-S and RefCLIP-S: {clip.name}"]
+    scorer: ClipScorer | None, images: Sequence[CaptionedImage], progress: Progress
+) -> Callable[[Sequence[str]], dict[str, list[float]]]:
+    """What gives each image's scores that need the image, for one caption each; without a scorer, none."""
+    if scorer is None:
+        return lambda candidates: {}
+    return scorer.look_at([i.path for i in images], [i.captions for i in images], progress=progress)
 
 
 def _unmarked(candidates: list[str]) -> tuple[list[str], list[str]]:
@@ -309,14 +317,20 @@ def derange(candidates: Sequence[str], *, seed: int) -> list[str]:
 
 
 def make_protocol(
-    annotations: Annotations, split: str, references: Iterable[Sequence[str]], *, decoding: str
+    annotations: Annotations,
+    split: str,
+    references: Iterable[Sequence[str]],
+    *,
+    decoding: str,
+    clip: ClipScorer | None = None,
 ) -> Protocol:
     """The protocol that has to be reported with a score."""
     name = annotations.root.resolve().name
-    return Protocol.of(
+    protocol = Protocol.of(
         references, dataset=f"{name} ({annotations.drawn})" if annotations.drawn else name, split="val" if split == "dev" else split,
         decoding=decoding, version=showtell.__version__,
     )  # fmt: skip
+    return protocol if clip is None else replace(protocol, clip=clip.name)
 
 
 def images_of(

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,26 +56,31 @@ def resolve(source: str | Path) -> Path:
     return _fetch(wanted)
 
 
-def fetch_model(source: str | Path, *, small: Sequence[str], weights: Sequence[str]) -> Path:
+def fetch_model(
+    source: str | Path, *, small: Sequence[str], weights: Sequence[str], check: Callable[[Path], None]
+) -> Path:
     """The folder of a model that is no captioner: `source` itself where it exists, else that of the hub's
-    `user/name[@revision]`, with the files `small` and the first of `weights` that is there.
+    `user/name[@revision]`, with the files `small` and the first of `weights` that is there, each in one file.
 
-    Raises `BundleError` where there is no such model, `DownloadError` where the hub fails to answer.
+    `check` sees the folder before any weights are fetched, and raises if it is not what is wanted. Raises `BundleError`
+    where there is no such model, `DownloadError` where the hub fails to answer.
     """
     path = Path(source)
     wanted = HubId.parse(path.as_posix() if isinstance(source, Path) else source)
     if path.is_dir():
+        check(path)
         return path
     if wanted is None:
         raise BundleError(f"'{source}' is not a folder; expected one, or user/name of a model on the hub")
     with _sentences(wanted, "load"):
         folder = _snapshot(wanted.id, wanted.revision, small)
+        check(folder)
         for name in weights:
             folder = _snapshot(wanted.id, folder.name, (*small, name))
             if (folder / name).is_file():
                 return folder
     raise BundleError(
-        f"{wanted.id}: found no {' or '.join(weights)}, on the hub or fetched from it before; expected a model with its weights"
+        f"{wanted.id}: found no {' or '.join(weights)}, on the hub or fetched from it before; expected a model with its weights in one file"
     )
 
 

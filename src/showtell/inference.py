@@ -63,7 +63,7 @@ class Captioner(BaseCaptioner):
         """
         if precision not in get_args(Precision):
             raise DataError(f"precision is '{precision}'; expected one of {', '.join(get_args(Precision))}")
-        chosen = _device(device) if device is not None else _best_device()
+        chosen = device_named(device) if device is not None else best_device()
         torch.set_flush_denormal(True)
         bundles = (load_bundle(resolve(name), chosen) for name in (path, *ensemble))
         return cls(*bundles, device=chosen, precision=precision)
@@ -238,7 +238,7 @@ def _holds(phrase: Phrase, part: Phrase, continuing: Collection[int]) -> bool:
     return any(end == len(phrase) or phrase[end] not in continuing for end in ends)
 
 
-def _device(wanted: str | torch.device) -> torch.device:
+def device_named(wanted: str | torch.device) -> torch.device:
     """The device that `wanted` names; `DataError` if it cannot be used."""
     try:
         device = torch.device(wanted)
@@ -252,7 +252,8 @@ def _device(wanted: str | torch.device) -> torch.device:
     return device
 
 
-def _best_device() -> torch.device:
+def best_device() -> torch.device:
+    """A GPU if there is one, otherwise the processor."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -134,9 +134,9 @@ def test_files_of_the_captioner_before_go_away(hub: Any, trained: Path) -> None:
 
 def test_the_card_is_metadata_and_scores(trained: Path, tmp_path: Path) -> None:
     test = {
-        "bleu_4": 0.3, "cider": 2.0, "intervals": {"bleu_4": [0.25, 0.35], "cider": [1.5, 2.5]},
+        "bleu_4": 0.3, "cider": 2.0, "clip_s": 0.75, "intervals": {"bleu_4": [0.25, 0.35], "cider": [1.5, 2.5]},
         "floors": {"constant": {"bleu_4": 0.1, "cider": 0.2}},
-        "protocol": {**TRAINING["protocol"], "split": "test"},
+        "protocol": {**TRAINING["protocol"], "split": "test", "clip": "ada/clip@1234567"},
     }  # fmt: skip
     (tmp_path / "test.json").write_text(json.dumps(test))
     options = ("--license", "CC-BY-4.0", "--dataset", "ada/photos", "--scores", tmp_path / "test.json")
@@ -149,11 +149,12 @@ def test_the_card_is_metadata_and_scores(trained: Path, tmp_path: Path) -> None:
     assert "image-captioning" in data.tags
     found = {(r.dataset_split, r.metric_name): r.metric_value for r in data.eval_results}
     assert found == {
-        ("test", "BLEU-4 ×100"): 30.0, ("test", "CIDEr ×100"): 200.0,
+        ("test", "BLEU-4 ×100"): 30.0, ("test", "CIDEr ×100"): 200.0, ("test", "CLIP-S ×100"): 75.0,
         ("val", "BLEU-4 ×100"): 25.0, ("val", "CIDEr ×100"): 150.0,
     }  # fmt: skip
     assert "| CIDEr | 200.00 | 150.00 – 250.00 | 20.00 |" in text
-    assert "photos test, 10 images, 5 references each, PTB tokens, beam 3" in text
+    assert "photos test, 10 images, 5 references each, PTB tokens, beam 3, CLIP-S by ada/clip@1234567, showtell" in text
+    assert {r.metric_type for r in data.eval_results} == {"bleu", "cider", "clip_score"}
     assert 'Captioner.load("ada/scenes")' in text
     assert "Made with" not in text  # of an earlier version, which did not keep it
     assert f"{(trained / 'model.safetensors').stat().st_size:,} bytes  model.safetensors" in text

@@ -61,19 +61,75 @@ class Twice(nn.Module):
         return self.act(self.block(images)) * 2 if self.training else self.act(self.block(images))
 
 
-@pytest.mark.parametrize("layer", ["act", "block", "block.0"])
-def test_a_layer_that_runs_twice(layer: str) -> None:
-    model = Twice().eval()
-    assert cut(model, {"features": layer}).code == torchvisions(model, {"features": layer}).code
+class Early(nn.Module):
+    """Returns what it computed before the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.then = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.first(images)
+        self.then(found)
+        return found  # type: ignore[no-any-return]
+
+
+class Several(nn.Module):
+    """Returns a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.then = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.first(images), self.then(images)
+
+
+class Around(nn.Module):
+    """One of them inside."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside, self.last, self.several = inside, nn.Linear(2, 2), isinstance(inside, Several)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.inside(images)
+        return self.last(found[0] if self.several else found)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "call"),
+    [
+        (Twice(), "act", 0), (Twice(), "block", 1), (Twice(), "block.0", 0), (Around(Early()), "inside", 0),
+        (Around(Early()), "inside.then", 0), (Around(Early()), "last", 0),
+    ],
+)  # fmt: skip
+def test_a_layers_output_is_what_it_returns(model: nn.Module, layer: str, call: int) -> None:
+    """The last of several, but of a single operation the first, as torchvision has it."""
+    seen: list[Tensor] = []
+    model.eval().get_submodule(layer).register_forward_hook(lambda module, given, output: seen.append(output))
     images = torch.randn(3, 2)
-    expected, out = model.act(model.block(images)), cut(model, {"features": "act"})(images)["features"]
-    assert torch.equal(out, expected)
+    model(images)
+    assert torch.equal(cut(model, {"features": layer})(images)["features"], seen[call])
 
 
-def test_it_stays_in_training_and_shares_its_weights() -> None:
+def test_the_whole_is_what_the_network_returns() -> None:
+    model, images = Early().eval(), torch.randn(3, 2)
+    assert torch.equal(whole(model)(images)["features"], model(images))
+
+
+def test_several_values_are_no_features() -> None:
+    with pytest.raises(ValueError, match="it returns several values"):
+        whole(Several())
+    with pytest.raises(ValueError, match="inside returns several values"):
+        cut(Around(Several()), {"features": "inside"})
+
+
+def test_modes_stay_and_weights_are_shared() -> None:
     model = Twice().train()
+    model.block.eval()
     parted = cut(model, {"features": "block"})
-    assert model.training and model.block.training
+    assert model.training and model.act.training and not model.block.training and not model.block[1].training
     assert parted.get_parameter("block.0.weight") is model.block[0].weight
     assert not hasattr(parted, "idle")
     with pytest.raises(ValueError, match="idle does not run"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,10 +118,11 @@ def evaluate(
     more = [name for name in more if name != _CLIP]
 
     def score(file: Path) -> Evaluation:
-        return evaluate_predictions(
-            file, data, split=split, listed=listed, allow_missing=allow_missing, more=more, clip=scorer,
-            trained=folder,
-        )  # fmt: skip
+        with progress() as bar:
+            return evaluate_predictions(
+                file, data, split=split, listed=listed, allow_missing=allow_missing, more=more, clip=scorer,
+                trained=folder, progress=bar,
+            )  # fmt: skip
 
     other = None if against is None else score(against)  # first: a bad file fails before captioning
     if predictions is not None:
@@ -169,11 +171,18 @@ def _more(metrics: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _scorer(name: str | None) -> ClipScorer:
-    from showtell.clip import PAPERS, ClipScorer
+def _scorer(name: str | None) -> Callable[[], ClipScorer]:
+    """Loads the CLIP model when it is asked for, once."""
 
-    note(f"loading the CLIP model {name or PAPERS}")
-    return ClipScorer.load(name or PAPERS)
+    @functools.cache
+    def load() -> ClipScorer:
+        from showtell.clip import PAPERS, ClipScorer
+
+        source = PAPERS if name is None else name
+        note(f"loading the CLIP model {source}")
+        return ClipScorer.load(source)
+
+    return load
 
 
 def _captions_in(file: Path | None, option: str) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Protocol:
     tokenizer: str
     decoding: str
     version: str
+    clip: str = ""  # the model behind CLIP-S and RefCLIP-S
 
     @classmethod
     def of(
@@ -60,8 +61,17 @@ class Protocol:
     def __str__(self) -> str:
         return (
             f"{self.dataset} {self.split}, {self.images} images, {self.references_per_image} references each, "
-            f"{self.tokenizer} tokens, {self.decoding}, showtell {self.version}"
+            f"{self.tokenizer} tokens, {self.decoding}, {f'CLIP-S by {self.clip}, ' if self.clip else ''}showtell {self.version}"
         )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Protocol:
+        """The protocol that `to_dict` wrote; what else is in `values` is left out. `KeyError` where something is missing."""
+        return cls(**{item.name: values[item.name] for item in fields(cls) if item.name != "clip" or "clip" in values})
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; without `clip` where no such score was computed."""
+        return {name: value for name, value in asdict(self).items() if value or name != "clip"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ class Additive:
 
 @dataclass(frozen=True)
 class Report:
-    """Scores of a corpus (fractions; CIDEr 0 … 10) and of each image, and their protocol.
+    """Scores of a corpus (fractions; CIDEr 0 … 10, CLIP-S 0 … 2.5) and of each image, and their protocol.
 
     `parts` compute the same scores, in the same order, for any images, as resampling requires.
     """
@@ -96,7 +106,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """`scores`, `protocol` and `notes` for JSON."""
-        return {"scores": dict(self.scores), "protocol": asdict(self.protocol), "notes": list(self.notes)}
+        return {"scores": dict(self.scores), "protocol": self.protocol.to_dict(), "notes": list(self.notes)}
 
     def lines(self) -> list[str]:
         """For people, ×100 as papers print them."""

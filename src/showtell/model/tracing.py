@@ -14,61 +14,61 @@ from torch.fx import GraphModule
 
 
 def cut(network: nn.Module, layers: Mapping[str, str]) -> GraphModule:
-    """`network` up to the outputs of `layers`, which it returns under their keys; it shares the weights, in `eval()`.
+    """`network` up to the outputs of `layers`, which it returns under their keys; traced as in `eval()`, with the same
+    weights.
 
-    Nothing runs whose result is not needed for them. A layer's output is the last value computed in it, and of a single
-    operation the first. `ValueError` for a layer that does not run; what cannot be traced raises many kinds.
+    Nothing runs whose result is not needed for them. Of a layer that runs several times, the last output is taken, and
+    of a single operation the first. `ValueError` for a layer that does not run or does not return one value; what cannot
+    be traced raises many kinds.
     """
-    graph, owners = _trace(network)
-    return _returning(network, graph, {key: _output_of(layer, owners) for key, layer in layers.items()})
+    graph, returned = _trace(network)
+    return _returning(network, graph, {key: _output_of(layer, returned) for key, layer in layers.items()})
 
 
 def whole(network: nn.Module) -> GraphModule:
-    """`network` up to the last value that it computes, returned as "features"; otherwise as `cut`."""
-    graph, owners = _trace(network)
-    return _returning(network, graph, {"features": next(reversed(owners))})
+    """`network` as a graph that returns its output as "features"; otherwise as `cut`."""
+    graph, _ = _trace(network)
+    output = list(graph.nodes)[-1].args[0]
+    if not isinstance(output, fx.Node):
+        raise ValueError("it returns several values")
+    return _returning(network, graph, {"features": output})
 
 
 class _Tracer(fx.Tracer):
-    """Remembers the module that each node belongs to."""
+    """Remembers what each module returned."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.owners: dict[fx.Node, str] = {}
-        self._module = ""
+        self.returned: dict[str, Any] = {}
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Goes into modules of modules, and records the others as one operation each."""
-        before, self._module = self._module, self.path_of_module(m)
-        try:
-            if self.is_leaf_module(m, self._module):
-                return self.create_proxy("call_module", self._module, args, kwargs)
-            return forward(*args, **kwargs)
-        finally:
-            self._module = before
-
-    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
-        """Records an operation."""
-        proxy = super().create_proxy(*args, **kwargs)
-        self.owners[proxy.node] = self._module
-        return proxy
+        name = self.path_of_module(m)
+        if self.is_leaf_module(m, name):
+            proxy = self.create_proxy("call_module", name, args, kwargs)
+            self.returned.setdefault(name, proxy)
+            return proxy
+        self.returned[name] = forward(*args, **kwargs)
+        return self.returned[name]
 
 
-def _trace(network: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
-    training, tracer = network.training, _Tracer()
+def _trace(network: nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
+    tracer, modes = _Tracer(), [(module, module.training) for module in network.modules()]
     try:
-        return tracer.trace(network.eval()), tracer.owners
+        return tracer.trace(network.eval()), tracer.returned
     finally:
-        network.train(training)
+        for module, training in modes:
+            module.training = training
 
 
-def _output_of(layer: str, owners: Mapping[fx.Node, str]) -> fx.Node:
-    nodes = [node for node, owner in owners.items() if f"{owner}.".startswith(f"{layer}.")]
-    if not nodes:
+def _output_of(layer: str, returned: Mapping[str, Any]) -> fx.Node:
+    if layer not in returned:
         raise ValueError(f"{layer} does not run")
-    return nodes[0] if all(node.op == "call_module" and owners[node] == layer for node in nodes) else nodes[-1]
+    if not isinstance(returned[layer], fx.Proxy):
+        raise ValueError(f"{layer} returns several values")
+    return returned[layer].node  # type: ignore[no-any-return]
 
 
 def _returning(network: nn.Module, graph: fx.Graph, outputs: dict[str, fx.Node]) -> GraphModule:
