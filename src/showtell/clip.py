@@ -39,7 +39,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class ClipScorer:
-    """A CLIP model that judges captions; `name` says which, with the commit of one from the hub."""
+    """A CLIP model that judges captions; `name` says which: its folder's name, or the hub's with the commit."""
 
     def __init__(self, name: str, model: Any, tokenizer: Any, transform: Callable[[Image.Image], Tensor]) -> None:
         self.name = name
@@ -77,8 +77,8 @@ class ClipScorer:
             raise BundleError(
                 f"{source} lacks {len(missing)} of a CLIP model's weights (first {missing[0]}); expected a whole one"
             )
-        local = folder == Path(source)
-        name = str(source) if local else f"{str(source).partition('@')[0]}@{folder.name[:7]}"
+        given = folder == Path(source)
+        name = folder.resolve().name if given else f"{str(source).partition('@')[0]}@{folder.name[:7]}"
         return cls(name, model.float().eval().to(chosen), tokenizer, _transform(_settings(folder, source), source))
 
     def look_at(

@@ -58,7 +58,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="The CLIP model of --metrics clip: a folder, or user/name on the hub.",
+            help="The CLIP model of --metrics clip: a folder, or user/name on the hub. [default: openai/clip-vit-base-patch32]",
             show_default=False,
         ),
     ] = None,
@@ -70,7 +70,11 @@ def evaluate(
         ),
     ] = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Score the predictions even if some images have none.")
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="Score the predictions even if some images have none, or no file that --metrics clip needs.",
+        ),
     ] = False,
     consensus: CONSENSUS = None,
     views: VIEWS = None,
