@@ -92,6 +92,8 @@ class ClipScorer:
 
         `DataError` if an image is missing or broken, or if there are not as many lists of references as images.
         """
+        if not images:
+            raise DataError("no images to look at; expected at least one")
         if references is not None and (len(references) != len(images) or not all(references)):
             raise DataError(
                 f"{len(images)} images and {sum(map(bool, references))} lists of references; expected one for each"
@@ -115,7 +117,7 @@ class ClipScorer:
         if references is not None:
             flat = self.read([caption for captions in references for caption in captions], progress=progress)
             written = torch.split(flat, [len(captions) for captions in references])
-        seen = torch.stack([self._seen[path] for path in images]) if images else torch.empty(0)
+        seen = torch.stack([self._seen[path] for path in images])
         return Judge(self, seen, written)
 
     def read(self, captions: Sequence[str], *, progress: Progress = lambda what, done, total: None) -> Tensor:

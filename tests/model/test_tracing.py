@@ -113,6 +113,27 @@ def test_a_layers_output_is_what_it_returns(model: nn.Module, layer: str, call: 
     assert torch.equal(cut(model, {"features": layer})(images)["features"], seen[call])
 
 
+class Listed(nn.Module):
+    """Runs a list of blocks, which itself never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Twice(), nn.Sequential(nn.Linear(2, 2), nn.Tanh())])
+        self.last = nn.Linear(2, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        for block in self.blocks:
+            images = block(images)
+        return self.last(images)  # type: ignore[no-any-return]
+
+
+def test_a_list_of_blocks_ends_with_its_last() -> None:
+    model, images = Listed().eval(), torch.randn(3, 2)
+    found = cut(model, {"features": "blocks"})
+    assert torch.equal(found(images)["features"], model.blocks[1](model.blocks[0](images)))
+    assert found.code == torchvisions(model, {"features": "blocks"}).code
+
+
 def test_the_whole_is_what_the_network_returns() -> None:
     model, images = Early().eval(), torch.randn(3, 2)
     assert torch.equal(whole(model)(images)["features"], model(images))

@@ -50,8 +50,10 @@ class _Tracer(fx.Tracer):
             proxy = self.create_proxy("call_module", name, args, kwargs)
             self.returned.setdefault(name, proxy)
             return proxy
-        self.returned[name] = forward(*args, **kwargs)
-        return self.returned[name]
+        found = forward(*args, **kwargs)
+        self.returned.pop(name, None)  # in the order in which they return
+        self.returned[name] = found
+        return found
 
 
 def _trace(network: nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
@@ -64,11 +66,12 @@ def _trace(network: nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
 
 
 def _output_of(layer: str, returned: Mapping[str, Any]) -> fx.Node:
-    if layer not in returned:
+    ran = layer if layer in returned else next((n for n in reversed(returned) if n.startswith(f"{layer}.")), None)
+    if ran is None:  # neither it nor, as in a list of blocks, what it holds
         raise ValueError(f"{layer} does not run")
-    if not isinstance(returned[layer], fx.Proxy):
+    if not isinstance(returned[ran], fx.Proxy):
         raise ValueError(f"{layer} returns several values")
-    return returned[layer].node  # type: ignore[no-any-return]
+    return returned[ran].node  # type: ignore[no-any-return]
 
 
 def _returning(network: nn.Module, graph: fx.Graph, outputs: dict[str, fx.Node]) -> GraphModule:

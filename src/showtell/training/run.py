@@ -412,7 +412,7 @@ class Run:
         training = json.loads((self.out / "bundle" / "config.json").read_text(encoding="utf-8"))["training"]
         return TrainResult(
             self.out / "bundle", self.position.best_epoch, self.position.epoch,
-            training["scores"], Protocol(**training["protocol"]),
+            training["scores"], Protocol.from_dict(training["protocol"]),
         )  # fmt: skip
 
 
