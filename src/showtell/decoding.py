@@ -60,8 +60,8 @@ class Wishes:
 
     Every caption has each of the words `required`, where "dog|dogs" is met by either, and none of `excluded`, where
     "dog|dogs" rules out both. "doghouse" is not "dog"; words of scripts without spaces cannot be told apart by captioners
-    of subwords (`data.vocabulary = "bpe"`). `diverse` searches as many groups as there
-    are captions, and a word costs `diversity` nats each time that an earlier group says it. `consensus` candidates are
+    of subwords (`data.vocabulary = "bpe"`), whose "dog." with its full stop may be one more token. `diverse` searches
+    as many groups as there are captions, and a word costs `diversity` nats each time that an earlier group says it. `consensus` candidates are
     ranked by how much they agree, and the image is looked at in `views` ways (1 to 4; to 8 for a bundle trained on
     turned pictures); None keeps the bundle's own.
     """

@@ -65,7 +65,7 @@ def _trace(network: nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
             module.training = training
 
 
-def _output_of(layer: str, returned: Mapping[str, Any]) -> fx.Node:
+def _output_of(layer: str, returned: dict[str, Any]) -> fx.Node:
     ran = layer if layer in returned else next((n for n in reversed(returned) if n.startswith(f"{layer}.")), None)
     if ran is None:  # neither it nor, as in a list of blocks, what it holds
         raise ValueError(f"{layer} does not run")
