@@ -35,6 +35,7 @@ LAYERS = (
     ("decoding", "images"),
     ("recipe",),
     ("config",),
+    ("devices",),
     ("errors", "paths", "writing"),
 )
 LIGHT = (

@@ -62,17 +62,11 @@ def _of(evaluation: Evaluation, image_ids: list[str]) -> Report:
     """The report on some of an evaluation's images, in that order."""
     if [image.image_id for image in evaluation.images] == image_ids:
         return evaluation.report
-    said = dict(zip((image.image_id for image in evaluation.images), evaluation.candidates, strict=True))
-    written = {image.image_id: list(image.captions) for image in evaluation.images}
     report = evaluation.report
-    places = {image.image_id: place for place, image in enumerate(evaluation.images)}
-    further = {
-        name: [report.each[name][places[image_id]] for image_id in image_ids]
-        for name in OF_IMAGES
-        if name in report.each
-    }
+    place = {image.image_id: number for number, image in enumerate(evaluation.images)}
+    places = [place[image_id] for image_id in image_ids]
     return evaluate(
-        [said[image_id] for image_id in image_ids], [written[image_id] for image_id in image_ids],
+        [evaluation.candidates[i] for i in places], [evaluation.images[i].captions for i in places],
         protocol=replace(report.protocol, images=len(image_ids)), more=[name for name in METRICS if name in report.scores],
-        further=further,
+        further={name: [report.each[name][i] for i in places] for name in OF_IMAGES if name in report.each},
     )  # fmt: skip

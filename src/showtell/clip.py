@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import transforms
 
+from showtell.devices import choose_device
 from showtell.errors import BundleError, DataError, ImageError, MissingExtraError, first_line
 from showtell.hub import fetch_model
 from showtell.images import decoding_threads, open_image
-from showtell.inference import best_device, device_named
 
 PAPERS = "openai/clip-vit-base-patch32"
 
@@ -60,8 +60,9 @@ class ClipScorer:
             import transformers
         except ImportError:
             raise MissingExtraError("CLIPScore", "clip") from None
-        chosen = best_device() if device is None else device_named(device)
+        chosen = choose_device(device)
         folder = fetch_model(source, small=_SMALL, weights=_WEIGHTS, check=lambda folder: _check(folder, source))
+        transform = _transform(_settings(folder, source), source)
         try:
             with _silent(transformers.logging):
                 model, found = transformers.CLIPModel.from_pretrained(
@@ -79,7 +80,7 @@ class ClipScorer:
             )
         given = folder == Path(source)
         name = folder.resolve().name if given else f"{str(source).partition('@')[0]}@{folder.name[:7]}"
-        return cls(name, model.float().eval().to(chosen), tokenizer, _transform(_settings(folder, source), source))
+        return cls(name, model.float().eval().to(chosen), tokenizer, transform)
 
     def look_at(
         self,

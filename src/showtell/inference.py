@@ -19,6 +19,7 @@ from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
 from showtell.config import MOST_UPRIGHT_VIEWS
 from showtell.data.mirror import mirror_ids
 from showtell.decoding import MOST_VIEWS, Phrase, Sampling, SearchOptions, Wishes
+from showtell.devices import choose_device
 from showtell.errors import BundleError, DataError
 from showtell.generate import draw_captions, find_captions
 from showtell.hub import resolve
@@ -63,7 +64,7 @@ class Captioner(BaseCaptioner):
         """
         if precision not in get_args(Precision):
             raise DataError(f"precision is '{precision}'; expected one of {', '.join(get_args(Precision))}")
-        chosen = device_named(device) if device is not None else best_device()
+        chosen = choose_device(device)
         torch.set_flush_denormal(True)
         bundles = (load_bundle(resolve(name), chosen) for name in (path, *ensemble))
         return cls(*bundles, device=chosen, precision=precision)
@@ -236,24 +237,3 @@ def _check_phrases(
 def _holds(phrase: Phrase, part: Phrase, continuing: Collection[int]) -> bool:
     ends = ((i + len(part)) for i in range(len(phrase)) if phrase[i : i + len(part)] == part)
     return any(end == len(phrase) or phrase[end] not in continuing for end in ends)
-
-
-def device_named(wanted: str | torch.device) -> torch.device:
-    """The device that `wanted` names; `DataError` if it cannot be used."""
-    try:
-        device = torch.device(wanted)
-        if device.type not in ("cpu", "cuda", "mps", "xpu"):
-            raise RuntimeError
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):  # AssertionError where torch was built without it
-        raise DataError(
-            f"device '{wanted}' cannot be used here; expected cpu, or, where there is one, e.g. cuda, cuda:1 or mps"
-        ) from None
-    return device
-
-
-def best_device() -> torch.device:
-    """A GPU if there is one, otherwise the processor."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -206,8 +206,10 @@ class Vocabulary:
 
 
 def _goes_on(character: str) -> bool:
-    """Whether a word may go on with it: letters, marks and digits; apostrophes and hyphens, as in "man's"."""
-    return (unicodedata.category(character)[0] in "LMN" or character in "'’-") and not is_spaceless(character)
+    """Whether a word may go on with it: letters, marks and digits; apostrophes, hyphens and joiners, as in "man's"."""
+    return (unicodedata.category(character)[0] in "LMN" or character in "'’-\u2010\u200c\u200d") and not is_spaceless(
+        character
+    )
 
 
 def _normal() -> list[normalizers.Normalizer]:

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.fx import GraphModule
 
 from showtell.errors import RecipeError, first_line
-from showtell.model.tracing import whole
+from showtell.model.tracing import drop_unused, whole
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ def _below(nodes: list[fx.Node], last: fx.Node) -> fx.Graph:
     for node in nodes:
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(copies[last])
-    # Batch norm may update its statistics, so fx would keep it even where nothing reads its output.
-    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    drop_unused(graph)
     return graph
 
 
@@ -126,5 +125,5 @@ def _above(nodes: list[fx.Node], later: list[fx.Node], passing: fx.Node) -> fx.G
     for node in nodes:
         if node in wanted or node.op == "get_attr":
             copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    drop_unused(graph)
     return graph

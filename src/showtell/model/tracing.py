@@ -18,8 +18,8 @@ def cut(network: nn.Module, layers: Mapping[str, str]) -> GraphModule:
     weights.
 
     Nothing runs whose result is not needed for them. Of a layer that runs several times, the last output is taken, and
-    of a single operation the first. `ValueError` for a layer that does not run or does not return one value; what cannot
-    be traced raises many kinds.
+    of a single operation the first; of a list of blocks, which does not run itself, its last block's. `ValueError` for a
+    layer that does not run, or a block that returns several values; what cannot be traced raises many kinds.
     """
     graph, returned = _trace(network)
     return _returning(network, graph, {key: _output_of(layer, returned) for key, layer in layers.items()})
@@ -32,6 +32,11 @@ def whole(network: nn.Module) -> GraphModule:
     if not isinstance(output, fx.Node):
         raise ValueError("it returns several values")
     return _returning(network, graph, {"features": output})
+
+
+def drop_unused(graph: fx.Graph) -> None:
+    """Removes what nothing reads. Batch norm too, which may write to its statistics, so that fx would keep it."""
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
 
 
 class _Tracer(fx.Tracer):
@@ -80,6 +85,5 @@ def _returning(network: nn.Module, graph: fx.Graph, outputs: dict[str, fx.Node])
     order = {node: place for place, node in enumerate(nodes)}
     with graph.inserting_after(nodes[-2]):
         graph.output(dict(sorted(outputs.items(), key=lambda output: order[output[1]])))
-    # Batch norm may write to its statistics, so fx takes it for something that has to run even where nothing reads it.
-    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    drop_unused(graph)
     return GraphModule(network, graph, class_name=type(network).__name__)
