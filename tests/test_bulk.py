@@ -139,13 +139,13 @@ def test_a_broken_picture_is_told_of_and_passed_over(tiny_bundle: Path, photos: 
     [
         ("captions.csv", "image,caption\na.png,a thing\n"),
         ("captions.csv", "a line without an end"),
-        ("captions.csv", "image,rank,caption,log_prob\na.png,a thing\n"),
+        ("captions.csv", "image,rank,caption,log_prob,confidence\na.png,a thing\n"),
         ("captions.jsonl", '{"image": "a.png", "captions": ["a thing"]}\n'),
         ("captions.jsonl", "[1]\n"),
         ("captions.jsonl", "[1"),
         ("captions.jsonl", '{"image": "a.png", "captions": ["my only copy"]}'),
         ("captions.jsonl", '{"image": "a \\\\", "text": "it'),
-        ("captions.csv", "image,rank,caption,log_prob,mine"),
+        ("captions.csv", "image,rank,caption,log_prob,confidence,mine"),
         ("captions.jsonl", '{"image": "a.png", "caption": "x", "log_prob": -1}\n\n'),
     ],
 )
@@ -155,6 +155,13 @@ def test_what_is_not_its_own_stays_as_it_is(
     (tmp_path / name).write_text(content)
     refused(run("caption", tiny_bundle, photos, "--out", tmp_path / name), name, "record", "name another file")
     assert (tmp_path / name).read_text() == content
+
+
+def test_a_table_of_an_earlier_version_is_not_mixed(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    content = "image,rank,caption,log_prob\na.png,1,a thing,-2.0\n"
+    (tmp_path / "captions.csv").write_text(content)
+    refused(run("caption", tiny_bundle, photos, "--out", tmp_path / "captions.csv"), "earlier version", "confidence")
+    assert (tmp_path / "captions.csv").read_text() == content
 
 
 def test_one_process_writes_a_file(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:

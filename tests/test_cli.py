@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -290,9 +291,12 @@ def test_json_lines_and_csv(tiny_bundle: Path, captioned: Path) -> None:
     assert found["image"] == str(image)
     assert len(found["alternatives"]) == 2
     assert found["log_prob"] <= 0
+    words = len(found["words"]) + 1  # and the end
+    assert found["confidence"] == pytest.approx(math.exp(found["log_prob"] / words))
     rows = list(csv.DictReader(io.StringIO(run("caption", tiny_bundle, image, "--format", "csv", "--n", "2").stdout)))
     assert [row["rank"] for row in rows] == ["1", "2"]
     assert rows[0]["caption"] == found["caption"]
+    assert float(rows[0]["confidence"]) == pytest.approx(found["confidence"], abs=1e-6)
 
 
 def test_standard_input_names_images_or_is_one(tiny_bundle: Path, captioned: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
 from command_line import IDS, make_captioned, refused, run, write_predictions
 
 from showtell.captioning import Caption
+from showtell.data.annotations import read_annotations
 from showtell.evaluation import evaluate_captioner, evaluate_predictions
 from showtell.loading import load_captioner
+from showtell.results import write_results
 
 SCORES = {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"}
 
@@ -64,6 +67,29 @@ def test_each_image_has_its_caption_and_its_scores(captioned: Path, tmp_path: Pa
     with (tmp_path / "own.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [(row["caption"], float(row["cider"])) for row in table] == [(row["caption"], row["cider"]) for row in rows]
+
+
+def test_a_captioner_says_how_sure_it_is_and_what_that_is_worth(
+    tiny_bundle: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner = load_captioner(tiny_bundle)
+    said = [image.captions[0] if i % 2 else "a" for i, image in enumerate(read_annotations(scenes).split("train"))]
+    sure = [-0.1 - i / 1000 if i % 2 else -2.0 - i / 1000 for i in range(len(said))]
+    captions = [Caption(text, log_prob, 0.0, ()) for text, log_prob in zip(said, sure, strict=True)]
+    monkeypatch.setattr(captioner, "caption_each", lambda sources, wishes: iter(captions))
+    found = evaluate_captioner(captioner, scenes, split="train")
+    assert found.confidences == tuple(math.exp(value) for value in sure)
+    known = found.confidence()
+    assert known is not None and known.correlation > 0.5
+    half = known.kept[1]
+    good = [cider for i, cider in enumerate(found.report.each["cider"]) if i % 2]
+    assert half.score == pytest.approx(sum(good) / len(good)) and half.confidence == math.exp(sure[len(said) - 1])
+    (line,) = [line for line in found.lines() if line.startswith("surest 50 %")]
+    assert line.split()[-4:] == [f"{100 * half.score:.2f}", f"{half.confidence:.2f}", "and", "more"]
+    assert found.to_dict()["confidence"]["kept"][1]["score"] == half.score
+    write_results(tmp_path / "own.json", found)
+    assert [row["confidence"] for row in json.loads((tmp_path / "own.json").read_text())] == list(found.confidences)
+    assert evaluate_predictions(tmp_path / "own.json", scenes, split="train").confidence() is None
 
 
 def test_numbers_of_coco_are_numbers(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,11 @@ class Caption:
     score: float
     words: tuple[Word, ...]
     alternatives: tuple[Caption, ...] = ()
+
+    @property
+    def confidence(self) -> float:
+        """The geometric mean of its words' probabilities and that of ending there, 0 … 1: comparable across lengths."""
+        return math.exp(self.log_prob / (len(self.words) + 1))
 
 
 class BaseCaptioner(ABC):

@@ -21,20 +21,23 @@ from showtell.errors import DataError, ImageError
 from showtell.hub import read_config
 from showtell.matching import Predictions
 from showtell.metrics import (
+    Confidence,
     Interval,
     Protocol,
     Report,
     TextStatistics,
+    assess_confidence,
     best_constant_caption,
     bootstrap,
     describe,
     evaluate,
     read_predictions,
 )
+from showtell.metrics.confidence import SHARES
 from showtell.metrics.evaluate import NAMES
 
 if TYPE_CHECKING:
-    from showtell.captioning import BaseCaptioner
+    from showtell.captioning import BaseCaptioner, Caption
     from showtell.clip import ClipScorer
     from showtell.decoding import Wishes
 
@@ -52,6 +55,7 @@ class Evaluation:
     failures: tuple[str, ...] = ()  # images of the split that were left out, and why
     images: tuple[CaptionedImage, ...] = ()
     candidates: tuple[str, ...] = ()  # one per image, in the order of `images`
+    confidences: tuple[float, ...] = ()  # of a captioner in its candidates
     spoken: TextStatistics | None = None  # of the candidates; None without a train split to compare with
     written: TextStatistics | None = None  # of people's captions, the split's first references
 
@@ -59,6 +63,12 @@ class Evaluation:
     def intervals(self) -> Mapping[str, Interval]:
         """Score name -> its 95 % bootstrap interval over the images."""
         return bootstrap(self.report)
+
+    def confidence(self, shares: Sequence[float] = SHARES) -> Confidence | None:
+        """What the captioner's confidence says of its captions' CIDEr, as `assess_confidence` does; None for predictions."""
+        if not self.confidences:
+            return None
+        return assess_confidence(self.confidences, self.report.each["cider"], shares=shares)
 
     def to_dict(self) -> dict[str, Any]:
         """For --json: the scores by name, with their 95 % intervals and the protocol."""
@@ -72,6 +82,8 @@ class Evaluation:
             result["notes"] = list(self.report.notes)
         if self.spoken and self.written:
             result["captions"] = {"candidates": asdict(self.spoken), "people": asdict(self.written)}
+        if known := self.confidence():
+            result["confidence"] = asdict(known)
         if self.failures:
             result["left_out"] = list(self.failures)
         return result
@@ -91,7 +103,9 @@ class Evaluation:
         if "shuffled" in self.floors:
             legend.append("shuffled floor: each image's caption given to another image")
         said = _statistics(self.spoken, self.written) if self.spoken and self.written else []
-        return [head, *table, *legend, *said, *self.report.notes, f"protocol: {self.report.protocol}"]
+        known = self.confidence()
+        sure = _surest(known, self.report.scores["cider"]) if known else []
+        return [head, *table, *legend, *said, *sure, *self.report.notes, f"protocol: {self.report.protocol}"]
 
 
 def _statistics(spoken: TextStatistics, written: TextStatistics) -> list[str]:
@@ -105,6 +119,20 @@ def _statistics(spoken: TextStatistics, written: TextStatistics) -> list[str]:
     }
     head = f"{'captions':24s}{'these':>9s}{'people':>9s}"
     return [head, *(f"{name:24s}{own:>9s}{people:>9s}" for name, (own, people) in rows.items())]
+
+
+def _surest(confidence: Confidence, of_all: float) -> list[str]:
+    """A table of the CIDEr of the captions that the captioner is surest of."""
+    head = f"{'captions kept':24s}{'CIDEr':>9s}{'confidence':>18s}"
+    rows = [
+        f"{f'surest {100 * k.share:.0f} %':24s}{100 * k.score:9.2f}{f'{k.confidence:.2f} and more':>18s}"
+        for k in confidence.kept
+    ]
+    told = (
+        f"confidence: the geometric mean of a caption's word probabilities; rank correlation with CIDEr {confidence.correlation:.2f} "
+        f"({confidence.low:.2f} – {confidence.high:.2f})"
+    )
+    return [head, f"{'all':24s}{100 * of_all:9.2f}", *rows, told]
 
 
 def _described(
@@ -234,13 +262,13 @@ def evaluate_captioner(
     """`evaluate_bundle` for a captioner that is already loaded, an ensemble of `members` bundles."""
     scorer = None if clip is None else clip()  # first: a wrong name fails before captioning
     annotations, images = images_of(captioner, data, split, note)
-    candidates: dict[int, str] = {}
+    candidates: dict[int, Caption] = {}
     failures: list[str] = []
     for index, result in enumerate(captioner.caption_each([image.path for image in images], wishes=wishes)):
         if isinstance(result, ImageError):
             failures.append(str(result))
         else:
-            candidates[index] = result.text
+            candidates[index] = result
         progress(f"captioning the {split} split", index + 1, len(images))
     if not candidates:
         raise DataError(f"none of the {len(images)} images of the {split} split can be decoded; first: {failures[0]}")
@@ -249,7 +277,7 @@ def evaluate_captioner(
     protocol = make_protocol(
         annotations, split, references, decoding=_decoding(captioner, wishes, members), clip=scorer
     )
-    spoken, marked = _unmarked(list(candidates.values()))
+    spoken, marked = _unmarked([caption.text for caption in candidates.values()])
     if more:
         note(f"computing {' and '.join(more)}: Java, for the captions and for both floors")
     judge = _judge(scorer, kept, progress)
@@ -267,7 +295,8 @@ def evaluate_captioner(
             "constant": evaluate(same, references, protocol=fixed, more=more, further=judge(same)), **floors,
         }  # fmt: skip
     described = _described(annotations, kept, spoken)
-    return Evaluation(report, floors, constant, tuple(failures), tuple(kept), tuple(spoken), *described)
+    sure = tuple(caption.confidence for caption in candidates.values())
+    return Evaluation(report, floors, constant, tuple(failures), tuple(kept), tuple(spoken), sure, *described)
 
 
 def _judge(

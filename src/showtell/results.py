@@ -29,7 +29,7 @@ def check_results(path: Path) -> None:
 def write_results(path: Path, evaluation: Evaluation) -> None:
     """Writes one object or row per image, whole or not at all.
 
-    Each has `image_id`, `caption` and the image's own scores under the names of `Evaluation.report.each`, as fractions
+    Each has `image_id`, `caption`, a bundle's `confidence` in it, and the image's own scores under the names of `Evaluation.report.each`, as fractions
     (CIDEr 0 … 10). `path` ends in .json (a list, as in COCO results) or .csv. Ids are written as numbers where all are
     numbers, as COCO's tools expect. Raises `DataError` as `check_results` does, and for a .csv with names that it
     cannot hold.
@@ -39,7 +39,7 @@ def write_results(path: Path, evaluation: Evaluation) -> None:
     if path.suffix.lower() == ".csv" and (odd := next((i for i in ids if "\r" in i or not _is_text(i)), None)):
         raise DataError(f"{path}: a table cannot hold the name {odd!r} so that it is read back; name a .json")
     numbered = all(re.fullmatch(r"0|[1-9][0-9]*", image_id) for image_id in ids)
-    each = evaluation.report.each
+    each = ({"confidence": evaluation.confidences} if evaluation.confidences else {}) | evaluation.report.each
     rows = [
         {"image_id": int(image_id) if numbered else image_id, "caption": caption}
         | {name: values[place] for name, values in each.items()}

@@ -100,6 +100,19 @@ def test_a_report_holds_what_it_promises(run: Path, collected: RunReport, tmp_pa
     assert [epoch.number for epoch in read_epochs(run / "log.jsonl")] == [1, 2, 3, 4]
 
 
+def test_the_surest_captions_have_a_chart(collected: RunReport, scenes: Path, tmp_path: Path) -> None:
+    images = read_annotations(scenes).split("train")
+    confidences = tuple(1 / (2 + i) for i in range(len(images)))
+    each = {name: [float(len(images) - i) for i in range(len(images))] for name in SCORES}
+    report = replace(collected.evaluation.report, each=each)
+    known = replace(collected.evaluation, report=report, confidences=confidences)
+    write_page(tmp_path / "r.html", [replace(collected, evaluation=known)], title="t")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "CIDEr ×100 of the surest captions" in page and page.count("<svg") == 6
+    assert re.search(r"model, % of the captions 100: [0-9.]+", page)
+    assert "rank correlation with CIDEr: 1.00 (1.00 – 1.00)." in page
+
+
 def test_a_run_is_told_as_it_was(collected: RunReport, tmp_path: Path) -> None:
     encoder = {"name": ["one", "two"], "layer": ["a", "b"], "pooled": "both"}
     protocol = replace(collected.evaluation.report.protocol, references_per_image="1–5")

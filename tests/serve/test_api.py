@@ -121,6 +121,7 @@ def test_an_answer_is_what_the_captioner_says(start: Start) -> None:
         first = result["captions"][0]
         assert first["log_prob"] == best.log_prob
         assert first["probability"] == pytest.approx(math.exp(best.log_prob), rel=1e-5)
+        assert first["confidence"] == pytest.approx(best.confidence, rel=1e-5)
         assert first["words"] == [
             {"text": best.words[0].text, "probability": pytest.approx(math.exp(-0.25), rel=1e-5), "log_prob": -0.25,
              "attention": [[0.25, 0.25], [0.25, 0.25]]}

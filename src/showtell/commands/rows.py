@@ -19,7 +19,8 @@ from showtell.errors import DataError, check_target
 if TYPE_CHECKING:
     from showtell.captioning import Caption
 
-_HEADER = "image,rank,caption,log_prob"
+_HEADER = "image,rank,caption,log_prob,confidence"
+_FORMER = "image,rank,caption,log_prob"  # the header of earlier versions
 _ENDINGS = {".jsonl": "jsonl", ".csv": "csv"}
 _BEGUN = re.compile(rb'\{"image": "(?:[^"\\]|\\.)*\\?(?:"(.*))?', re.DOTALL)  # an unfinished JSON record
 
@@ -136,10 +137,14 @@ def _names(path: Path, number: int, record: bytes, *, table: bool) -> list[str]:
             row["caption"], row["log_prob"]
             return [_text_of(str(row["image"]))]
         if number == 1:
+            if text.strip() == _FORMER:
+                raise DataError(
+                    f"--out {path} was begun by an earlier version of showtell, without the column confidence; name another file"
+                )
             if text.strip() != _HEADER:
                 raise ValueError
             return []
-        ((image, _, _, _),) = csv.reader(io.StringIO(text, newline=""))
+        ((image, _, _, _, _),) = csv.reader(io.StringIO(text, newline=""))
         return [image]
     except (ValueError, KeyError, TypeError, csv.Error):
         raise _foreign(path, number) from None
@@ -185,13 +190,13 @@ def _csv(name: str, best: Caption, n: int) -> Iterator[str]:
     for rank, item in enumerate(_ranked(best, n), start=1):
         row = io.StringIO()
         csv.writer(row, lineterminator="\r\n").writerow(
-            [name, rank, item.text, f"{item.log_prob:.6f}"]
+            [name, rank, item.text, f"{item.log_prob:.6f}", f"{item.confidence:.6f}"]
         )  # a field with \r or \n is quoted
         yield row.getvalue().removesuffix("\r\n")
 
 
 def _values(item: Caption) -> dict[str, Any]:
-    return {"caption": item.text, "log_prob": item.log_prob, "score": item.score}
+    return {"caption": item.text, "log_prob": item.log_prob, "confidence": item.confidence, "score": item.score}
 
 
 _FORMATS: dict[str, Callable[[str, Caption, int], Iterator[str]]] = {"text": _text, "jsonl": _jsonl, "csv": _csv}

@@ -2,6 +2,7 @@
 
 from showtell.metrics.bleu import bleu
 from showtell.metrics.cider import cider_d
+from showtell.metrics.confidence import Confidence, assess_confidence
 from showtell.metrics.evaluate import Protocol, Report, evaluate
 from showtell.metrics.floors import best_constant_caption, leave_one_out
 from showtell.metrics.predictions import read_predictions
@@ -12,10 +13,12 @@ from showtell.metrics.tokenize import tokenize
 
 __all__ = [
     "Comparison",
+    "Confidence",
     "Interval",
     "Protocol",
     "Report",
     "TextStatistics",
+    "assess_confidence",
     "best_constant_caption",
     "bleu",
     "bootstrap",

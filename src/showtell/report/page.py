@@ -21,7 +21,7 @@ from showtell.captioning import Caption
 from showtell.config import EncoderConfig
 from showtell.errors import DataError
 from showtell.images import ImageTransform, open_image
-from showtell.metrics import Comparison, TextStatistics, compare, verdict
+from showtell.metrics import Comparison, Confidence, TextStatistics, compare, verdict
 from showtell.metrics.evaluate import NAMES
 from showtell.paths import write_whole
 from showtell.report.charts import Band, Series, line_chart
@@ -29,6 +29,7 @@ from showtell.report.collect import RANDOM, Epoch, Example, RunReport
 
 _SIDE = 360  # pixels of an embedded photo's longer side
 _BAND = 6  # colours that the page defines for lines
+_KEPT = tuple(share / 10 for share in range(1, 11))  # shares of the captions, the surest first
 _SHOWN = ("cider", "bleu_4", "rouge_l")  # the scores listed for each image
 
 
@@ -37,6 +38,7 @@ def write_page(path: Path, runs: Sequence[RunReport], *, title: str) -> None:
     _check_same_images(runs)
     first = runs[0]
     people = first.people
+    sure = [(_label(run, runs), run.evaluation.confidence(_KEPT)) for run in runs]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("showtell.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -54,6 +56,8 @@ def write_page(path: Path, runs: Sequence[RunReport], *, title: str) -> None:
         comparisons=_comparisons(runs),
         charts=[Markup(chart) for chart in _charts(runs) if chart],  # noqa: S704 (made by line_chart, which escapes)
         lengths=Markup(_lengths(runs)),  # noqa: S704 (the same)
+        surest=Markup(_surest(sure)),  # noqa: S704 (the same)
+        sure=[(name, known) for name, known in sure if known],
         protocols=_protocols(runs),
         made=[_made(run) for run in runs],
         texts=[*(run.spoken for run in runs), first.written],
@@ -158,6 +162,16 @@ def _lengths(runs: Sequence[RunReport]) -> str:
         for i, (name, text) in enumerate(texts)
     ]
     return line_chart("captions by length, %", series, x_label="words")
+
+
+def _surest(known: Sequence[tuple[str, Confidence | None]]) -> str:
+    """A chart of the CIDEr of the captions that each captioner is surest of, by their share of all."""
+    series = [
+        Series(name, [(100 * kept.share, 100 * kept.score) for kept in confidence.kept], i % _BAND)
+        for i, (name, confidence) in enumerate(known)
+        if confidence
+    ]
+    return line_chart("CIDEr ×100 of the surest captions", series, x_label="% of the captions")
 
 
 def _label(run: RunReport, runs: Sequence[RunReport]) -> str:

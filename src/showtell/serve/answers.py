@@ -28,6 +28,9 @@ class CaptionAnswer(BaseModel):
     text: str
     probability: float
     log_prob: float
+    confidence: float = Field(
+        description="the geometric mean of the words' probabilities and that of ending here, 0 to 1: comparable across lengths"
+    )
     score: float = Field(
         description="what captions were ranked by: log_prob, normalised by the length, or what it is worth to the others of a consensus, 0 to 10"
     )
@@ -92,6 +95,7 @@ def _caption(caption: Caption, attention: bool) -> dict[str, Any]:
     return {
         "text": caption.text,
         **_sure(caption.log_prob),
+        "confidence": float(f"{caption.confidence:.6g}"),
         "score": caption.score,
         "words": [_word(word, attention) for word in caption.words],
     }
