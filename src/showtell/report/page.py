@@ -219,6 +219,7 @@ def _said(example: Example, transform: ImageTransform, size: tuple[int, int]) ->
     return {
         "box": [f"{v:.4f}" for v in (left / size[0], top / size[1], right / size[0], bottom / size[1])],
         "scores": {NAMES[name]: example.scores[name] for name in _SHOWN if name in example.scores},
+        "confidence": example.caption.confidence,
         "words": [
             {
                 "text": word.text,
