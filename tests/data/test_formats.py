@@ -52,6 +52,22 @@ def karpathy(root: Path) -> None:
     write(root / "dataset.json", json.dumps({"images": entries, "dataset": "own"}))
 
 
+def nwpu(root: Path) -> None:
+    kinds: dict[str, list[dict[str, str]]] = {"boat": [], "farm land": []}
+    for index, name in enumerate(CAPTIONS):
+        said = {f"raw_{i}" if i else "raw": caption for i, caption in enumerate(CAPTIONS[name])}
+        kind = list(kinds)[index % 2]
+        kinds[kind].append({"filename": name, "split": SPLITS[name], **said})
+        paint(root / "NWPU_images" / kind / name)
+    write(root / "dataset_nwpu.json", json.dumps(kinds))
+
+
+def descriptions(root: Path) -> None:
+    images(root / "images")
+    write(root / "filenames" / "descriptions_OWN.txt", "".join(f"{Path(n).stem} {c}\n" for n, _, c in ROWS))
+    lists(root / "filenames", "filenames_{}.txt")
+
+
 def coco(root: Path) -> None:
     for split in ("train", "val", "test"):
         names = [name for name in CAPTIONS if SPLITS[name] == split]
@@ -88,7 +104,7 @@ def pairs(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [flickr8k, flat_flickr, seed_layout, karpathy, coco, own_csv, own_tsv, own_jsonl, pairs], ids=lambda m: m.__name__
+    "make", [flickr8k, flat_flickr, seed_layout, karpathy, nwpu, descriptions, coco, own_csv, own_tsv, own_jsonl, pairs], ids=lambda m: m.__name__
 )  # fmt: skip
 def test_every_format_tells_the_same(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "data")
@@ -96,6 +112,21 @@ def test_every_format_tells_the_same(make: Callable[[Path], None], tmp_path: Pat
     assert told(found) == WANTED
     assert all(image.path.is_file() for image in found.images)
     assert not found.problems
+
+
+def test_images_of_one_name_and_two_kinds_stay_apart(tmp_path: Path) -> None:
+    for kind in ("port", "river"):
+        paint(tmp_path / "images" / kind / "001.jpg")
+    content = {k: [{"filename": "001.jpg", "split": "train", "raw": f"one {k}"}] for k in ("port", "river")}
+    write(tmp_path / "dataset_nwpu.json", json.dumps(content))
+    found = {image.image_id: (image.captions, image.path.parent.name) for image in read_annotations(tmp_path).images}
+    assert found == {"port/001.jpg": (("one port",), "port"), "river/001.jpg": (("one river",), "river")}
+
+
+def test_texts_that_describe_no_image_are_no_captions(tmp_path: Path) -> None:
+    pairs(tmp_path)
+    write(tmp_path / "description.txt", "These pictures are mine.\n")
+    assert told(read_annotations(tmp_path)) == WANTED
 
 
 def kaggle(root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ _TOKEN_LINE = re.compile(r"^([^\t]+?)#(\w+)\t(.*)$")
 _MISKEYED = re.compile(r"^(.+\.(?:jpe?g|png))\.\d+$", re.IGNORECASE)
 
 LOOKED_FOR = (
-    "Flickr's token file with image lists, captions.txt or results.csv (Kaggle), dataset*.json (Karpathy), COCO annotation files, "
+    "Flickr's token file with image lists, captions.txt or results.csv (Kaggle), dataset*.json (Karpathy, NWPU), COCO annotation files, "
     "a .csv, .tsv or .jsonl with the columns image and caption, or images with a .txt beside each"
 )
 
@@ -30,7 +31,7 @@ def read_draft(path: Path) -> Draft:
     if not path.exists():
         raise DataError(f"no folder or file {path}; expected a data set: {LOOKED_FOR}")
     root = path if path.is_dir() else path.parent
-    for reader in (_read_token_file, _read_json, read_captions, _read_pairs, read_titles):
+    for reader in (_read_token_file, _read_json, _read_descriptions, read_captions, _read_pairs, read_titles):
         draft = reader(path, root)
         if draft is not None:
             return draft
@@ -61,11 +62,37 @@ def _read_token_file(path: Path, root: Path) -> Draft | None:
             draft.problem(token_file, number, "mis-keyed", f"the key {image} is mis-keyed; read as {wrong[1]}")
             image = wrong[1]
         draft.add(image, caption, file=token_file, line=number)
-    for file in candidates(path if path.is_dir() else root, (".txt",)):
-        if file != token_file and (split := split_in_the_name(file)):
-            _read_list(draft, file, split)
+    _read_lists(draft, path, token_file)
     draft.find(image_folders(root))
     return draft
+
+
+def _read_descriptions(path: Path, root: Path) -> Draft | None:
+    """`descriptions*.txt`, lines of an image's name without its suffix and a caption, and image lists: as UCM-Captions and
+    Sydney-Captions first came, and as tutorials keep Flickr8k's captions."""
+    files = [p for p in candidates(path, (".txt",)) if p.name.lower().startswith("description")]
+    if not files:
+        return None
+    file, folders = files[0], image_folders(root)
+    draft = Draft(root, "descriptions (text)")
+    _read_lists(draft, path, file)
+    there = {p.stem: p.name for folder in folders for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
+    names = there | {Path(image).stem: image for image in draft.splits}
+    if not any(line.partition(" ")[0] in names for line in head(file).splitlines()[:3]):
+        return None
+    for number, line in numbered_lines(draft, file):
+        key, _, caption = line.partition(" ")
+        if line.strip():
+            draft.add(names.get(key, key), caption, file=file, line=number)
+    draft.find(folders)
+    return draft
+
+
+def _read_lists(draft: Draft, path: Path, captions: Path) -> None:
+    """The lists of images beside the file of captions, each with its split in its name."""
+    for file in candidates(path if path.is_dir() else draft.root, (".txt",)):
+        if file != captions and (split := split_in_the_name(file)):
+            _read_list(draft, file, split)
 
 
 def _read_list(draft: Draft, file: Path, split: str) -> None:
@@ -79,9 +106,11 @@ def _read_list(draft: Draft, file: Path, split: str) -> None:
 
 
 def _read_json(path: Path, root: Path) -> Draft | None:
-    """Karpathy's JSON and COCO's annotation files."""
+    """Karpathy's JSON, COCO's annotation files, and NWPU-Captions' JSON."""
     objects = _objects(path)
     for file, content in objects:
+        if content and all(_is_kind(entries) for entries in content.values()):
+            return _nwpu(root, file, content)
         if not isinstance(content.get("images"), list) or not content["images"]:
             continue
         first = content["images"][0]
@@ -109,6 +138,29 @@ def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
             found = next((p for p in nested if p.is_file()), None)
             draft.paths |= {image: found} if found else {}
     draft.find(folders)
+    return draft
+
+
+def _is_kind(entries: Any) -> bool:
+    """Whether these are NWPU-Captions' images of one kind."""
+    if not isinstance(entries, list) or not entries:
+        return False
+    return all(isinstance(entry, dict) and "filename" in entry and "raw" in entry for entry in entries)
+
+
+def _nwpu(root: Path, file: Path, content: dict[str, list[dict[str, Any]]]) -> Draft:
+    """Images by kind; an image's captions are its `raw`, `raw_1`, `raw_2`, …"""
+    draft = Draft(root, "nwpu (JSON)")
+    times = Counter(str(entry["filename"]) for entries in content.values() for entry in entries)
+    for kind, entries in content.items():
+        for entry in entries:
+            name = str(entry["filename"])
+            image = name if times[name] == 1 else f"{kind}/{name}"
+            for key, value in entry.items():
+                if re.fullmatch(r"raw(_[0-9]+)?", key):
+                    draft.add(image, str(value), file=file, line=None)
+            draft.assign(image, entry.get("split"), file=file, line=None)
+    draft.find(image_folders(root))
     return draft
 
 
