@@ -182,10 +182,10 @@ def test_a_caption_and_where_the_model_looked(visit: Callable[..., Opened], addr
     here = visit(address)
     here.give(photo())
     here.captioned(1)
-    here.heard(re.compile(r"dog\.jpg: a red dog runs\. Probability 1\.2%\."))
+    here.heard(re.compile(r"dog\.jpg: a red dog runs\. Confidence 41%\."))
     card = here.page.get_by_role("article", name="dog.jpg")
     api.expect(card.get_by_role("radio")).to_have_count(3)
-    api.expect(card.get_by_role("radio", name="a red dog runs 1.2%")).to_be_checked()
+    api.expect(card.get_by_role("radio", name="a red dog runs 41%")).to_be_checked()
     api.expect(card.get_by_label("Alt text")).to_have_value("a red dog runs")
     words = card.get_by_role("toolbar").get_by_role("button")
     api.expect(words).to_have_text([re.compile(f"^{w}") for w in ("a90%", "red70%", "dog50%", "runs30%")])
@@ -310,9 +310,9 @@ def test_several_photos_a_broken_one_and_the_table(visit: Callable[..., Opened],
     api.expect(failed.get_by_role("button", name="Try again")).to_be_visible()
     here.texts.nth(1).fill('says "hi",\ntwice')
     table = rows_of(here)
-    assert table[0] == ["name", "caption", "probability", "alternatives", "error"]
+    assert table[0] == ["name", "caption", "confidence", "alternatives", "error"]
     assert table[1][:2] == ["one.jpg", "a red dog runs"] and table[1][3:] == ["a dog | the dog runs", ""]
-    assert float(table[1][2]) == pytest.approx(0.0123, rel=1e-4)
+    assert float(table[1][2]) == pytest.approx(0.0123 ** (1 / 5), rel=1e-4)
     assert table[2][:4] == ["broken.jpg", "", "", ""] and "cannot be read" in table[2][4]
     assert table[3] == ["größe, 3.jpg", 'says "hi",\ntwice', "", "a red dog runs | a dog | the dog runs", ""]
     assert table[4][0] == "four.jpg" and len(table) == 5
