@@ -157,11 +157,16 @@ def test_what_is_not_its_own_stays_as_it_is(
     assert (tmp_path / name).read_text() == content
 
 
-def test_a_table_of_an_earlier_version_is_not_mixed(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
-    content = "image,rank,caption,log_prob\na.png,1,a thing,-2.0\n"
+def test_a_table_of_an_earlier_version_goes_on_as_it_began(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    first = photos / "b.png"
+    content = f"image,rank,caption,log_prob\n{first},1,a thing,-2.0\n"
     (tmp_path / "captions.csv").write_text(content)
-    refused(run("caption", tiny_bundle, photos, "--out", tmp_path / "captions.csv"), "earlier version", "confidence")
-    assert (tmp_path / "captions.csv").read_text() == content
+    result = run("caption", tiny_bundle, photos, "--out", tmp_path / "captions.csv")
+    assert result.exit_code == 0 and "1 were there already" in result.stdout
+    written = (tmp_path / "captions.csv").read_text()
+    assert written.startswith(content)
+    rows = list(csv.reader(io.StringIO(written)))
+    assert len(rows) > 2 and {len(row) for row in rows} == {4}
 
 
 def test_one_process_writes_a_file(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_the_same_captions_as_torch(
                 assert a.text == b.text
                 assert a.log_prob == pytest.approx(b.log_prob, abs=1e-3)
                 assert a.score == pytest.approx(b.score, abs=1e-3)
+                assert (a.finished, a.confidence) == (b.finished, pytest.approx(b.confidence, abs=1e-3))
                 for x, y in zip(a.words, b.words, strict=True):
                     assert x.log_prob == pytest.approx(y.log_prob, abs=1e-3)
                     assert (x.attention is None) == (y.attention is None)

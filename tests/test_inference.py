@@ -43,6 +43,19 @@ def test_batch_and_order_change_nothing(captioner: Captioner, photos: list[Path]
     assert [c.text for c in backwards[::-1]] == [c.text for c in alone]
 
 
+def test_confidence_is_the_mean_of_all_that_the_model_said(captioner: Captioner, photos: list[Path]) -> None:
+    searched = captioner.caption(photos, beam=5, n=5)
+    drawn = captioner.caption(photos, n=5, sampling=Sampling(seed=2))
+    several = [caption for best in (*searched, *drawn) for caption in (best, *best.alternatives)]
+    assert {caption.finished for caption in several} == {True, False}
+    for caption in several:
+        said = [word.log_prob for word in caption.words]
+        end = caption.log_prob - sum(said)
+        assert caption.finished == (end < -1e-3)  # nobody is sure of an end here
+        said += [end] if caption.finished else []
+        assert caption.confidence == pytest.approx(np.exp(np.mean(said)), rel=1e-4)
+
+
 def test_n_best(captioner: Captioner, photos: list[Path]) -> None:
     for best in captioner.caption(photos, beam=4, n=4):
         ranked = [best, *best.alternatives]

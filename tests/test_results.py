@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from command_line import IDS, make_captioned, refused, run, write_predictions
 
-from showtell.captioning import Caption
+from showtell.captioning import Caption, Word
 from showtell.data.annotations import read_annotations
+from showtell.data.scenes import draw_scenes
 from showtell.evaluation import evaluate_captioner, evaluate_predictions
 from showtell.loading import load_captioner
 from showtell.results import write_results
@@ -70,26 +71,37 @@ def test_each_image_has_its_caption_and_its_scores(captioned: Path, tmp_path: Pa
 
 
 def test_a_captioner_says_how_sure_it_is_and_what_that_is_worth(
-    tiny_bundle: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    scenes = draw_scenes(tmp_path / "scenes", images=60)
+    images = read_annotations(scenes).split("train")
     captioner = load_captioner(tiny_bundle)
-    said = [image.captions[0] if i % 2 else "a" for i, image in enumerate(read_annotations(scenes).split("train"))]
-    sure = [-0.1 - i / 1000 if i % 2 else -2.0 - i / 1000 for i in range(len(said))]
-    captions = [Caption(text, log_prob, 0.0, ()) for text, log_prob in zip(said, sure, strict=True)]
+    captions = [
+        Caption(
+            image.captions[0] if i % 2 else "a", 2 * (-0.1 if i % 2 else -2.0) - i / 1000, 0.0, (Word("a", -0.1, None),)
+        )
+        for i, image in enumerate(images)
+    ]
     monkeypatch.setattr(captioner, "caption_each", lambda sources, wishes: iter(captions))
-    found = evaluate_captioner(captioner, scenes, split="train")
-    assert found.confidences == tuple(math.exp(value) for value in sure)
-    known = found.confidence()
+    found = evaluate_captioner(captioner, scenes, split="train", threshold=0.5)
+    assert found.confidences == tuple(math.exp(caption.log_prob / 2) for caption in captions)
+    known = found.selection()
     assert known is not None and known.correlation > 0.5
-    half = known.kept[1]
     good = [cider for i, cider in enumerate(found.report.each["cider"]) if i % 2]
-    assert half.score == pytest.approx(sum(good) / len(good)) and half.confidence == math.exp(sure[len(said) - 1])
-    (line,) = [line for line in found.lines() if line.startswith("surest 50 %")]
-    assert line.split()[-4:] == [f"{100 * half.score:.2f}", f"{half.confidence:.2f}", "and", "more"]
-    assert found.to_dict()["confidence"]["kept"][1]["score"] == half.score
+    wanted = known.kept[-1]
+    assert (wanted.share, wanted.confidence) == (pytest.approx(len(good) / len(images)), 0.5)
+    assert wanted.score == pytest.approx(sum(good) / len(good))
+    assert (
+        f"{100 * wanted.score:9.2f}" in found.lines()[-4] + found.lines()[-3] and "0.500 or more" in found.lines()[-3]
+    )
+    told = found.to_dict()["selection"]
+    assert told["rank_correlation"] == known.correlation
+    assert told["kept"][-1] == {
+        "share": wanted.share, "confidence": 0.5, "cider": wanted.score, "interval": [wanted.low, wanted.high],
+    }  # fmt: skip
     write_results(tmp_path / "own.json", found)
     assert [row["confidence"] for row in json.loads((tmp_path / "own.json").read_text())] == list(found.confidences)
-    assert evaluate_predictions(tmp_path / "own.json", scenes, split="train").confidence() is None
+    assert evaluate_predictions(tmp_path / "own.json", scenes, split="train").selection() is None
 
 
 def test_numbers_of_coco_are_numbers(tmp_path: Path) -> None:

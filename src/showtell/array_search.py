@@ -36,6 +36,11 @@ class Hypothesis:
     score: float
     attention: Floats | None  # (T,R)
 
+    @property
+    def finished(self) -> bool:
+        """Whether it ended by itself."""
+        return len(self.token_log_probs) > len(self.tokens)
+
 
 class _Beams(NamedTuple):
     log_prob: Floats  # (A,K)

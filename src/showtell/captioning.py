@@ -39,7 +39,8 @@ class Caption:
     """A caption of an image.
 
     `log_prob` is the whole caption's in nats, its `<end>` included; `score` is what the search ranked by, e.g. the
-    former divided by a power of the length; `alternatives` are the next best captions.
+    former divided by a power of the length; `alternatives` are the next best captions. `finished`: it ended by itself,
+    and was not cut off at the longest length.
     """
 
     text: str
@@ -47,11 +48,12 @@ class Caption:
     score: float
     words: tuple[Word, ...]
     alternatives: tuple[Caption, ...] = ()
+    finished: bool = True
 
     @property
     def confidence(self) -> float:
-        """The geometric mean of its words' probabilities and that of ending there, 0 … 1: comparable across lengths."""
-        return math.exp(self.log_prob / (len(self.words) + 1))
+        """The geometric mean of the probabilities of its words and of its `<end>`, 0 … 1: comparable across lengths."""
+        return math.exp(self.log_prob / max(1, len(self.words) + self.finished))
 
 
 class BaseCaptioner(ABC):

@@ -7,6 +7,7 @@ need no torch.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,23 +22,23 @@ from showtell.errors import DataError, ImageError
 from showtell.hub import read_config
 from showtell.matching import Predictions
 from showtell.metrics import (
-    Confidence,
     Interval,
     Protocol,
     Report,
+    Selection,
     TextStatistics,
-    assess_confidence,
     best_constant_caption,
     bootstrap,
     describe,
     evaluate,
     read_predictions,
+    select_surest,
 )
-from showtell.metrics.confidence import SHARES
+from showtell.metrics.confidence import SHARES, Kept
 from showtell.metrics.evaluate import NAMES
 
 if TYPE_CHECKING:
-    from showtell.captioning import BaseCaptioner, Caption
+    from showtell.captioning import BaseCaptioner
     from showtell.clip import ClipScorer
     from showtell.decoding import Wishes
 
@@ -56,6 +57,7 @@ class Evaluation:
     images: tuple[CaptionedImage, ...] = ()
     candidates: tuple[str, ...] = ()  # one per image, in the order of `images`
     confidences: tuple[float, ...] = ()  # of a captioner in its candidates
+    threshold: float | None = None  # captions of at least this confidence are also scored by themselves
     spoken: TextStatistics | None = None  # of the candidates; None without a train split to compare with
     written: TextStatistics | None = None  # of people's captions, the split's first references
 
@@ -64,11 +66,12 @@ class Evaluation:
         """Score name -> its 95 % bootstrap interval over the images."""
         return bootstrap(self.report)
 
-    def confidence(self, shares: Sequence[float] = SHARES) -> Confidence | None:
-        """What the captioner's confidence says of its captions' CIDEr, as `assess_confidence` does; None for predictions."""
+    def selection(self, shares: Sequence[float] = SHARES) -> Selection | None:
+        """What the captioner's confidence says of its captions' CIDEr, as `select_surest` does; None for predictions."""
         if not self.confidences:
             return None
-        return assess_confidence(self.confidences, self.report.each["cider"], shares=shares)
+        least = () if self.threshold is None else (self.threshold,)
+        return select_surest(self.confidences, self.report.each["cider"], shares=shares, least=least)
 
     def to_dict(self) -> dict[str, Any]:
         """For --json: the scores by name, with their 95 % intervals and the protocol."""
@@ -82,8 +85,8 @@ class Evaluation:
             result["notes"] = list(self.report.notes)
         if self.spoken and self.written:
             result["captions"] = {"candidates": asdict(self.spoken), "people": asdict(self.written)}
-        if known := self.confidence():
-            result["confidence"] = asdict(known)
+        if known := self.selection():
+            result["selection"] = _told(known)
         if self.failures:
             result["left_out"] = list(self.failures)
         return result
@@ -103,7 +106,7 @@ class Evaluation:
         if "shuffled" in self.floors:
             legend.append("shuffled floor: each image's caption given to another image")
         said = _statistics(self.spoken, self.written) if self.spoken and self.written else []
-        known = self.confidence()
+        known = self.selection()
         sure = _surest(known, self.report.scores["cider"]) if known else []
         return [head, *table, *legend, *said, *sure, *self.report.notes, f"protocol: {self.report.protocol}"]
 
@@ -121,18 +124,32 @@ def _statistics(spoken: TextStatistics, written: TextStatistics) -> list[str]:
     return [head, *(f"{name:24s}{own:>9s}{people:>9s}" for name, (own, people) in rows.items())]
 
 
-def _surest(confidence: Confidence, of_all: float) -> list[str]:
+def _surest(selection: Selection, of_all: float) -> list[str]:
     """A table of the CIDEr of the captions that the captioner is surest of."""
-    head = f"{'captions kept':24s}{'CIDEr':>9s}{'confidence':>18s}"
+    head = f"{'captions kept':24s}{'CIDEr':>9s}{'95 % of draws':>18s}{'confidence':>16s}"
     rows = [
-        f"{f'surest {100 * k.share:.0f} %':24s}{100 * k.score:9.2f}{f'{k.confidence:.2f} and more':>18s}"
-        for k in confidence.kept
+        f"{f'surest {100 * k.share:.0f} %':24s}{100 * k.score:9.2f}{_between(k):>18s}{f'{_rounded_down(k.confidence)} or more':>16s}"
+        for k in selection.kept
     ]
     told = (
-        f"confidence: the geometric mean of a caption's word probabilities; rank correlation with CIDEr {confidence.correlation:.2f} "
-        f"({confidence.low:.2f} – {confidence.high:.2f})"
+        "confidence: the geometric mean of a caption's word probabilities; rank correlation with CIDEr "
+        f"{selection.correlation:.2f} ({selection.low:.2f} – {selection.high:.2f})"
     )
     return [head, f"{'all':24s}{100 * of_all:9.2f}", *rows, told]
+
+
+def _rounded_down(confidence: float) -> str:
+    """Who takes the number that is printed keeps at least the captions that it stands for."""
+    return f"{math.floor(1000 * confidence) / 1000:.3f}"
+
+
+def _told(selection: Selection) -> dict[str, Any]:
+    """For JSON."""
+    kept = [
+        {"share": k.share, "confidence": k.confidence, "cider": k.score, "interval": [k.low, k.high]}
+        for k in selection.kept
+    ]
+    return {"rank_correlation": selection.correlation, "interval": [selection.low, selection.high], "kept": kept}
 
 
 def _described(
@@ -149,7 +166,7 @@ def _cell(score: float | None) -> str:
     return f"{'–' if score is None else f'{100 * score:.2f}':>16s}"
 
 
-def _between(interval: Interval) -> str:
+def _between(interval: Interval | Kept) -> str:
     return f"{100 * interval.low:.2f} – {100 * interval.high:.2f}"
 
 
@@ -225,13 +242,15 @@ def evaluate_bundle(
     clip: Clip | None = None,
     ensemble: Sequence[Path] = (),
     wishes: Wishes | None = None,
+    threshold: float | None = None,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Captions a split's images with the bundle's own decoding, free running, and scores them beside both floors.
 
     The bundles of `ensemble` join it, and `wishes` (consensus, views) replace the bundle's own settings. `more` is that
-    of `metrics.evaluate`; `clip` adds CLIPScore and RefCLIPScore.
+    of `metrics.evaluate`; `clip` adds CLIPScore and RefCLIPScore. Captions of at least the confidence `threshold` are
+    also scored by themselves.
 
     Data without a split of its own is split as for the bundle's training. Images whose file is missing are left out and
     reported to `note`; those that cannot be decoded become `failures`. Raises `DataError` where none is left. Markers
@@ -241,8 +260,8 @@ def evaluate_bundle(
 
     captioner = load_captioner(bundle, ensemble=ensemble)
     return evaluate_captioner(
-        captioner, data, split=split, seed=seed, more=more, clip=clip, wishes=wishes, members=1 + len(ensemble),
-        progress=progress, note=note,
+        captioner, data, split=split, seed=seed, more=more, clip=clip, wishes=wishes, threshold=threshold,
+        members=1 + len(ensemble), progress=progress, note=note,
     )  # fmt: skip
 
 
@@ -255,6 +274,7 @@ def evaluate_captioner(
     more: Sequence[str] = (),
     clip: Clip | None = None,
     wishes: Wishes | None = None,
+    threshold: float | None = None,
     members: int = 1,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
@@ -262,13 +282,13 @@ def evaluate_captioner(
     """`evaluate_bundle` for a captioner that is already loaded, an ensemble of `members` bundles."""
     scorer = None if clip is None else clip()  # first: a wrong name fails before captioning
     annotations, images = images_of(captioner, data, split, note)
-    candidates: dict[int, Caption] = {}
+    candidates: dict[int, tuple[str, float]] = {}  # what it says, and how surely
     failures: list[str] = []
     for index, result in enumerate(captioner.caption_each([image.path for image in images], wishes=wishes)):
         if isinstance(result, ImageError):
             failures.append(str(result))
         else:
-            candidates[index] = result
+            candidates[index] = result.text, result.confidence
         progress(f"captioning the {split} split", index + 1, len(images))
     if not candidates:
         raise DataError(f"none of the {len(images)} images of the {split} split can be decoded; first: {failures[0]}")
@@ -277,7 +297,7 @@ def evaluate_captioner(
     protocol = make_protocol(
         annotations, split, references, decoding=_decoding(captioner, wishes, members), clip=scorer
     )
-    spoken, marked = _unmarked([caption.text for caption in candidates.values()])
+    spoken, marked = _unmarked([text for text, _ in candidates.values()])
     if more:
         note(f"computing {' and '.join(more)}: Java, for the captions and for both floors")
     judge = _judge(scorer, kept, progress)
@@ -295,8 +315,10 @@ def evaluate_captioner(
             "constant": evaluate(same, references, protocol=fixed, more=more, further=judge(same)), **floors,
         }  # fmt: skip
     described = _described(annotations, kept, spoken)
-    sure = tuple(caption.confidence for caption in candidates.values())
-    return Evaluation(report, floors, constant, tuple(failures), tuple(kept), tuple(spoken), sure, *described)
+    sure = tuple(confidence for _, confidence in candidates.values())
+    return Evaluation(
+        report, floors, constant, tuple(failures), tuple(kept), tuple(spoken), sure, threshold, *described
+    )
 
 
 def _judge(

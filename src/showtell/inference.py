@@ -186,7 +186,9 @@ class Captioner(BaseCaptioner):
         texts = self.bundle.vocabulary.tokens(found.tokens)
         maps = self._maps(found)
         words = tuple(Word(*parts) for parts in zip(texts, found.token_log_probs, maps, strict=False))
-        return Caption(self.bundle.vocabulary.decode(found.tokens), found.log_prob, found.score, words)
+        return Caption(
+            self.bundle.vocabulary.decode(found.tokens), found.log_prob, found.score, words, finished=found.finished
+        )
 
     def _maps(self, found: Hypothesis) -> list[NDArray[np.float32] | None]:
         grid = self.bundle.grid

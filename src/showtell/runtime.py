@@ -116,7 +116,7 @@ class OnnxCaptioner(BaseCaptioner):
     def _caption(self, found: Hypothesis) -> Caption:
         texts = [self._tokens[i].replace("▁", " ").strip() or "·" for i in found.tokens]
         words = tuple(Word(*parts) for parts in zip(texts, found.token_log_probs, self._maps(found), strict=False))
-        return Caption(self._text(found.tokens), found.log_prob, found.score, words)
+        return Caption(self._text(found.tokens), found.log_prob, found.score, words, finished=found.finished)
 
     def _maps(self, found: Hypothesis) -> list[NDArray[np.float32] | None]:
         if found.attention is None or self.grid is None:

@@ -123,10 +123,80 @@ def test_images_of_one_name_and_two_kinds_stay_apart(tmp_path: Path) -> None:
     assert found == {"port/001.jpg": (("one port",), "port"), "river/001.jpg": (("one river",), "river")}
 
 
-def test_texts_that_describe_no_image_are_no_captions(tmp_path: Path) -> None:
-    pairs(tmp_path)
+def test_what_is_wrong_in_a_json_by_kind_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
+    names = ("1.png", "2.png", "3.png")
+    paint(*(tmp_path / "images" / name for name in names))
+    entries: list[object] = [{"filename": name, "split": "train", "raw": f"thing {name}"} for name in names]
+    entries[0] = {**dict(entries[0]), "raw_1": None, "raw_2": ["a", "b"], "raw_3": "more"}  # type: ignore[call-overload]
+    entries += [None, {"raw": "of nothing"}]
+    write(tmp_path / "dataset_nwpu.json", json.dumps({"info": {"year": 2022}, "none": [], "thing": entries}))
+    found = read_annotations(tmp_path)
+    assert {image.image_id: image.captions for image in found.images} == {
+        "1.png": ("thing 1.png", "more"), "2.png": ("thing 2.png",), "3.png": ("thing 3.png",),
+    }  # fmt: skip
+    assert [(problem.kind, problem.message.split(";")[0]) for problem in found.problems] == [
+        ("not-an-image", "thing[3] has no 'filename'"),
+        ("not-an-image", "thing[4] has no 'filename'"),
+        ("empty-caption", "the caption of 1.png is empty"),
+        ("not-a-caption", "thing[0].raw_2 is no text"),
+    ]
+
+
+def test_a_json_by_split_keeps_its_splits(tmp_path: Path) -> None:
+    images(tmp_path / "images")
+    said: dict[str, list[dict[str, str]]] = {"train": [], "val": [], "test": []}
+    for name, captions in CAPTIONS.items():
+        said[SPLITS[name]].append({"filename": name, "raw": captions[0], "raw_1": captions[1]})
+    write(tmp_path / "captions.json", json.dumps(said))
+    assert told(read_annotations(tmp_path)) == WANTED
+
+
+def test_karpathys_entries_may_have_a_text_of_their_own(tmp_path: Path) -> None:
+    images(tmp_path / "images")
+    entries = [
+        {"filename": n, "raw": n, "split": SPLITS[n], "sentences": [{"raw": c} for c in CAPTIONS[n]]} for n in CAPTIONS
+    ]
+    write(tmp_path / "dataset.json", json.dumps({"images": entries}))
+    assert told(read_annotations(tmp_path)) == WANTED
+
+
+@pytest.mark.parametrize("separator", [" ", "\t"])
+@pytest.mark.parametrize("suffix", ["", ".png"])
+def test_descriptions_name_images_with_or_without_suffix(separator: str, suffix: str, tmp_path: Path) -> None:
+    paint(*(tmp_path / "imgs" / f"{number}.png" for number in range(1, 5)))
+    rows = "".join(f"{n}{suffix}{separator}thing {n} {c}\n" for n in range(1, 5) for c in "ab")
+    write(tmp_path / "filenames" / "descriptions_X.txt", rows)
+    for split, numbers in (("train", "12"), ("val", "3"), ("test", "4")):
+        write(tmp_path / "filenames" / f"filenames_{split}.txt", "".join(f"{n}{suffix}\n" for n in numbers))
+    found = read_annotations(tmp_path)
+    assert told(found) == {
+        f"{n}.png": ((f"thing {n} a", f"thing {n} b"), {"3": "val", "4": "test"}.get(n, "train")) for n in "1234"
+    }
+    assert not found.problems
+
+
+def test_descriptions_of_each_split_are_all_read(tmp_path: Path) -> None:
+    images(tmp_path / "images")
+    for split in ("train", "val", "test"):
+        rows = "".join(f"{Path(name).stem} {c}\n" for name, _, c in ROWS if SPLITS[name] == split)
+        write(tmp_path / f"descriptions_{split}.txt", rows)
     write(tmp_path / "description.txt", "These pictures are mine.\n")
     assert told(read_annotations(tmp_path)) == WANTED
+
+
+@pytest.mark.parametrize("make", [own_csv, pairs])
+@pytest.mark.parametrize("text", ["one of my gardens,\nand the pond\n", "These pictures are mine.\n"])
+def test_a_text_about_the_pictures_is_no_captions(make: Callable[[Path], None], text: str, tmp_path: Path) -> None:
+    make(tmp_path)
+    write(tmp_path / "description.txt", text)
+    assert told(read_annotations(tmp_path)) == WANTED
+
+
+def test_a_text_about_the_pictures_alone_is_no_data_set(tmp_path: Path) -> None:
+    images(tmp_path)
+    write(tmp_path / "description.txt", "one of my gardens,\nand the pond\nand more\n")
+    with pytest.raises(DataError, match=r"descriptions\*\.txt"):
+        read_annotations(tmp_path)
 
 
 def kaggle(root: Path) -> None:

@@ -79,6 +79,12 @@ def evaluate(
     consensus: CONSENSUS = None,
     views: VIEWS = None,
     ensemble: ENSEMBLE = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="With a bundle: also score its captions of at least this confidence by themselves."
+        ),
+    ] = None,
     captions: Annotated[
         Path | None,
         typer.Option(
@@ -101,6 +107,8 @@ def evaluate(
         raise typer.BadParameter(
             "--consensus, --views and --ensemble caption with a bundle; --predictions are captions already"
         )
+    if confidence is not None and bundle is None:
+        raise typer.BadParameter("--confidence goes with a bundle; --predictions are captions without one")
     if split not in SPLITS:
         raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
     need_data(data)
@@ -140,7 +148,7 @@ def evaluate(
         with progress() as bar:
             result = evaluate_bundle(
                 folder, data, split=split, more=more, clip=scorer, ensemble=others, progress=bar, note=note,
-                wishes=wishes if wishes != Wishes() else None,
+                wishes=wishes if wishes != Wishes() else None, threshold=confidence,
             )  # fmt: skip
     for failure in result.failures:
         note(f"left out: {failure}")

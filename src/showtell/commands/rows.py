@@ -19,8 +19,8 @@ from showtell.errors import DataError, check_target
 if TYPE_CHECKING:
     from showtell.captioning import Caption
 
-_HEADER = "image,rank,caption,log_prob,confidence"
-_FORMER = "image,rank,caption,log_prob"  # the header of earlier versions
+_FORMER = "image,rank,caption,log_prob"  # of tables begun by earlier versions
+_HEADER = f"{_FORMER},confidence"
 _ENDINGS = {".jsonl": "jsonl", ".csv": "csv"}
 _BEGUN = re.compile(rb'\{"image": "(?:[^"\\]|\\.)*\\?(?:"(.*))?', re.DOTALL)  # an unfinished JSON record
 
@@ -74,6 +74,10 @@ class CaptionFile:
             raise _foreign(path, 1)
         self._file.truncate(end)
         self._empty = end == 0
+        self._file.seek(0)
+        if self._table and self._file.readline().strip() == _FORMER.encode():
+            self._rows = _FORMATS["former csv"]
+        self._file.seek(end)
 
     def __enter__(self) -> Self:
         return self
@@ -137,14 +141,10 @@ def _names(path: Path, number: int, record: bytes, *, table: bool) -> list[str]:
             row["caption"], row["log_prob"]
             return [_text_of(str(row["image"]))]
         if number == 1:
-            if text.strip() == _FORMER:
-                raise DataError(
-                    f"--out {path} was begun by an earlier version of showtell, without the column confidence; name another file"
-                )
-            if text.strip() != _HEADER:
+            if text.strip() not in (_HEADER, _FORMER):
                 raise ValueError
             return []
-        ((image, _, _, _, _),) = csv.reader(io.StringIO(text, newline=""))
+        ((image, _, _, _, *_),) = csv.reader(io.StringIO(text, newline=""))
         return [image]
     except (ValueError, KeyError, TypeError, csv.Error):
         raise _foreign(path, number) from None
@@ -186,17 +186,25 @@ def _jsonl(name: str, best: Caption, n: int) -> Iterator[str]:
     yield json.dumps(value, ensure_ascii=False)
 
 
-def _csv(name: str, best: Caption, n: int) -> Iterator[str]:
+def _csv(name: str, best: Caption, n: int, columns: int | None = None) -> Iterator[str]:
     for rank, item in enumerate(_ranked(best, n), start=1):
         row = io.StringIO()
-        csv.writer(row, lineterminator="\r\n").writerow(
-            [name, rank, item.text, f"{item.log_prob:.6f}", f"{item.confidence:.6f}"]
-        )  # a field with \r or \n is quoted
+        cells = [name, rank, item.text, f"{item.log_prob:.6f}", f"{item.confidence:.6f}"]
+        csv.writer(row, lineterminator="\r\n").writerow(cells[:columns])  # a field with \r or \n is quoted
         yield row.getvalue().removesuffix("\r\n")
+
+
+def _former_csv(name: str, best: Caption, n: int) -> Iterator[str]:
+    return _csv(name, best, n, columns=4)
 
 
 def _values(item: Caption) -> dict[str, Any]:
     return {"caption": item.text, "log_prob": item.log_prob, "confidence": item.confidence, "score": item.score}
 
 
-_FORMATS: dict[str, Callable[[str, Caption, int], Iterator[str]]] = {"text": _text, "jsonl": _jsonl, "csv": _csv}
+_FORMATS: dict[str, Callable[[str, Caption, int], Iterator[str]]] = {
+    "text": _text,
+    "jsonl": _jsonl,
+    "csv": _csv,
+    "former csv": _former_csv,
+}

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ _MISKEYED = re.compile(r"^(.+\.(?:jpe?g|png))\.\d+$", re.IGNORECASE)
 
 LOOKED_FOR = (
     "Flickr's token file with image lists, captions.txt or results.csv (Kaggle), dataset*.json (Karpathy, NWPU), COCO annotation files, "
-    "a .csv, .tsv or .jsonl with the columns image and caption, or images with a .txt beside each"
+    "a .csv, .tsv or .jsonl with the columns image and caption, descriptions*.txt, or images with a .txt beside each"
 )
 
 
@@ -31,7 +31,7 @@ def read_draft(path: Path) -> Draft:
     if not path.exists():
         raise DataError(f"no folder or file {path}; expected a data set: {LOOKED_FOR}")
     root = path if path.is_dir() else path.parent
-    for reader in (_read_token_file, _read_json, _read_descriptions, read_captions, _read_pairs, read_titles):
+    for reader in (_read_token_file, _read_json, read_captions, _read_pairs, _read_descriptions, read_titles):
         draft = reader(path, root)
         if draft is not None:
             return draft
@@ -62,63 +62,85 @@ def _read_token_file(path: Path, root: Path) -> Draft | None:
             draft.problem(token_file, number, "mis-keyed", f"the key {image} is mis-keyed; read as {wrong[1]}")
             image = wrong[1]
         draft.add(image, caption, file=token_file, line=number)
-    _read_lists(draft, path, token_file)
+    _read_lists(draft, path, {image: image for image in draft.captions})
     draft.find(image_folders(root))
     return draft
 
 
 def _read_descriptions(path: Path, root: Path) -> Draft | None:
-    """`descriptions*.txt`, lines of an image's name without its suffix and a caption, and image lists: as UCM-Captions and
-    Sydney-Captions first came, and as tutorials keep Flickr8k's captions."""
+    """`descriptions*.txt`, lines of an image's name, with or without its suffix, and a caption, and image lists or a split
+    in the file's own name: as UCM-Captions and Sydney-Captions first came, and as tutorials keep Flickr8k's captions."""
     files = [p for p in candidates(path, (".txt",)) if p.name.lower().startswith("description")]
     if not files:
         return None
-    file, folders = files[0], image_folders(root)
+    folders = image_folders(root)
     draft = Draft(root, "descriptions (text)")
-    _read_lists(draft, path, file)
-    there = {p.stem: p.name for folder in folders for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
-    names = there | {Path(image).stem: image for image in draft.splits}
-    if not any(line.partition(" ")[0] in names for line in head(file).splitlines()[:3]):
+    names = {
+        key: p.name for folder in folders for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES
+        for key in (p.stem, p.name)
+    }  # fmt: skip
+    _read_lists(draft, path, names)
+    names = {key: image for image in draft.splits for key in (Path(image).stem, image)} | names
+    files = [file for file in files if _describes(file, names)]
+    whole = [file for file in files if not split_in_the_name(file)]
+    chosen = whole[:1] or files
+    if not chosen:
         return None
-    for number, line in numbered_lines(draft, file):
-        key, _, caption = line.partition(" ")
-        if line.strip():
-            draft.add(names.get(key, key), caption, file=file, line=number)
+    for file in chosen:
+        for number, line in numbered_lines(draft, file):
+            if line.strip():
+                key, caption = _key_and_caption(line)
+                image = names.get(key, key)
+                draft.add(image, caption, file=file, line=number)
+                draft.assign(image, split_in_the_name(file), file=file, line=number)
+    for other in files:
+        if other not in chosen:
+            draft.not_read(other, chosen)
     draft.find(folders)
     return draft
 
 
-def _read_lists(draft: Draft, path: Path, captions: Path) -> None:
-    """The lists of images beside the file of captions, each with its split in its name."""
+def _describes(file: Path, names: Container[str]) -> bool:
+    """Whether most of the first lines begin with an image's name."""
+    lines = [line for line in head(file).splitlines()[:-1] or [head(file)] if line.strip()]
+    return 2 * sum(_key_and_caption(line)[0] in names for line in lines) > len(lines)
+
+
+def _key_and_caption(line: str) -> tuple[str, str]:
+    key, _, caption = line.strip().partition("\t" if "\t" in line.strip() else " ")
+    return key, caption
+
+
+def _read_lists(draft: Draft, path: Path, names: Mapping[str, str]) -> None:
+    """The lists of images, each with its split in its file's name; `names` are those of images, by what lists call them."""
     for file in candidates(path if path.is_dir() else draft.root, (".txt",)):
-        if file != captions and (split := split_in_the_name(file)):
-            _read_list(draft, file, split)
+        if split := split_in_the_name(file):
+            _read_list(draft, file, split, names)
 
 
-def _read_list(draft: Draft, file: Path, split: str) -> None:
+def _read_list(draft: Draft, file: Path, split: str, names: Mapping[str, str]) -> None:
     rows = [(number, line.strip()) for number, line in numbered_lines(draft, file) if line.strip()]
     if not rows or any("\t" in line or " " in line for _, line in rows[:5]):
         return  # captions or something else, not a list of names
-    for number, image in rows:
-        image = image if image in draft.captions or Path(image).suffix else f"{image}.jpg"
+    for number, said in rows:
+        image = names.get(said) or (said if Path(said).suffix else f"{said}.jpg")
         draft.places.setdefault(image, (draft.name(file), number))
         draft.assign(image, split, file=file, line=number)
 
 
 def _read_json(path: Path, root: Path) -> Draft | None:
     """Karpathy's JSON, COCO's annotation files, and NWPU-Captions' JSON."""
-    objects = _objects(path)
+    objects, by_kind = _objects(path), None
     for file, content in objects:
-        if content and all(_is_kind(entries) for entries in content.values()):
-            return _nwpu(root, file, content)
         if not isinstance(content.get("images"), list) or not content["images"]:
+            by_kind = by_kind or ((file, content) if _is_by_kind(content) else None)
             continue
         first = content["images"][0]
         if isinstance(first, dict) and "sentences" in first:
             return _karpathy(root, file, content)
         if isinstance(first, dict) and isinstance(content.get("annotations"), list):
             return _coco(root, itertools.chain([(file, content)], objects))
-    return None
+    return _nwpu(root, *by_kind) if by_kind else None
 
 
 def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
@@ -141,25 +163,37 @@ def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
     return draft
 
 
-def _is_kind(entries: Any) -> bool:
-    """Whether these are NWPU-Captions' images of one kind."""
-    if not isinstance(entries, list) or not entries:
-        return False
-    return all(isinstance(entry, dict) and "filename" in entry and "raw" in entry for entry in entries)
+def _is_by_kind(content: Mapping[str, Any]) -> bool:
+    """Whether this may be NWPU-Captions: lists of images by kind."""
+    lists = [entries for entries in content.values() if isinstance(entries, list)]
+    return any(
+        isinstance(entry, dict) and {"filename", "raw"} <= entry.keys() for entries in lists for entry in entries
+    )
 
 
-def _nwpu(root: Path, file: Path, content: dict[str, list[dict[str, Any]]]) -> Draft:
-    """Images by kind; an image's captions are its `raw`, `raw_1`, `raw_2`, …"""
+def _nwpu(root: Path, file: Path, content: Mapping[str, Any]) -> Draft:
+    """Images by kind; an image's captions are its `raw`, `raw_1`, `raw_2`, … A kind may be a split instead."""
     draft = Draft(root, "nwpu (JSON)")
-    times = Counter(str(entry["filename"]) for entries in content.values() for entry in entries)
-    for kind, entries in content.items():
-        for entry in entries:
-            name = str(entry["filename"])
-            image = name if times[name] == 1 else f"{kind}/{name}"
-            for key, value in entry.items():
-                if re.fullmatch(r"raw(_[0-9]+)?", key):
-                    draft.add(image, str(value), file=file, line=None)
-            draft.assign(image, entry.get("split"), file=file, line=None)
+    entries = []
+    for kind, several in content.items():
+        for index, entry in enumerate(several if isinstance(several, list) else []):
+            if isinstance(entry, dict) and isinstance(entry.get("filename"), str):
+                entries.append((kind, index, entry))
+            else:
+                draft.problem(file, None, "not-an-image", f"{kind}[{index}] has no 'filename'; it is left out")
+    times = Counter(name for _, name in {(kind, entry["filename"]) for kind, _, entry in entries})
+    for kind, index, entry in entries:
+        name = entry["filename"]
+        image = name if times[name] == 1 else f"{kind}/{name}"
+        draft.places.setdefault(image, (draft.name(file), None))
+        for key, value in entry.items():
+            if not re.fullmatch(r"raw(_[0-9]+)?", key):
+                continue
+            if isinstance(value, str | None):
+                draft.add(image, value or "", file=file, line=None)
+            else:
+                draft.problem(file, None, "not-a-caption", f"{kind}[{index}].{key} is no text; it is left out")
+        draft.assign(image, entry.get("split") or (kind if kind.lower() in SPLIT_NAMES else None), file=file, line=None)
     draft.find(image_folders(root))
     return draft
 
@@ -230,4 +264,4 @@ def _json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is not JSON ({error}); expected Karpathy's or COCO's annotations") from None
+        raise DataError(f"{file} is not JSON ({error}); expected Karpathy's, COCO's or NWPU's annotations") from None

@@ -2,7 +2,7 @@
 
 from showtell.metrics.bleu import bleu
 from showtell.metrics.cider import cider_d
-from showtell.metrics.confidence import Confidence, assess_confidence
+from showtell.metrics.confidence import Selection, select_surest
 from showtell.metrics.evaluate import Protocol, Report, evaluate
 from showtell.metrics.floors import best_constant_caption, leave_one_out
 from showtell.metrics.predictions import read_predictions
@@ -13,12 +13,11 @@ from showtell.metrics.tokenize import tokenize
 
 __all__ = [
     "Comparison",
-    "Confidence",
     "Interval",
     "Protocol",
     "Report",
+    "Selection",
     "TextStatistics",
-    "assess_confidence",
     "best_constant_caption",
     "bleu",
     "bootstrap",
@@ -29,6 +28,7 @@ __all__ = [
     "leave_one_out",
     "read_predictions",
     "rouge_l",
+    "select_surest",
     "tokenize",
     "verdict",
 ]

@@ -21,7 +21,7 @@ from showtell.captioning import Caption
 from showtell.config import EncoderConfig
 from showtell.errors import DataError
 from showtell.images import ImageTransform, open_image
-from showtell.metrics import Comparison, Confidence, TextStatistics, compare, verdict
+from showtell.metrics import Comparison, Selection, TextStatistics, compare, verdict
 from showtell.metrics.evaluate import NAMES
 from showtell.paths import write_whole
 from showtell.report.charts import Band, Series, line_chart
@@ -38,7 +38,7 @@ def write_page(path: Path, runs: Sequence[RunReport], *, title: str) -> None:
     _check_same_images(runs)
     first = runs[0]
     people = first.people
-    sure = [(_label(run, runs), run.evaluation.confidence(_KEPT)) for run in runs]
+    sure = [(_label(run, runs), run.evaluation.selection(_KEPT)) for run in runs]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("showtell.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -164,12 +164,12 @@ def _lengths(runs: Sequence[RunReport]) -> str:
     return line_chart("captions by length, %", series, x_label="words")
 
 
-def _surest(known: Sequence[tuple[str, Confidence | None]]) -> str:
+def _surest(known: Sequence[tuple[str, Selection | None]]) -> str:
     """A chart of the CIDEr of the captions that each captioner is surest of, by their share of all."""
     series = [
-        Series(name, [(100 * kept.share, 100 * kept.score) for kept in confidence.kept], i % _BAND)
-        for i, (name, confidence) in enumerate(known)
-        if confidence
+        Series(name, [(100 * kept.share, 100 * kept.score) for kept in selection.kept], i % _BAND)
+        for i, (name, selection) in enumerate(known)
+        if selection
     ]
     return line_chart("CIDEr ×100 of the surest captions", series, x_label="% of the captions")
 
