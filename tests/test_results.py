@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,28 +78,29 @@ def test_a_captioner_says_how_sure_it_is_and_what_that_is_worth(
     images = read_annotations(scenes).split("train")
     captioner = load_captioner(tiny_bundle)
     captions = [
-        Caption(
-            image.captions[0] if i % 2 else "a", 2 * (-0.1 if i % 2 else -2.0) - i / 1000, 0.0, (Word("a", -0.1, None),)
-        )
+        Caption(image.captions[0] if i % 2 else "a", -0.2 if i % 2 else -4.0 - i / 40, 0.0, (Word("a", -0.1, None),))
         for i, image in enumerate(images)
     ]
     monkeypatch.setattr(captioner, "caption_each", lambda sources, wishes: iter(captions))
-    found = evaluate_captioner(captioner, scenes, split="train", threshold=0.5)
+    found = replace(evaluate_captioner(captioner, scenes, split="train"), least=0.1)
     assert found.confidences == tuple(math.exp(caption.log_prob / 2) for caption in captions)
-    known = found.selection()
-    assert known is not None and known.correlation > 0.5
-    good = [cider for i, cider in enumerate(found.report.each["cider"]) if i % 2]
-    wanted = known.kept[-1]
-    assert (wanted.share, wanted.confidence) == (pytest.approx(len(good) / len(images)), 0.5)
-    assert wanted.score == pytest.approx(sum(good) / len(good))
-    assert (
-        f"{100 * wanted.score:9.2f}" in found.lines()[-4] + found.lines()[-3] and "0.500 or more" in found.lines()[-3]
-    )
-    told = found.to_dict()["selection"]
-    assert told["rank_correlation"] == known.correlation
-    assert told["kept"][-1] == {
-        "share": wanted.share, "confidence": 0.5, "cider": wanted.score, "interval": [wanted.low, wanted.high],
+    known, asked, ciders = found.selection(), found.confident, found.report.each["cider"]
+    assert known is not None and known.correlation > 0.5 and asked is not None
+    chosen = [cider for cider, confidence in zip(ciders, found.confidences, strict=True) if confidence >= 0.1]
+    assert len(images) / 2 < asked.images == len(chosen) < len(images) and asked.images not in {
+        k.images for k in known.surest
+    }
+    assert asked.score == pytest.approx(sum(chosen) / len(chosen))
+    (line,) = [line for line in found.lines() if line.startswith("as asked")]
+    assert line.split()[2:6] == [str(asked.images), "of", str(len(images)), f"{100 * asked.score:.2f}"]
+    told = found.to_dict()
+    assert told["selection"]["rank_correlation"] == known.correlation
+    assert told["confident"] == {
+        "confidence": 0.1, "images": asked.images, "share": asked.share, "cider": asked.score, "interval": [asked.low, asked.high],
     }  # fmt: skip
+    assert "no caption has a confidence of 0.97 or more; the greatest is 0.9" in "\n".join(
+        replace(found, least=0.97).lines()
+    )
     write_results(tmp_path / "own.json", found)
     assert [row["confidence"] for row in json.loads((tmp_path / "own.json").read_text())] == list(found.confidences)
     assert evaluate_predictions(tmp_path / "own.json", scenes, split="train").selection() is None

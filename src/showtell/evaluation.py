@@ -23,6 +23,7 @@ from showtell.hub import read_config
 from showtell.matching import Predictions
 from showtell.metrics import (
     Interval,
+    Kept,
     Protocol,
     Report,
     Selection,
@@ -31,10 +32,11 @@ from showtell.metrics import (
     bootstrap,
     describe,
     evaluate,
+    keep_above,
     read_predictions,
     select_surest,
 )
-from showtell.metrics.confidence import SHARES, Kept
+from showtell.metrics.confidence import SHARES
 from showtell.metrics.evaluate import NAMES
 
 if TYPE_CHECKING:
@@ -56,10 +58,10 @@ class Evaluation:
     failures: tuple[str, ...] = ()  # images of the split that were left out, and why
     images: tuple[CaptionedImage, ...] = ()
     candidates: tuple[str, ...] = ()  # one per image, in the order of `images`
-    confidences: tuple[float, ...] = ()  # of a captioner in its candidates
-    threshold: float | None = None  # captions of at least this confidence are also scored by themselves
     spoken: TextStatistics | None = None  # of the candidates; None without a train split to compare with
     written: TextStatistics | None = None  # of people's captions, the split's first references
+    confidences: tuple[float, ...] = ()  # of a captioner in its candidates
+    least: float | None = None  # the captions of at least this confidence are also scored by themselves
 
     @cached_property
     def intervals(self) -> Mapping[str, Interval]:
@@ -70,8 +72,14 @@ class Evaluation:
         """What the captioner's confidence says of its captions' CIDEr, as `select_surest` does; None for predictions."""
         if not self.confidences:
             return None
-        least = () if self.threshold is None else (self.threshold,)
-        return select_surest(self.confidences, self.report.each["cider"], shares=shares, least=least)
+        return select_surest(self.confidences, self.report.each["cider"], shares=shares)
+
+    @property
+    def confident(self) -> Kept | None:
+        """The captions of at least the confidence `least`, if one is asked for."""
+        if self.least is None or not self.confidences:
+            return None
+        return keep_above(self.confidences, self.report.each["cider"], self.least)
 
     def to_dict(self) -> dict[str, Any]:
         """For --json: the scores by name, with their 95 % intervals and the protocol."""
@@ -86,7 +94,10 @@ class Evaluation:
         if self.spoken and self.written:
             result["captions"] = {"candidates": asdict(self.spoken), "people": asdict(self.written)}
         if known := self.selection():
-            result["selection"] = _told(known)
+            between = {"rank_correlation": known.correlation, "interval": [known.low, known.high]}
+            result["selection"] = {**between, "surest": [_told(kept) for kept in known.surest]}
+        if asked := self.confident:
+            result["confident"] = _told(asked)
         if self.failures:
             result["left_out"] = list(self.failures)
         return result
@@ -106,9 +117,27 @@ class Evaluation:
         if "shuffled" in self.floors:
             legend.append("shuffled floor: each image's caption given to another image")
         said = _statistics(self.spoken, self.written) if self.spoken and self.written else []
-        known = self.selection()
-        sure = _surest(known, self.report.scores["cider"]) if known else []
-        return [head, *table, *legend, *said, *sure, *self.report.notes, f"protocol: {self.report.protocol}"]
+        return [head, *table, *legend, *said, *self._surest(), *self.report.notes, f"protocol: {self.report.protocol}"]
+
+    def _surest(self) -> list[str]:
+        """A table of the CIDEr of the captions that the captioner is surest of."""
+        known, asked = self.selection(), self.confident
+        rows = [_row(f"surest {100 * kept.share:.0f} %", kept) for kept in (known.surest if known else ())]
+        if asked and asked.images:
+            rows.append(_row(f"as asked: {asked.images} of {len(self.images)}", asked))
+        if rows:
+            head = f"{'captions kept':24s}{'CIDEr':>9s}{'95 % of draws':>18s}{'confidence':>16s}"
+            rows = [head, f"{'all':24s}{100 * self.report.scores['cider']:9.2f}", *rows]
+        if asked and not asked.images:
+            rows.append(
+                f"no caption has a confidence of {asked.confidence:g} or more; the greatest is {max(self.confidences):.3f}"
+            )
+        if known:
+            rows.append(
+                "confidence: the geometric mean of the probabilities of a caption's words and end; rank correlation with "
+                f"CIDEr {known.correlation:.2f} ({known.low:.2f} – {known.high:.2f})"
+            )
+        return rows
 
 
 def _statistics(spoken: TextStatistics, written: TextStatistics) -> list[str]:
@@ -124,32 +153,15 @@ def _statistics(spoken: TextStatistics, written: TextStatistics) -> list[str]:
     return [head, *(f"{name:24s}{own:>9s}{people:>9s}" for name, (own, people) in rows.items())]
 
 
-def _surest(selection: Selection, of_all: float) -> list[str]:
-    """A table of the CIDEr of the captions that the captioner is surest of."""
-    head = f"{'captions kept':24s}{'CIDEr':>9s}{'95 % of draws':>18s}{'confidence':>16s}"
-    rows = [
-        f"{f'surest {100 * k.share:.0f} %':24s}{100 * k.score:9.2f}{_between(k):>18s}{f'{_rounded_down(k.confidence)} or more':>16s}"
-        for k in selection.kept
-    ]
-    told = (
-        "confidence: the geometric mean of a caption's word probabilities; rank correlation with CIDEr "
-        f"{selection.correlation:.2f} ({selection.low:.2f} – {selection.high:.2f})"
-    )
-    return [head, f"{'all':24s}{100 * of_all:9.2f}", *rows, told]
+def _row(name: str, kept: Kept) -> str:
+    least = math.floor(1000 * kept.confidence) / 1000  # who takes this number keeps at least these captions
+    return f"{name:24s}{100 * kept.score:9.2f}{_between(kept):>18s}{f'{least:.3f} or more':>16s}"
 
 
-def _rounded_down(confidence: float) -> str:
-    """Who takes the number that is printed keeps at least the captions that it stands for."""
-    return f"{math.floor(1000 * confidence) / 1000:.3f}"
-
-
-def _told(selection: Selection) -> dict[str, Any]:
+def _told(kept: Kept) -> dict[str, Any]:
     """For JSON."""
-    kept = [
-        {"share": k.share, "confidence": k.confidence, "cider": k.score, "interval": [k.low, k.high]}
-        for k in selection.kept
-    ]
-    return {"rank_correlation": selection.correlation, "interval": [selection.low, selection.high], "kept": kept}
+    told: dict[str, Any] = {"confidence": kept.confidence, "images": kept.images, "share": kept.share}
+    return told | ({"cider": kept.score, "interval": [kept.low, kept.high]} if kept.images else {})
 
 
 def _described(
@@ -242,15 +254,13 @@ def evaluate_bundle(
     clip: Clip | None = None,
     ensemble: Sequence[Path] = (),
     wishes: Wishes | None = None,
-    threshold: float | None = None,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Captions a split's images with the bundle's own decoding, free running, and scores them beside both floors.
 
     The bundles of `ensemble` join it, and `wishes` (consensus, views) replace the bundle's own settings. `more` is that
-    of `metrics.evaluate`; `clip` adds CLIPScore and RefCLIPScore. Captions of at least the confidence `threshold` are
-    also scored by themselves.
+    of `metrics.evaluate`; `clip` adds CLIPScore and RefCLIPScore.
 
     Data without a split of its own is split as for the bundle's training. Images whose file is missing are left out and
     reported to `note`; those that cannot be decoded become `failures`. Raises `DataError` where none is left. Markers
@@ -260,8 +270,8 @@ def evaluate_bundle(
 
     captioner = load_captioner(bundle, ensemble=ensemble)
     return evaluate_captioner(
-        captioner, data, split=split, seed=seed, more=more, clip=clip, wishes=wishes, threshold=threshold,
-        members=1 + len(ensemble), progress=progress, note=note,
+        captioner, data, split=split, seed=seed, more=more, clip=clip, wishes=wishes, members=1 + len(ensemble),
+        progress=progress, note=note,
     )  # fmt: skip
 
 
@@ -274,7 +284,6 @@ def evaluate_captioner(
     more: Sequence[str] = (),
     clip: Clip | None = None,
     wishes: Wishes | None = None,
-    threshold: float | None = None,
     members: int = 1,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
@@ -282,13 +291,15 @@ def evaluate_captioner(
     """`evaluate_bundle` for a captioner that is already loaded, an ensemble of `members` bundles."""
     scorer = None if clip is None else clip()  # first: a wrong name fails before captioning
     annotations, images = images_of(captioner, data, split, note)
-    candidates: dict[int, tuple[str, float]] = {}  # what it says, and how surely
+    candidates: dict[int, str] = {}
+    confidences: list[float] = []  # and not the whole captions, whose attention takes gigabytes for large splits
     failures: list[str] = []
     for index, result in enumerate(captioner.caption_each([image.path for image in images], wishes=wishes)):
         if isinstance(result, ImageError):
             failures.append(str(result))
         else:
-            candidates[index] = result.text, result.confidence
+            candidates[index] = result.text
+            confidences.append(result.confidence)
         progress(f"captioning the {split} split", index + 1, len(images))
     if not candidates:
         raise DataError(f"none of the {len(images)} images of the {split} split can be decoded; first: {failures[0]}")
@@ -297,7 +308,7 @@ def evaluate_captioner(
     protocol = make_protocol(
         annotations, split, references, decoding=_decoding(captioner, wishes, members), clip=scorer
     )
-    spoken, marked = _unmarked([text for text, _ in candidates.values()])
+    spoken, marked = _unmarked(list(candidates.values()))
     if more:
         note(f"computing {' and '.join(more)}: Java, for the captions and for both floors")
     judge = _judge(scorer, kept, progress)
@@ -315,9 +326,15 @@ def evaluate_captioner(
             "constant": evaluate(same, references, protocol=fixed, more=more, further=judge(same)), **floors,
         }  # fmt: skip
     described = _described(annotations, kept, spoken)
-    sure = tuple(confidence for _, confidence in candidates.values())
     return Evaluation(
-        report, floors, constant, tuple(failures), tuple(kept), tuple(spoken), sure, threshold, *described
+        report,
+        floors,
+        constant,
+        tuple(failures),
+        tuple(kept),
+        tuple(spoken),
+        *described,
+        confidences=tuple(confidences),
     )
 
 

@@ -30,9 +30,9 @@ def write_results(path: Path, evaluation: Evaluation) -> None:
     """Writes one object or row per image, whole or not at all.
 
     Each has `image_id`, `caption`, the captioner's `confidence` where there is one, and the image's own scores under the
-    names of `Evaluation.report.each`, as fractions (CIDEr 0 … 10). `path` ends in .json (a list, as in COCO results) or .csv. Ids are written as numbers where all are
-    numbers, as COCO's tools expect. Raises `DataError` as `check_results` does, and for a .csv with names that it
-    cannot hold.
+    names of `Evaluation.report.each`, as fractions (CIDEr 0 … 10). `path` ends in .json (a list, as in COCO results) or
+    .csv. Ids are written as numbers where all are numbers, as COCO's tools expect. Raises `DataError` as `check_results`
+    does, and for a .csv with names that it cannot hold.
     """
     check_results(path)
     ids = [image.image_id for image in evaluation.images]

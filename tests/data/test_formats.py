@@ -129,7 +129,10 @@ def test_what_is_wrong_in_a_json_by_kind_is_named_and_the_rest_is_read(tmp_path:
     entries: list[object] = [{"filename": name, "split": "train", "raw": f"thing {name}"} for name in names]
     entries[0] = {**dict(entries[0]), "raw_1": None, "raw_2": ["a", "b"], "raw_3": "more"}  # type: ignore[call-overload]
     entries += [None, {"raw": "of nothing"}]
-    write(tmp_path / "dataset_nwpu.json", json.dumps({"info": {"year": 2022}, "none": [], "thing": entries}))
+    write(
+        tmp_path / "dataset_nwpu.json",
+        json.dumps({"info": {"year": 2022}, "tags": ["a"], "none": [], "thing": entries}),
+    )
     found = read_annotations(tmp_path)
     assert {image.image_id: image.captions for image in found.images} == {
         "1.png": ("thing 1.png", "more"), "2.png": ("thing 2.png",), "3.png": ("thing 3.png",),
@@ -184,18 +187,62 @@ def test_descriptions_of_each_split_are_all_read(tmp_path: Path) -> None:
     assert told(read_annotations(tmp_path)) == WANTED
 
 
-@pytest.mark.parametrize("make", [own_csv, pairs])
-@pytest.mark.parametrize("text", ["one of my gardens,\nand the pond\n", "These pictures are mine.\n"])
-def test_a_text_about_the_pictures_is_no_captions(make: Callable[[Path], None], text: str, tmp_path: Path) -> None:
+def titles(root: Path) -> None:
+    images(root)
+    rows = "".join(f'{name},{SPLITS[name]},"{caption}"\n' for name, _, caption in ROWS)
+    write(root / "a.csv", "image,split,title\n" + rows)
+
+
+@pytest.mark.parametrize("make", [own_csv, pairs, titles])
+def test_what_else_lies_beside_captions_is_not_read(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path)
-    write(tmp_path / "description.txt", text)
+    write(tmp_path / "description.txt", "one of my gardens\n")
+    if make is not titles:  # which are read where nothing else is
+        files = [{"filename": name, "raw": name.replace(".jpg", ".nef")} for name in CAPTIONS]
+        write(tmp_path / "exif.json", json.dumps({"files": files}))
     assert told(read_annotations(tmp_path)) == WANTED
+
+
+def test_lists_say_which_file_a_description_is_of(tmp_path: Path) -> None:
+    for number in range(1, 5):
+        paint(tmp_path / "imgs" / f"{number}.tif", tmp_path / "thumbs" / f"{number}.jpg")
+    write(tmp_path / "filenames" / "descriptions_UCM.txt", "".join(f"{n} thing {n}\n" for n in range(1, 5)))
+    for split, numbers in (("train", "12"), ("val", "3"), ("test", "4")):
+        write(tmp_path / "filenames" / f"filenames_{split}.txt", "".join(f"{n}.tif\n" for n in numbers))
+    found = read_annotations(tmp_path)
+    assert [(i.image_id, i.path.parent.name, i.split) for i in found.images] == [
+        ("1.tif", "imgs", "train"), ("2.tif", "imgs", "train"), ("3.tif", "imgs", "val"), ("4.tif", "imgs", "test"),
+    ]  # fmt: skip
+    assert {(p.kind, p.file) for p in found.problems} == {("no-caption", f"thumbs/{n}.jpg") for n in range(1, 5)}
+
+
+@pytest.mark.parametrize("line", ["{}.jpg a thing", "a/{}.jpg\ta thing", "10{} one thing\n10{} another thing"])
+def test_descriptions_without_images_are_references(line: str, tmp_path: Path) -> None:
+    write(tmp_path / "descriptions.txt", "".join(line.replace("{}", str(n)) + "\n" for n in range(20)))
+    found = read_annotations(tmp_path, require_images=False)
+    assert len(found.images) == 20 and {i.captions[0][-5:] for i in found.images} == {"thing"}
+
+
+def test_an_image_in_two_splits_of_a_json_is_told(tmp_path: Path) -> None:
+    images(tmp_path / "images")
+    content = {split: [{"filename": n, "raw": "x"} for n in CAPTIONS] for split in ("train", "val")}
+    write(tmp_path / "captions.json", json.dumps(content))
+    assert [p.kind for p in read_annotations(tmp_path).problems] == ["two-splits"] * len(CAPTIONS)
+
+
+def test_an_encoding_is_told_once(tmp_path: Path) -> None:
+    images(tmp_path)
+    for name, text in (("captions_train.txt", "{}#0\tgrün\n"), ("descriptions_train.txt", "{} grün\n")):
+        (tmp_path / "captions_train.txt").unlink(missing_ok=True)
+        (tmp_path / name).write_bytes("".join(text.format(image) for image in CAPTIONS).encode("latin-1"))
+        kinds = [problem.kind for problem in read_annotations(tmp_path).problems]
+        assert kinds.count("encoding") == len(CAPTIONS)
 
 
 def test_a_text_about_the_pictures_alone_is_no_data_set(tmp_path: Path) -> None:
     images(tmp_path)
     write(tmp_path / "description.txt", "one of my gardens,\nand the pond\nand more\n")
-    with pytest.raises(DataError, match=r"descriptions\*\.txt"):
+    with pytest.raises(DataError, match=r"description\*\.txt with"):
         read_annotations(tmp_path)
 
 

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from showtell.errors import DataError
-from showtell.metrics import select_surest
+from showtell.metrics import keep_above, select_surest
 
 
 def ranks(values: list[float]) -> list[float]:
@@ -32,25 +32,30 @@ def drawn(images: int, seed: int = 0) -> tuple[list[float], list[float]]:
 @pytest.mark.parametrize("images", [80, 157])
 def test_the_correlation_is_spearmans_and_the_surest_are_scored_alone(images: int) -> None:
     sure, scores = drawn(images)
-    found = select_surest(sure, scores, least=(0.35, 0.6))
+    found = select_surest(sure, scores)
     assert found is not None
     assert found.correlation == pytest.approx(pearson(ranks(sure), ranks(scores)))
     assert -1 <= found.low < found.correlation < found.high <= 1
     descending = sorted(sure, reverse=True)
-    thresholds = [*(descending[round(share * images) - 1] for share in (0.75, 0.5, 0.25)), 0.35, 0.6]
-    assert [kept.confidence for kept in found.kept] == thresholds
-    for kept in found.kept:
+    wanted = [descending[round(share * images) - 1] for share in (0.75, 0.5, 0.25)]
+    assert [kept.confidence for kept in found.surest] == wanted
+    for kept in (*found.surest, keep_above(sure, scores, 0.35), keep_above(sure, scores, 0.9)):
         chosen = [score for value, score in zip(sure, scores, strict=True) if value >= kept.confidence]
-        assert kept.share == pytest.approx(len(chosen) / images)
+        assert (kept.images, kept.share) == (len(chosen), pytest.approx(len(chosen) / images))
         assert kept.score == pytest.approx(sum(chosen) / len(chosen))
         assert kept.low < kept.score < kept.high
+
+
+def test_a_confidence_that_no_caption_has_keeps_none() -> None:
+    kept = keep_above([0.1, 0.2], [1.0, 2.0], 0.3)
+    assert (kept.images, kept.share, kept.score) == (0, 0.0, 0.0)
 
 
 def test_the_order_of_the_images_does_not_matter() -> None:
     sure, scores = drawn(80)
     first, second = select_surest(sure, scores), select_surest(sure[::-1], scores[::-1])
     assert first is not None and second is not None
-    assert [kept.score for kept in first.kept] == pytest.approx([kept.score for kept in second.kept])
+    assert [kept.score for kept in first.surest] == pytest.approx([kept.score for kept in second.surest])
 
 
 def test_only_the_order_of_confidences_matters() -> None:
@@ -58,7 +63,7 @@ def test_only_the_order_of_confidences_matters() -> None:
     first, second = select_surest(sure, scores), select_surest([math.log(value) for value in sure], scores)
     assert first is not None and second is not None
     assert (first.correlation, first.low, first.high) == (second.correlation, second.low, second.high)
-    assert [(kept.score, kept.low) for kept in first.kept] == [(kept.score, kept.low) for kept in second.kept]
+    assert [(kept.score, kept.low) for kept in first.surest] == [(kept.score, kept.low) for kept in second.surest]
 
 
 def test_who_is_surest_where_the_captions_are_worst_is_told_so() -> None:
@@ -85,7 +90,7 @@ def test_the_interval_of_a_score_is_as_wide_as_drawing_images_makes_it() -> None
     scores = [draw.gauss(1.0, 0.5) for _ in sure]
     found = select_surest(sure, scores, shares=(0.5,))
     assert found is not None
-    (half,) = found.kept
+    (half,) = found.surest
     assert (half.high - half.low) / 2 == pytest.approx(1.96 * 0.5 / math.sqrt(200), rel=0.2)
 
 
@@ -94,8 +99,8 @@ def test_few_images_or_no_differences_say_nothing() -> None:
     assert select_surest(sure[:19], scores[:19]) is None
     assert select_surest([0.5] * 20, scores[:20]) is None
     assert select_surest(sure, [0.0] * 30) is None
-    found = select_surest(sure, scores, least=(2.0,))
-    assert found is not None and all(kept.share * 30 >= 20 for kept in found.kept) and len(found.kept) < 4
+    found = select_surest(sure, scores)
+    assert found is not None and [kept.images >= 20 for kept in found.surest] == [True]  # of 75, 50 and 25 %
 
 
 @pytest.mark.parametrize(

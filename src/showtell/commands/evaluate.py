@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -148,8 +149,9 @@ def evaluate(
         with progress() as bar:
             result = evaluate_bundle(
                 folder, data, split=split, more=more, clip=scorer, ensemble=others, progress=bar, note=note,
-                wishes=wishes if wishes != Wishes() else None, threshold=confidence,
+                wishes=wishes if wishes != Wishes() else None,
             )  # fmt: skip
+        result = replace(result, least=confidence)
     for failure in result.failures:
         note(f"left out: {failure}")
     for failure in () if other is None else other.failures:

@@ -59,25 +59,23 @@ class CaptionFile:
     """
 
     def __init__(self, path: Path, n: int) -> None:
-        format = check_caption_file(path, n)
-        self._rows, self._n, self._table = _FORMATS[format], n, format == "csv"
+        self._table, self._n = check_caption_file(path, n) == "csv", n
         self._file: BinaryIO = path.open("a+b")
         _lock(self._file, path)
         self._file.seek(0)
         self.done: set[str] = set()
-        end = 0
+        end, self._columns = 0, _HEADER
         for number, record in enumerate(_records(self._file, table=self._table), start=1):
             end += len(record)
-            self.done.update(_names(path, number, record, table=self._table))
+            if self._table and number == 1:
+                self._columns = _header(path, record)
+            else:
+                self.done.add(_name(path, number, record, columns=self._columns if self._table else ""))
         self._file.seek(end)
         if not (end or _may_begin(self._file.read(), table=self._table)):
             raise _foreign(path, 1)
         self._file.truncate(end)
         self._empty = end == 0
-        self._file.seek(0)
-        if self._table and self._file.readline().strip() == _FORMER.encode():
-            self._rows = _FORMATS["former csv"]
-        self._file.seek(end)
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +95,8 @@ class CaptionFile:
 
     def write(self, name: str, caption: Caption) -> None:
         """Writes one image's record, flushed when this returns."""
-        lines = [_HEADER] * (self._table and self._empty) + [*self._rows(name, caption, self._n)]
+        rows = _csv(name, caption, self._n, self._columns) if self._table else _jsonl(name, caption, self._n)
+        lines = [_HEADER] * (self._table and self._empty) + [*rows]
         self._file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
         self._file.flush()
         self._empty = False
@@ -132,20 +131,27 @@ def _records(file: BinaryIO, *, table: bool) -> Iterator[bytes]:
             record = b""
 
 
-def _names(path: Path, number: int, record: bytes, *, table: bool) -> list[str]:
-    """The image of a record, none for a table's header; `DataError` for a record that `write` did not write."""
+def _header(path: Path, record: bytes) -> str:
+    """A table's header; `DataError` for one that was never written here."""
+    text = record.decode("utf-8", "replace").strip()
+    if text not in (_HEADER, _FORMER):
+        raise _foreign(path, 1)
+    return text
+
+
+def _name(path: Path, number: int, record: bytes, *, columns: str) -> str:
+    """The image of a record, of a table with these columns or of JSON lines; `DataError` if `write` did not write it."""
     try:
         text = record.decode("utf-8")
-        if not table:
+        if not columns:
             row = json.loads(text)
             row["caption"], row["log_prob"]
-            return [_text_of(str(row["image"]))]
-        if number == 1:
-            if text.strip() not in (_HEADER, _FORMER):
-                raise ValueError
-            return []
-        ((image, _, _, _, *_),) = csv.reader(io.StringIO(text, newline=""))
-        return [image]
+            return _text_of(str(row["image"]))
+        (cells,) = csv.reader(io.StringIO(text, newline=""))
+        image, *others = cells
+        if len(others) != columns.count(","):
+            raise ValueError
+        return image
     except (ValueError, KeyError, TypeError, csv.Error):
         raise _foreign(path, number) from None
 
@@ -186,25 +192,16 @@ def _jsonl(name: str, best: Caption, n: int) -> Iterator[str]:
     yield json.dumps(value, ensure_ascii=False)
 
 
-def _csv(name: str, best: Caption, n: int, columns: int | None = None) -> Iterator[str]:
+def _csv(name: str, best: Caption, n: int, columns: str = _HEADER) -> Iterator[str]:
     for rank, item in enumerate(_ranked(best, n), start=1):
         row = io.StringIO()
-        cells = [name, rank, item.text, f"{item.log_prob:.6f}", f"{item.confidence:.6f}"]
-        csv.writer(row, lineterminator="\r\n").writerow(cells[:columns])  # a field with \r or \n is quoted
+        cells = [name, rank, item.text, f"{item.log_prob:.6f}", f"{item.confidence:.6f}"][: columns.count(",") + 1]
+        csv.writer(row, lineterminator="\r\n").writerow(cells)  # a field with \r or \n is quoted
         yield row.getvalue().removesuffix("\r\n")
-
-
-def _former_csv(name: str, best: Caption, n: int) -> Iterator[str]:
-    return _csv(name, best, n, columns=4)
 
 
 def _values(item: Caption) -> dict[str, Any]:
     return {"caption": item.text, "log_prob": item.log_prob, "confidence": item.confidence, "score": item.score}
 
 
-_FORMATS: dict[str, Callable[[str, Caption, int], Iterator[str]]] = {
-    "text": _text,
-    "jsonl": _jsonl,
-    "csv": _csv,
-    "former csv": _former_csv,
-}
+_FORMATS: dict[str, Callable[[str, Caption, int], Iterator[str]]] = {"text": _text, "jsonl": _jsonl, "csv": _csv}

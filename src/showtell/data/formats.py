@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ _TOKEN_LINE = re.compile(r"^([^\t]+?)#(\w+)\t(.*)$")
 _MISKEYED = re.compile(r"^(.+\.(?:jpe?g|png))\.\d+$", re.IGNORECASE)
 
 LOOKED_FOR = (
-    "Flickr's token file with image lists, captions.txt or results.csv (Kaggle), dataset*.json (Karpathy, NWPU), COCO annotation files, "
-    "a .csv, .tsv or .jsonl with the columns image and caption, descriptions*.txt, or images with a .txt beside each"
+    "Flickr's token file with image lists, captions.txt or results.csv (Kaggle), dataset*.json (Karpathy, NWPU), COCO's "
+    "annotation files, a .csv, .tsv or .jsonl with the columns image and caption, images with a .txt beside each, or "
+    "description*.txt with an image's name and a caption a line"
 )
 
 
@@ -31,7 +32,15 @@ def read_draft(path: Path) -> Draft:
     if not path.exists():
         raise DataError(f"no folder or file {path}; expected a data set: {LOOKED_FOR}")
     root = path if path.is_dir() else path.parent
-    for reader in (_read_token_file, _read_json, read_captions, _read_pairs, _read_descriptions, read_titles):
+    for reader in (
+        _read_token_file,
+        _read_json,
+        read_captions,
+        _read_pairs,
+        _read_nwpu,
+        read_titles,
+        _read_descriptions,
+    ):
         draft = reader(path, root)
         if draft is not None:
             return draft
@@ -62,85 +71,40 @@ def _read_token_file(path: Path, root: Path) -> Draft | None:
             draft.problem(token_file, number, "mis-keyed", f"the key {image} is mis-keyed; read as {wrong[1]}")
             image = wrong[1]
         draft.add(image, caption, file=token_file, line=number)
-    _read_lists(draft, path, {image: image for image in draft.captions})
+    for file, number, said, split in _lists(draft, path, but=[token_file]):
+        image = said if said in draft.captions or Path(said).suffix else f"{said}.jpg"
+        _enlist(draft, image, split, file, number)
     draft.find(image_folders(root))
     return draft
 
 
-def _read_descriptions(path: Path, root: Path) -> Draft | None:
-    """`descriptions*.txt`, lines of an image's name, with or without its suffix, and a caption, and image lists or a split
-    in the file's own name: as UCM-Captions and Sydney-Captions first came, and as tutorials keep Flickr8k's captions."""
-    files = [p for p in candidates(path, (".txt",)) if p.name.lower().startswith("description")]
-    if not files:
-        return None
-    folders = image_folders(root)
-    draft = Draft(root, "descriptions (text)")
-    names = {
-        key: p.name for folder in folders for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES
-        for key in (p.stem, p.name)
-    }  # fmt: skip
-    _read_lists(draft, path, names)
-    names = {key: image for image in draft.splits for key in (Path(image).stem, image)} | names
-    files = [file for file in files if _describes(file, names)]
-    whole = [file for file in files if not split_in_the_name(file)]
-    chosen = whole[:1] or files
-    if not chosen:
-        return None
-    for file in chosen:
-        for number, line in numbered_lines(draft, file):
-            if line.strip():
-                key, caption = _key_and_caption(line)
-                image = names.get(key, key)
-                draft.add(image, caption, file=file, line=number)
-                draft.assign(image, split_in_the_name(file), file=file, line=number)
-    for other in files:
-        if other not in chosen:
-            draft.not_read(other, chosen)
-    draft.find(folders)
-    return draft
-
-
-def _describes(file: Path, names: Container[str]) -> bool:
-    """Whether most of the first lines begin with an image's name."""
-    lines = [line for line in head(file).splitlines()[:-1] or [head(file)] if line.strip()]
-    return 2 * sum(_key_and_caption(line)[0] in names for line in lines) > len(lines)
-
-
-def _key_and_caption(line: str) -> tuple[str, str]:
-    key, _, caption = line.strip().partition("\t" if "\t" in line.strip() else " ")
-    return key, caption
-
-
-def _read_lists(draft: Draft, path: Path, names: Mapping[str, str]) -> None:
-    """The lists of images, each with its split in its file's name; `names` are those of images, by what lists call them."""
+def _lists(draft: Draft, path: Path, *, but: Collection[Path]) -> Iterator[tuple[Path, int, str, str]]:
+    """The images of the lists beside a file of captions: file, line, the image as it is called there, and its split."""
     for file in candidates(path if path.is_dir() else draft.root, (".txt",)):
-        if split := split_in_the_name(file):
-            _read_list(draft, file, split, names)
+        if file in but or not (split := split_in_the_name(file)):
+            continue
+        rows = [(number, line.strip()) for number, line in numbered_lines(draft, file) if line.strip()]
+        if not any("\t" in line or " " in line for _, line in rows[:5]):  # otherwise captions, or something else
+            yield from ((file, number, said, split) for number, said in rows)
 
 
-def _read_list(draft: Draft, file: Path, split: str, names: Mapping[str, str]) -> None:
-    rows = [(number, line.strip()) for number, line in numbered_lines(draft, file) if line.strip()]
-    if not rows or any("\t" in line or " " in line for _, line in rows[:5]):
-        return  # captions or something else, not a list of names
-    for number, said in rows:
-        image = names.get(said) or (said if Path(said).suffix else f"{said}.jpg")
-        draft.places.setdefault(image, (draft.name(file), number))
-        draft.assign(image, split, file=file, line=number)
+def _enlist(draft: Draft, image: str, split: str, file: Path, line: int) -> None:
+    draft.places.setdefault(image, (draft.name(file), line))
+    draft.assign(image, split, file=file, line=line)
 
 
 def _read_json(path: Path, root: Path) -> Draft | None:
-    """Karpathy's JSON, COCO's annotation files, and NWPU-Captions' JSON."""
-    objects, by_kind = _objects(path), None
+    """Karpathy's JSON and COCO's annotation files."""
+    objects = _objects(path)
     for file, content in objects:
         if not isinstance(content.get("images"), list) or not content["images"]:
-            by_kind = by_kind or ((file, content) if _is_by_kind(content) else None)
             continue
         first = content["images"][0]
         if isinstance(first, dict) and "sentences" in first:
             return _karpathy(root, file, content)
         if isinstance(first, dict) and isinstance(content.get("annotations"), list):
             return _coco(root, itertools.chain([(file, content)], objects))
-    return _nwpu(root, *by_kind) if by_kind else None
+    return None
 
 
 def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
@@ -160,41 +124,6 @@ def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
             found = next((p for p in nested if p.is_file()), None)
             draft.paths |= {image: found} if found else {}
     draft.find(folders)
-    return draft
-
-
-def _is_by_kind(content: Mapping[str, Any]) -> bool:
-    """Whether this may be NWPU-Captions: lists of images by kind."""
-    lists = [entries for entries in content.values() if isinstance(entries, list)]
-    return any(
-        isinstance(entry, dict) and {"filename", "raw"} <= entry.keys() for entries in lists for entry in entries
-    )
-
-
-def _nwpu(root: Path, file: Path, content: Mapping[str, Any]) -> Draft:
-    """Images by kind; an image's captions are its `raw`, `raw_1`, `raw_2`, … A kind may be a split instead."""
-    draft = Draft(root, "nwpu (JSON)")
-    entries = []
-    for kind, several in content.items():
-        for index, entry in enumerate(several if isinstance(several, list) else []):
-            if isinstance(entry, dict) and isinstance(entry.get("filename"), str):
-                entries.append((kind, index, entry))
-            else:
-                draft.problem(file, None, "not-an-image", f"{kind}[{index}] has no 'filename'; it is left out")
-    times = Counter(name for _, name in {(kind, entry["filename"]) for kind, _, entry in entries})
-    for kind, index, entry in entries:
-        name = entry["filename"]
-        image = name if times[name] == 1 else f"{kind}/{name}"
-        draft.places.setdefault(image, (draft.name(file), None))
-        for key, value in entry.items():
-            if not re.fullmatch(r"raw(_[0-9]+)?", key):
-                continue
-            if isinstance(value, str | None):
-                draft.add(image, value or "", file=file, line=None)
-            else:
-                draft.problem(file, None, "not-a-caption", f"{kind}[{index}].{key} is no text; it is left out")
-        draft.assign(image, entry.get("split") or (kind if kind.lower() in SPLIT_NAMES else None), file=file, line=None)
-    draft.find(image_folders(root))
     return draft
 
 
@@ -241,6 +170,99 @@ def _read_pairs(path: Path, root: Path) -> Draft | None:
     for table in find_tables(path):
         draft.not_read(table, [pairs[0][1]])
     return draft
+
+
+def _read_nwpu(path: Path, root: Path) -> Draft | None:
+    """NWPU-Captions' JSON: lists of images by kind, or by split; an image's captions are its `raw`, `raw_1`, `raw_2`, …"""
+    by_kind = next(((file, kinds) for file, content in _objects(path) if (kinds := _kinds(content))), None)
+    if by_kind is None:
+        return None
+    file, kinds = by_kind
+    draft = Draft(root, "nwpu (JSON)")
+    found: list[tuple[str, int, dict[str, Any]]] = []
+    for kind, entries in kinds.items():
+        for index, entry in enumerate(entries):
+            if isinstance(entry, dict) and isinstance(entry.get("filename"), str):
+                found.append((kind, index, entry))
+            else:
+                draft.problem(file, None, "not-an-image", f"{kind}[{index}] has no 'filename'; it is left out")
+    places = {("" if kind.lower() in SPLIT_NAMES else kind, entry["filename"]) for kind, _, entry in found}
+    times = Counter(name for _, name in places)
+    for kind, index, entry in found:
+        name, split = entry["filename"], kind if kind.lower() in SPLIT_NAMES else entry.get("split")
+        image = name if times[name] == 1 else f"{kind}/{name}"
+        draft.places.setdefault(image, (draft.name(file), None))
+        for key in filter(re.compile(r"raw(_[0-9]+)?").fullmatch, entry):
+            if isinstance(entry[key], str | None):
+                draft.add(image, entry[key] or "", file=file, line=None)
+            else:
+                draft.problem(file, None, "not-a-caption", f"{kind}[{index}].{key} is no text; it is left out")
+        draft.assign(image, split, file=file, line=None)
+    draft.find(image_folders(root))
+    return draft
+
+
+def _kinds(content: dict[str, Any]) -> dict[str, list[Any]]:
+    """The lists of images; none unless an image has a `raw` caption."""
+    lists = {kind: entries for kind, entries in content.items() if isinstance(entries, list)}
+    named = {
+        kind: [entry for entry in entries if isinstance(entry, dict) and "filename" in entry]
+        for kind, entries in lists.items()
+    }
+    if not any("raw" in entry for entries in named.values() for entry in entries):
+        return {}
+    return {kind: entries for kind, entries in lists.items() if named[kind]}
+
+
+def _read_descriptions(path: Path, root: Path) -> Draft | None:
+    """`description*.txt`: lines of an image's name, with or without its suffix, and a caption; image lists, or a split in
+    the file's own name. UCM-Captions and Sydney-Captions first came so, and tutorials keep Flickr8k's captions so."""
+    files = [p for p in candidates(path, (".txt",)) if p.name.lower().startswith("description")]
+    if not files:
+        return None
+    draft, folders = Draft(root, "descriptions (text)"), image_folders(root)
+    listed = list(_lists(draft, path, but=files))
+    names = {key: said for _, _, said, _ in listed for key in (Path(said).stem, said)}
+    there = {
+        key for folder in folders for p in folder.iterdir() if p.suffix.lower() in SUFFIXES for key in (p.stem, p.name)
+    }
+    files = [file for file in files if _describes(file, names.keys() | there)]
+    whole = [file for file in files if not split_in_the_name(file)]
+    chosen = whole[:1] or files
+    if not chosen:
+        return None
+    for file in chosen:
+        for number, line in numbered_lines(draft, file):
+            if line.strip():
+                key, caption = _key_and_caption(line)
+                image = names.get(key) or names.get(Path(key).stem) or key
+                draft.add(image, caption, file=file, line=number)
+                draft.assign(image, split_in_the_name(file), file=file, line=number)
+    for file, number, said, split in listed:
+        _enlist(draft, said, split, file, number)
+    for file in files:
+        if file not in chosen:
+            draft.not_read(file, chosen)
+    draft.find(folders)
+    return draft
+
+
+def _describes(file: Path, names: Container[str]) -> bool:
+    """Whether most of the first lines begin with what is an image's name, or looks like one."""
+    keys = [_key_and_caption(line)[0] for line in head(file).splitlines() if line.strip()]
+    times = Counter(keys)
+    looks = (
+        Path(key).name in names
+        or Path(key).suffix.lower() in SUFFIXES
+        or (times[key] > 1 and any(map(str.isdigit, key)))
+        for key in keys
+    )
+    return 2 * sum(looks) > len(keys)
+
+
+def _key_and_caption(line: str) -> tuple[str, str]:
+    key, _, caption = line.strip().partition("\t" if "\t" in line.strip() else " ")
+    return key, caption
 
 
 def _looks_like_tokens(file: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from showtell.metrics.bleu import bleu
 from showtell.metrics.cider import cider_d
-from showtell.metrics.confidence import Selection, select_surest
+from showtell.metrics.confidence import Kept, Selection, keep_above, select_surest
 from showtell.metrics.evaluate import Protocol, Report, evaluate
 from showtell.metrics.floors import best_constant_caption, leave_one_out
 from showtell.metrics.predictions import read_predictions
@@ -14,6 +14,7 @@ from showtell.metrics.tokenize import tokenize
 __all__ = [
     "Comparison",
     "Interval",
+    "Kept",
     "Protocol",
     "Report",
     "Selection",
@@ -25,6 +26,7 @@ __all__ = [
     "compare",
     "describe",
     "evaluate",
+    "keep_above",
     "leave_one_out",
     "read_predictions",
     "rouge_l",

@@ -7,7 +7,7 @@ resampled. CIDEr keeps the document frequencies of the whole split: an image's s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,14 +104,19 @@ def _scores(parts: Parts, sums: NDArray[np.float64], images: int) -> NDArray[np.
 def _resampled(reports: Sequence[Parts], resamples: int, seed: int) -> list[NDArray[np.float64]]:
     """The scores (resamples,scores) of each report on the same draws."""
     tables = [_table(parts) for parts in reports]
-    draw, images = np.random.default_rng(seed), len(tables[0])
-    share = np.full(images, 1 / images)
+    images = len(tables[0])
     found: list[list[NDArray[np.float64]]] = [[] for _ in reports]
-    for start in range(0, resamples, _CHUNK):
-        counts = draw.multinomial(images, share, size=min(_CHUNK, resamples - start)).astype(np.float64)
+    for counts in draws(images, resamples, seed):
         for part, parts, table in zip(found, reports, tables, strict=True):
             part.append(_scores(parts, counts @ table, images))
     return [np.concatenate(part) for part in found]
+
+
+def draws(images: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """How often each image is drawn (draws,images), with replacement: several draws at a time, `resamples` in all."""
+    draw, share = np.random.default_rng(seed), np.full(images, 1 / images)
+    for start in range(0, resamples, _CHUNK):
+        yield draw.multinomial(images, share, size=min(_CHUNK, resamples - start)).astype(np.float64)
 
 
 def _swapped(

@@ -167,7 +167,7 @@ def _lengths(runs: Sequence[RunReport]) -> str:
 def _surest(known: Sequence[tuple[str, Selection | None]]) -> str:
     """A chart of the CIDEr of the captions that each captioner is surest of, by their share of all."""
     series = [
-        Series(name, [(100 * kept.share, 100 * kept.score) for kept in selection.kept], i % _BAND)
+        Series(name, [(100 * kept.share, 100 * kept.score) for kept in selection.surest], i % _BAND)
         for i, (name, selection) in enumerate(known)
         if selection
     ]
