@@ -82,11 +82,11 @@ def test_a_captioner_says_how_sure_it_is_and_what_that_is_worth(
         for i, image in enumerate(images)
     ]
     monkeypatch.setattr(captioner, "caption_each", lambda sources, wishes: iter(captions))
-    found = replace(evaluate_captioner(captioner, scenes, split="train"), least=0.1)
+    found = replace(evaluate_captioner(captioner, scenes, split="train"), least=0.11)
     assert found.confidences == tuple(math.exp(caption.log_prob / 2) for caption in captions)
     known, asked, ciders = found.selection(), found.confident, found.report.each["cider"]
     assert known is not None and known.correlation > 0.5 and asked is not None
-    chosen = [cider for cider, confidence in zip(ciders, found.confidences, strict=True) if confidence >= 0.1]
+    chosen = [cider for cider, confidence in zip(ciders, found.confidences, strict=True) if confidence >= 0.11]
     assert len(images) / 2 < asked.images == len(chosen) < len(images) and asked.images not in {
         k.images for k in known.surest
     }
@@ -96,7 +96,7 @@ def test_a_captioner_says_how_sure_it_is_and_what_that_is_worth(
     told = found.to_dict()
     assert told["selection"]["rank_correlation"] == known.correlation
     assert told["confident"] == {
-        "confidence": 0.1, "images": asked.images, "share": asked.share, "cider": asked.score, "interval": [asked.low, asked.high],
+        "confidence": 0.11, "images": asked.images, "share": asked.share, "cider": asked.score, "interval": [asked.low, asked.high],
     }  # fmt: skip
     assert "no caption has a confidence of 0.97 or more; the greatest is 0.9" in "\n".join(
         replace(found, least=0.97).lines()
