@@ -154,7 +154,7 @@ def _statistics(spoken: TextStatistics, written: TextStatistics) -> list[str]:
 
 
 def _row(name: str, kept: Kept) -> str:
-    least = math.floor(1000 * kept.confidence) / 1000  # who takes this number keeps at least these captions
+    least = math.floor(1000 * kept.confidence + 1e-6) / 1000  # who takes this number keeps at least these captions
     return f"{name:24s}{100 * kept.score:9.2f}{_between(kept):>18s}{f'{least:.3f} or more':>16s}"
 
 
@@ -327,15 +327,9 @@ def evaluate_captioner(
         }  # fmt: skip
     described = _described(annotations, kept, spoken)
     return Evaluation(
-        report,
-        floors,
-        constant,
-        tuple(failures),
-        tuple(kept),
-        tuple(spoken),
-        *described,
+        report, floors, constant, tuple(failures), tuple(kept), tuple(spoken), *described,
         confidences=tuple(confidences),
-    )
+    )  # fmt: skip
 
 
 def _judge(

@@ -33,14 +33,8 @@ def read_draft(path: Path) -> Draft:
         raise DataError(f"no folder or file {path}; expected a data set: {LOOKED_FOR}")
     root = path if path.is_dir() else path.parent
     for reader in (
-        _read_token_file,
-        _read_json,
-        read_captions,
-        _read_pairs,
-        _read_nwpu,
-        read_titles,
-        _read_descriptions,
-    ):
+        _read_token_file, _read_json, read_captions, _read_pairs, _read_nwpu, read_titles, _read_descriptions,
+    ):  # fmt: skip
         draft = reader(path, root)
         if draft is not None:
             return draft
