@@ -11,8 +11,9 @@ from command_line import refused, run
 
 from showtell.against import compare_evaluations
 from showtell.errors import DataError
-from showtell.evaluation import Evaluation, evaluate_predictions
+from showtell.evaluation import evaluate_predictions
 from showtell.metrics import compare, evaluate
+from showtell.scores import Evaluation
 
 COUNT = 30
 NAMES = [f"{place}.png" for place in range(COUNT)]

@@ -25,7 +25,7 @@ LAYERS = (
     ("training",),
     ("against", "choosing", "results"),
     ("evaluation", "trace"),
-    ("matching",),
+    ("matching", "scores"),
     ("clip", "loading"),
     ("export", "inference", "runtime"),
     ("hub",),
@@ -40,7 +40,7 @@ LAYERS = (
 )
 LIGHT = (
     "metrics", "data/annotations.py", "data/formats.py", "data/tables.py", "data/files.py", "data/copies.py", "data/markers.py", "data/check.py", "config.py", "recipe.py", "matching.py", "errors.py", "images.py",
-    "commands", "cli.py", "evaluation.py", "against.py", "results.py", "demo.py", "captioning.py", "decoding.py", "loading.py", "runtime.py",
+    "commands", "cli.py", "evaluation.py", "scores.py", "against.py", "results.py", "demo.py", "captioning.py", "decoding.py", "loading.py", "runtime.py",
     "card.py", "hub.py", "writing.py",
 )  # fmt: skip
 HEAVY = {

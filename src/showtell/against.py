@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from showtell.errors import DataError
-from showtell.evaluation import Evaluation
 from showtell.metrics import Comparison, Report, compare, evaluate, verdict
 from showtell.metrics.evaluate import NAMES, OF_IMAGES
 from showtell.metrics.java import METRICS
+from showtell.scores import Evaluation
 
 
 @dataclass(frozen=True)

@@ -98,9 +98,9 @@ for research. Somebody reads a caption before it is published. It is not for dec
 ## Limits
 
 It says what its training captions taught it to say: names, numbers, text in pictures and rare things are beyond it, and what
-those captions assumed about people, it assumes. A wrong caption reads as sure as a right one; of
-those with a higher confidence more are right, and a single one may still be wrong. On photos of another kind than those of
-the data set the scores above do not hold.
+those captions assumed about people, it assumes. A wrong caption reads as sure as a right one; of those
+with a higher confidence more are right, and a single one may still be wrong. On photos of another kind than those of the
+data set the scores above do not hold.
 {_terms(license)}"""
 
 

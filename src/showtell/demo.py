@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from showtell.config import Recipe
 from showtell.data.annotations import CaptionedImage
 from showtell.errors import DataError
-from showtell.evaluation import Evaluation, evaluate_bundle
+from showtell.evaluation import evaluate_bundle
 from showtell.recipe import load_recipe
+from showtell.scores import Evaluation
 
 if TYPE_CHECKING:
     from showtell.captioning import Caption

@@ -14,7 +14,7 @@ from showtell.errors import DataError, check_target
 from showtell.paths import write_whole
 
 if TYPE_CHECKING:
-    from showtell.evaluation import Evaluation
+    from showtell.scores import Evaluation
 
 Rows = Sequence[dict[str, Any]]
 

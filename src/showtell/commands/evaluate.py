@@ -26,7 +26,7 @@ from showtell.errors import DataError, RecipeError
 if TYPE_CHECKING:
     from showtell.against import Against
     from showtell.clip import ClipScorer
-    from showtell.evaluation import Evaluation
+    from showtell.scores import Evaluation
 
 SPLITS = ("train", "val", "dev", "test")
 _CLIP = "clip"

@@ -12,8 +12,8 @@ from showtell.commands.terminal import need_bundle, need_data, note, progress
 from showtell.errors import DataError
 
 if TYPE_CHECKING:
-    from showtell.evaluation import Evaluation
     from showtell.inference import Captioner
+    from showtell.scores import Evaluation
 
 
 def export(

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.errors import DataError
-from showtell.evaluation import Evaluation, Progress, evaluate_captioner, shares_of, training_captions
+from showtell.evaluation import Progress, evaluate_captioner, shares_of, training_captions
 from showtell.metrics import TextStatistics, describe, leave_one_out
+from showtell.scores import Evaluation
 
 if TYPE_CHECKING:
     from showtell.captioning import Caption
