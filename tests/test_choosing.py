@@ -13,10 +13,12 @@ import torch
 from typer.testing import CliRunner
 
 from showtell.card import model_card
-from showtell.choosing import Tried, choose_decoding
+from showtell.choosing import Tried, choose_bundle_decoding, choose_decoding
 from showtell.cli import app
 from showtell.config import Recipe, SearchConfig
 from showtell.data.vocabulary import Vocabulary
+from showtell.decoding import Wishes
+from showtell.evaluation import evaluate_bundle
 from showtell.inference import Captioner
 from showtell.metrics import Protocol
 from showtell.recipe import load_recipe
@@ -31,7 +33,7 @@ def choose(seed: int, references: list[list[str]], **options: Any) -> tuple[Sear
     vocabulary = Vocabulary.train(CAPTIONS, min_count=1)  # ids 4 and 5: what a Toy says
     features = torch.randn(4, 2, 4, generator=torch.Generator().manual_seed(seed))
     choice = choose_decoding(
-        Toy(seed), lambda: iter(features.split(3)), references, vocabulary,
+        lambda views: (Toy(seed), iter(features.split(3))), references, vocabulary,
         protocol=Protocol.of(references, dataset="toys", split="val", decoding="", version="0"),
         search=SearchConfig(beam=2, max_length=6, length_penalty=0.0), report=heard.append, **options,
     )  # fmt: skip
@@ -62,6 +64,33 @@ def test_each_value_starts_from_the_best_so_far(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("showtell.choosing._scores", score)
     chosen, _ = choose(0, [[caption] for caption in CAPTIONS])
     assert chosen == SearchConfig(beam=8, length_penalty=0.7, max_length=6, consensus=10)
+
+
+def test_views_are_chosen_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(*arguments: Any) -> dict[str, float]:
+        config = arguments[-1]
+        return {"cider": -abs(config.views - 2) - abs(config.length_penalty - 0.7), "bleu_4": 0.0}
+
+    monkeypatch.setattr("showtell.choosing._scores", score)
+    chosen, tried = choose(0, [[caption] for caption in CAPTIONS], views=(1, 2, 4))
+    assert chosen == SearchConfig(beam=2, max_length=6, length_penalty=0.7, views=2)
+    assert [entry.search.views for entry in tried[:3]] == [1, 2, 4]
+    assert {entry.search.views for entry in tried[3:]} == {2}
+
+
+def test_a_decoding_scores_what_evaluating_it_does(tiny_bundle: Path, scenes: Path) -> None:
+    choice, protocol = choose_bundle_decoding(tiny_bundle, scenes, most_views=4)
+    assert [tried.search.views for tried in choice.tried[:3]] == [1, 2, 4]
+    for tried in choice.tried[:3]:
+        scored = evaluate_bundle(tiny_bundle, scenes, split="val", wishes=Wishes(views=tried.search.views))
+        assert scored.report.scores == pytest.approx(tried.scores, abs=0.02)  # cached features are half-precise
+    assert protocol.decoding == choice.search.describe()
+
+
+def test_more_views_than_there_are(tiny_bundle: Path, scenes: Path) -> None:
+    result = CliRunner().invoke(app, ["decoding", str(tiny_bundle), "--data", str(scenes), "--views", "5"])
+    assert result.exit_code == 2
+    assert "5 views" in result.stderr and "at most 4" in result.stderr
 
 
 def test_the_bundle_keeps_it(tiny_bundle: Path, scenes: Path, tmp_path: Path) -> None:

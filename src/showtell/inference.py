@@ -79,6 +79,14 @@ class Captioner(BaseCaptioner):
         """Transformed images (B,3,S,S) -> features (B,R,F): the encoder alone."""
         return self._encode(self.bundle.encoder, pixels)
 
+    def looking(self, views: int) -> tuple[StepDecoder, tuple[View, ...]]:
+        """The first bundle's decoder for so many views of an image, and these: it takes the features (B,R,F) of one view,
+        or a tuple of those of each. `DataError` for more views than the captioner has."""
+        self._check_views(views)
+        looks = self._views(replace(self.defaults, views=views))[0]
+        members = [self._member(self.bundle, self.decoder, view) for view in looks]
+        return (EnsembleDecoder(members) if views > 1 else self.decoder), looks
+
     def _encode(self, encoder: Encoder, pixels: Tensor) -> Tensor:
         return encoder.encode(pixels.to(self.device), exact=self.precision == "float32")
 

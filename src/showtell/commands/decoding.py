@@ -1,4 +1,4 @@
-"""`showtell decoding`: keep the beam, length normalisation and consensus that score best on validation data."""
+"""`showtell decoding`: keep the views, beam, length normalisation and consensus that score best on validation data."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ def decoding(
     bundle: Annotated[Path, typer.Argument(help="A bundle.")],
     data: Annotated[Path, typer.Option(metavar="PATH", help="The data set to choose on.")],
     split: Annotated[str, typer.Option(help="val (or dev), train or test.")] = "val",
+    views: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Also try 1, 2, 4 … N views of each image. [default: the bundle's own number]",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say which decoding is best and leave the bundle unchanged.")
     ] = False,
@@ -34,10 +43,15 @@ def decoding(
     find = choose_bundle_decoding if dry_run else keep_best_decoding
     with progress() as bar:
         choice, protocol = find(
-            folder, data, split=split, report=lambda tried: typer.echo(str(tried)), progress=bar, note=note
+            folder,
+            data,
+            split=split,
+            most_views=views,
+            report=lambda tried: typer.echo(str(tried)),
+            progress=bar,
+            note=note,
         )
-    typer.echo(f"best: {choice.search.one_view().describe()}")
+    typer.echo(f"best: {choice.search.describe()}")
     typer.echo(f"protocol: {protocol}")
     if not dry_run:
-        views = f", beside its {choice.search.views} views; it was chosen with one" * (choice.search.views > 1)
-        note(f"{bundle}/config.json has it now{views}")
+        note(f"{bundle}/config.json has it now")

@@ -100,7 +100,7 @@ def train(
                 result.bundle, Path(recipe.data.path), search=recipe.search, place=recipe.data.cache,
                 report=lambda tried: note(str(tried)), progress=progress,
             )  # fmt: skip
-            note(f"best decoding: {choice.search.one_view().describe()}")
+            note(f"best decoding: {choice.search.describe()}")
             return replace(result, scores=choice.best.scores, protocol=protocol)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(error) from None
