@@ -82,7 +82,7 @@ def beam_search(
         log_probs, state, looked = step(tokens, state, memory)
         if beams is None or finished is None:
             beams, finished = _begin(looked, options)
-        _forbid(log_probs, beams.tokens, banned, options.no_repeat_ngram)
+        _forbid(log_probs, beams.tokens, banned, options, end_id)
         beams, parents, finished = _extend(
             beams, finished, log_probs, looked, length=length, end_id=end_id, options=options
         )
@@ -120,7 +120,7 @@ def sample(
     for _ in range(options.max_length):
         log_probs, state, _ = step(tokens, state, memory)
         allowed = log_probs.copy()
-        _forbid(allowed, history, banned, options.no_repeat_ngram)
+        _forbid(allowed, history, banned, options, end_id)
         drawn = np.where(ended, end_id, _draw(allowed / options.temperature, options.top_p, generators))
         said = np.take_along_axis(log_probs, drawn[..., None], -1) * ~ended[..., None]
         history, kept = np.concatenate((history, drawn[..., None]), -1), np.concatenate((kept, said), -1)
@@ -207,14 +207,19 @@ def _is_done(beams: _Beams, finished: _Finished, options: SearchOptions) -> Flag
     return done
 
 
-def _forbid(log_probs: Floats, history: Ints, banned: Sequence[int], ngram: int) -> None:
+def _forbid(log_probs: Floats, history: Ints, banned: Sequence[int], options: SearchOptions, end_id: int) -> None:
     """Sets the words that may not come next to -inf, in place."""
-    log_probs[..., list(banned)] = _NEVER
+    step, ngram = history.shape[-1] + 1, options.no_repeat_ngram
+    log_probs[..., [*banned, *options.ruled_out(step, end_id)]] = _NEVER
     if ngram and history.shape[-1] >= ngram:
         windows = np.lib.stride_tricks.sliding_window_view(history, ngram, axis=-1)  # (A,K,W,n)
         last = history[..., history.shape[-1] - ngram + 1 :]  # (A,K,n-1)
         image, row, window = np.nonzero((windows[..., :-1] == last[:, :, None]).all(-1))
         log_probs[image, row, windows[image, row, window, -1]] = _NEVER
+    if (only := options.only(step, end_id)) is not None:
+        kept = log_probs[..., only].copy()
+        log_probs[...] = _NEVER
+        log_probs[..., only] = kept
 
 
 def _collect(beams: _Beams, finished: _Finished, row: int, options: SearchOptions) -> list[Hypothesis]:

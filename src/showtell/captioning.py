@@ -20,6 +20,8 @@ from showtell.images import ImageTransform, Source, open_image
 
 Pixels = NDArray[np.float32]
 
+_FOR_SHORT = 20  # beams: narrow ones have dropped the sentences that end in time (experiments/LOG.md)
+
 
 @dataclass(frozen=True, slots=True)
 class Word:
@@ -104,14 +106,20 @@ class BaseCaptioner(ABC):
     ) -> Iterator[Caption | ImageError]:
         """One result per source, in order, as they come: its caption, or why it cannot be read.
 
-        `workers` threads decode images one batch ahead of the model; at most two batches are in memory. Raises
-        `DataError` for wishes that sampling cannot meet.
+        `workers` threads decode images one batch ahead of the model; at most two batches are in memory. Where a longest
+        caption is wished for, there are 20 beams or more unless `beam` says otherwise. Raises `DataError` for wishes that
+        sampling cannot meet.
         """
         for name, number in (("batch_size", batch_size), ("workers", workers)):
             if number < 1:
                 raise DataError(f"{name} is {number}; expected 1 or more")
-        if sampling is not None and wishes is not None and replace(wishes, views=None) != Wishes():
-            raise DataError("wishes are searched for, and sampling draws; give one or the other")
+        if sampling is not None and wishes is not None and wishes.searched():
+            raise DataError(
+                "words that must or must not occur, differing captions, a consensus and a length normalisation are searched for, and sampling "
+                "draws; give one or the other"
+            )
+        if beam is None and wishes is not None and wishes.max_length is not None:
+            beam = max(n, self.defaults.beam, _FOR_SHORT)
         options = self.options(beam=beam, n=n)
         options = options if wishes is None else self._wished(options, wishes)
         with ThreadPoolExecutor(workers) as pool:
@@ -173,9 +181,12 @@ class BaseCaptioner(ABC):
 
     def _wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
         """`options` changed by the wishes; `DataError` for those that this captioner cannot meet."""
-        raise DataError(
-            "an exported captioner has no words asked for or ruled out, no differing captions, no consensus and no views; ask the bundle that it came from"
-        )
+        if wishes.required or wishes.excluded or wishes.diverse or wishes.consensus or wishes.views or wishes.begins:
+            raise DataError(
+                "an exported captioner has no words asked for or ruled out, no beginning, no differing captions, no consensus and no views; "
+                "ask the bundle that it came from"
+            )
+        return measured(options, wishes)
 
     def _load(self, source: Source, options: SearchOptions) -> Any:
         try:
@@ -186,6 +197,24 @@ class BaseCaptioner(ABC):
     def _batch(self, seen: list[Any]) -> Any:
         """Joins several prepared images into the input of `_search`."""
         return np.stack(seen)
+
+
+def measured(options: SearchOptions, wishes: Wishes) -> SearchOptions:
+    """`options` with the length and the repetition wished for; `DataError` where captions end before they are long enough."""
+    penalty, ngram = wishes.length_penalty, wishes.no_repeat_ngram
+    longest = options.max_length if wishes.max_length is None else wishes.max_length + 1  # and the `<end>`
+    if wishes.min_length >= longest:
+        raise DataError(
+            f"captions of {wishes.min_length} words or more are asked for, and they end after {longest - 1}; ask for a longest one that is longer"
+        )
+    return replace(
+        options,
+        min_length=wishes.min_length,
+        max_length=longest,
+        closing=wishes.max_length is not None,
+        length_penalty=options.length_penalty if penalty is None else penalty,
+        no_repeat_ngram=options.no_repeat_ngram if ngram is None else ngram,
+    )
 
 
 def _batches(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:

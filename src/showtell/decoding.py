@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from showtell.errors import DataError
 
 MOST_VIEWS = 8
+MOST_TOKENS = 100  # of a caption whose length is asked for
 MOST_REQUIRED = 4  # every subset of them has a beam of its own
 Phrase = tuple[int, ...]  # token ids that follow each other
 
@@ -17,8 +19,9 @@ class SearchOptions:
 
     The beam is split into `groups`; a word costs `diversity` nats each time that an earlier group says it at the same
     step. Every caption has a phrase of each of `required` and none of `forbidden`; a phrase that one of the tokens
-    `continuing` follows has not been said, as the word goes on. `consensus` candidates are ranked by
-    how much they agree, and the image is looked at in `views` ways.
+    `continuing` follows has not been said, as the word goes on. Captions begin with `beginning` and have `min_length`
+    tokens or more before the `<end>`; `closing` ones have ended by `max_length`, as nothing else may be said there.
+    `consensus` candidates are ranked by how much they agree, and the image is looked at in `views` ways.
     """
 
     beam: int = 5
@@ -33,8 +36,23 @@ class SearchOptions:
     required: tuple[tuple[Phrase, ...], ...] = ()
     forbidden: tuple[Phrase, ...] = ()
     continuing: tuple[int, ...] = ()
+    beginning: Phrase = ()
+    min_length: int = 0
+    closing: bool = False
     consensus: int = 0
     views: int = 1
+
+    def only(self, step: int, end_id: int) -> int | None:
+        """The token that has to come as number `step`, counted from 1; None where there is a choice."""
+        if step <= len(self.beginning):
+            return self.beginning[step - 1]
+        return end_id if self.closing and step == self.max_length else None
+
+    def ruled_out(self, step: int, end_id: int) -> tuple[int, ...]:
+        """Tokens that may not come as number `step`: an early end, and what would go on with the last word of the
+        beginning."""
+        early = (end_id,) * (step <= self.min_length)
+        return early + self.continuing * (step == len(self.beginning) + 1 > 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +81,9 @@ class Wishes:
     of subwords (`data.vocabulary = "bpe"`), whose "dog." with its full stop may be one more token. `diverse` searches
     as many groups as there are captions, and a word costs `diversity` nats each time that an earlier group says it. `consensus` candidates are
     ranked by how much they agree, and the image is looked at in `views` ways (1 to 4; to 8 for a bundle trained on
-    turned pictures); None keeps the bundle's own.
+    turned pictures). Captions begin with the words `begins`, and have `min_length` to `max_length` tokens: words, or
+    pieces of words for captioners of subwords. `length_penalty` and `no_repeat_ngram` are those of `search` in a recipe.
+    None keeps the bundle's own. Sampling meets the wishes about length, beginning, repetition and views.
     """
 
     required: tuple[str, ...] = ()
@@ -72,6 +92,11 @@ class Wishes:
     diversity: float = 0.5
     consensus: int | None = None
     views: int | None = None
+    begins: str = ""
+    min_length: int = 0
+    max_length: int | None = None
+    length_penalty: float | None = None
+    no_repeat_ngram: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.required) > MOST_REQUIRED:
@@ -86,3 +111,16 @@ class Wishes:
             raise DataError("diverse captions and words that must or must not occur do not go together; ask for one")
         if self.diverse and self.consensus:
             raise DataError("diverse captions differ, and a consensus ranks them by how much they agree; ask for one")
+        if self.max_length is not None and not 1 <= self.max_length <= MOST_TOKENS:
+            raise DataError(f"a longest caption of {self.max_length} words: expected 1 to {MOST_TOKENS}")
+        most = self.max_length or MOST_TOKENS
+        if not 0 <= self.min_length <= most:
+            raise DataError(f"{self.min_length} words at least: expected 0 to {most}")
+        if self.length_penalty is not None and not 0 <= self.length_penalty < math.inf:
+            raise DataError(f"length normalisation is {self.length_penalty}, expected 0 or more")
+        if self.no_repeat_ngram is not None and self.no_repeat_ngram < 0:
+            raise DataError(f"no {self.no_repeat_ngram} words twice: expected 0 (no such rule) or more")
+
+    def searched(self) -> bool:
+        """Whether some of them can only be searched for."""
+        return bool(self.required or self.excluded or self.diverse or self.consensus or self.length_penalty is not None)

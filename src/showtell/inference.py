@@ -15,7 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from showtell.bundle import Bundle, load_bundle
-from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
+from showtell.captioning import BaseCaptioner, Caption, Pixels, Word, measured
 from showtell.config import MOST_UPRIGHT_VIEWS
 from showtell.data.mirror import mirror_ids
 from showtell.decoding import MOST_VIEWS, Phrase, Sampling, SearchOptions, Wishes
@@ -91,11 +91,17 @@ class Captioner(BaseCaptioner):
         return encoder.encode(pixels.to(self.device), exact=self.precision == "float32")
 
     def _wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
+        options = measured(options, wishes)
         phrase = self.bundle.vocabulary.phrase
         required = tuple(tuple(phrase(word) for word in words.split("|")) for words in wishes.required)
         forbidden = tuple(phrase(word) for words in wishes.excluded for word in words.split("|"))
-        continuing = self.bundle.vocabulary.continuing if required or forbidden else ()
+        beginning = phrase(wishes.begins) if wishes.begins else ()
+        continuing = self.bundle.vocabulary.continuing if required or forbidden or beginning else ()
         _check_phrases(required, forbidden, continuing, wishes, options.max_length)
+        if len(beginning) >= options.max_length:
+            raise DataError(
+                f"'{wishes.begins}' has {len(beginning)} tokens, and captions end after {options.max_length - 1}; begin with fewer"
+            )
         self._check_views(wishes.views or 1)
         groups = options.n if wishes.diverse else 1
         return replace(
@@ -106,6 +112,7 @@ class Captioner(BaseCaptioner):
             required=required,
             forbidden=forbidden,
             continuing=continuing,
+            beginning=beginning,
             consensus=0 if wishes.diverse else options.consensus if wishes.consensus is None else wishes.consensus,
             views=wishes.views or options.views,
         )

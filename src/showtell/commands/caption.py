@@ -84,6 +84,31 @@ def caption(
     diversity: Annotated[
         float, typer.Option(help="With --diverse: penalty for another caption's words, in nats.")
     ] = 0.5,
+    begins: Annotated[
+        str, typer.Option(metavar="WORDS", help="Words that every caption begins with: 'a photo of'.")
+    ] = "",
+    min_length: Annotated[int, typer.Option(min=0, max=100, help="Words that a caption has at least.")] = 0,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100,
+            help="Words that a caption has at most, without breaking off. [default: the bundle's, where one breaks off]",
+            show_default=False,
+        ),
+    ] = None,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Captions are ranked by log-probability / length to the power of this [default: the bundle's]."
+        ),
+    ] = None,
+    no_repeat: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="So many words in a row are said once at most; 0: no such rule [default: the bundle's]."
+        ),
+    ] = None,
     consensus: CONSENSUS = None,
     views: VIEWS = None,
     ensemble: ENSEMBLE = None,
@@ -91,9 +116,9 @@ def caption(
     """Caption images. A broken one is reported on stderr and skipped (exit code 1)."""
     if (diverse and n < 2) or (diversity != 0.5 and not diverse):
         raise typer.BadParameter("--diverse needs --n 2 or more, and --diversity needs --diverse")
-    if sample and (required or excluded or diverse or consensus):
+    if sample and (required or excluded or diverse or consensus or length_penalty is not None):
         raise typer.BadParameter(
-            "--with, --without, --diverse and --consensus search, and --sample does not; leave out one"
+            "--with, --without, --diverse, --consensus and --length-penalty search, and --sample does not; leave out one"
         )
     if sample and beam is not None:
         raise typer.BadParameter("--beam searches, and --sample does not; leave out one")
@@ -117,7 +142,10 @@ def caption(
     from showtell.loading import load_captioner
 
     sampling = Sampling(temperature, top_p, seed) if sample else None
-    wishes = Wishes(tuple(required or ()), tuple(excluded or ()), diverse, diversity, consensus, views)
+    wishes = Wishes(
+        tuple(required or ()), tuple(excluded or ()), diverse, diversity, consensus, views,
+        begins=begins, min_length=min_length, max_length=max_length, length_penalty=length_penalty, no_repeat_ngram=no_repeat,
+    )  # fmt: skip
     captioner = load_captioner(folder, ensemble=others, device=device)
     with nullcontext() if out is None else CaptionFile(out, n) as file:
         draw = _drawer(attention, captioner, sampling) if attention is not None else None

@@ -116,7 +116,7 @@ def beam_search(
         step = decoder.step(tokens, state, memory)
         logits = step.logits.float()  # (A,K,V)
         total = live.flatten(1) - logits.logsumexp(-1)  # (A,K): plus a word's logit, the beam's log-probability with it
-        forbid(logits, history, banned, options.no_repeat_ngram)
+        forbid(logits, history, banned, options, step=length, end_id=end_id)
         candidates = plan.candidates(logits, total)
         finished = plan.finish(finished, candidates, length)
         tokens, parents, live = plan.go_on(candidates)

@@ -55,7 +55,9 @@ def draw(
         log_probs = step.logits.float().log_softmax(-1)  # (A,K,V)
         history = said[:t, alive].permute(1, 2, 0) if options.no_repeat_ngram else None
         chosen = None if generators is None else [generators[i] for i in alive.tolist()]
-        tokens = _draw(log_probs, history, options, banned, chosen).masked_fill(ended, end_id)  # (A,K)
+        allowed = log_probs / options.temperature
+        forbid(allowed, history, banned, options, step=t + 1, end_id=end_id)
+        tokens = _draw(allowed, options.top_p, chosen).masked_fill(ended, end_id)  # (A,K)
         said[t, alive] = tokens
         kept[t, alive] = log_probs.gather(-1, tokens[..., None])[..., 0].masked_fill(ended, 0.0)
         state, ended = step.state, ended | (tokens == end_id)
@@ -87,20 +89,12 @@ def sample(
     return [_hypotheses(ids, probs, end_id, options) for ids, probs in pairs]
 
 
-def _draw(
-    log_probs: Tensor,
-    history: Tensor | None,
-    options: SearchOptions,
-    banned: Sequence[int],
-    generators: Sequence[torch.Generator] | None,
-) -> Tensor:
-    """Ids (A,K) sampled from log-probabilities (A,K,V): where uniform numbers fall in the cumulative distribution."""
-    allowed = log_probs / options.temperature
-    forbid(allowed, history, banned, options.no_repeat_ngram)
+def _draw(allowed: Tensor, top_p: float, generators: Sequence[torch.Generator] | None) -> Tensor:
+    """Ids (A,K) drawn from logits (A,K,V): where uniform numbers fall in the cumulative distribution."""
     shares = allowed.softmax(-1)
-    if options.top_p < 1:
+    if top_p < 1:
         ordered, order = shares.sort(-1, descending=True)
-        tail = ordered.cumsum(-1) - ordered >= options.top_p  # the likeliest word is always kept
+        tail = ordered.cumsum(-1) - ordered >= top_p  # the likeliest word is always kept
         shares = torch.zeros_like(shares).scatter(-1, order, ordered.masked_fill(tail, 0.0))
     exact = torch.float32 if shares.device.type == "mps" else torch.float64  # Apple's GPU has no float64
     upto = shares.to(exact).cumsum(-1)
