@@ -254,10 +254,9 @@ def make_protocol(
     clip: ClipScorer | None = None,
 ) -> Protocol:
     """The protocol that has to be reported with a score."""
-    name = annotations.root.resolve().name
     protocol = Protocol.of(
-        references, dataset=f"{name} ({annotations.drawn})" if annotations.drawn else name, split="val" if split == "dev" else split,
-        decoding=decoding, version=showtell.__version__,
+        references, dataset=annotations.dataset, split="val" if split == "dev" else split, decoding=decoding,
+        version=showtell.__version__,
     )  # fmt: skip
     return protocol if clip is None else replace(protocol, clip=clip.name)
 

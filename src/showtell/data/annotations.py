@@ -60,6 +60,12 @@ class Annotations:
     given: bool = True  # whether the data has its own splits, even if val was taken from train
     moved: int = 0  # copies moved to the split of the first of them
 
+    @property
+    def dataset(self) -> str:
+        """The data set as a protocol names it: its folder, and how it was split unless that is by its own or as usual."""
+        name = self.root.resolve().name
+        return f"{name} ({self.drawn})" if self.drawn else name
+
     def split(self, name: str) -> tuple[CaptionedImage, ...]:
         """The images of a split ("dev" means "val"); `DataError` naming the other splits if it is empty."""
         wanted = SPLIT_NAMES.get(name.lower())

@@ -78,7 +78,7 @@ class Samples:
                 f"{shared} of the pictures lie in two of the data's splits, byte for byte, so that scores on them flatter; "
                 f"see  showtell data check {path}"
             )
-        self.name = annotations.root.resolve().name
+        self.name, self.dataset = annotations.root.resolve().name, annotations.dataset
         self._moved = annotations.moved
         self._listed = annotations.split("train"), annotations.split("val")
         self._known, self._more_words = known, more_words

@@ -54,7 +54,7 @@ def _validate_here(
     )
     references = [list(image.captions) for image in samples.val]
     protocol = Protocol.of(
-        references, dataset=samples.name, split="val", decoding=search.one_view().describe(),
+        references, dataset=samples.dataset, split="val", decoding=search.one_view().describe(),
         version=showtell.__version__,
     )  # fmt: skip
     return candidates, evaluate(candidates, references, protocol=protocol)
