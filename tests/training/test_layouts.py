@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from showtell.bundle import load_bundle
 from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.recipe import load_recipe
 from showtell.training.run import train
@@ -77,4 +78,17 @@ def test_layouts_with_the_same_splits_give_the_same_weights(
 
 
 def test_kaggles_table_trains_with_splits_of_our_own(scenes: Path, tmp_path: Path) -> None:
+    """The table names none: what was trained on is the recipe's draw, and not the scenes' own splits."""
+    images = read_annotations(scenes).images
     assert trained(kaggle, scenes, tmp_path)
+    drawn = read_annotations(tmp_path / "data", val=0.2)
+    assert not drawn.given
+    sizes = {split: len(drawn.split(split)) for split in ("train", "val", "test")}
+    assert sizes == {"train": 28, "val": 8, "test": 4}
+    own, ours = ({i.path.name: i.split for i in some} for some in (images, drawn.images))
+    assert own.keys() == ours.keys() and own != ours
+    training = load_bundle(tmp_path / "run" / "bundle").config["training"]
+    assert training["train_images"] == sizes["train"]
+    protocol = training["protocol"]
+    assert protocol["images"] == sizes["val"]
+    assert protocol["dataset"] == f"data ({drawn.drawn})" == "data (split by seed 0, val 0.2, test 0.1)"
