@@ -151,9 +151,14 @@ def test_kill_9_at_random_moments(recipe_file: Path, data: Path, tmp_path: Path)
 
 def test_how_captions_are_looked_for_may_change_on_the_way(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     """Views shape no training: validation has one."""
-    phases = 'train.phases=[{epochs=1, augment="aerial"}]'
-    train(load_recipe(recipe_file, [phases]), data=data, out=tmp_path / "run")
-    train(load_recipe(recipe_file, [phases, "search.views=8"]), data=data, out=tmp_path / "run", resume=True)
+    phases, batches = 'train.phases=[{epochs=2, augment="aerial"}]', 2 * steps_an_epoch(data)
+    one_view, eight = (load_recipe(recipe_file, [phases, f"search.views={views}"]) for views in (1, 8))
+    train(one_view, data=data, out=tmp_path / "whole")
+    stopped(one_view, data, tmp_path / "run", after=batches + 1)  # after an epoch
+    result = train(eight, data=data, out=tmp_path / "run", resume=True)
+    assert result.epochs == 2
+    same(tmp_path / "whole", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["search"]["views"] == 8
 
 
 def test_a_run_goes_on_with_what_it_began_with(whole: Path, recipe_file: Path, data: Path, tmp_path: Path) -> None:
