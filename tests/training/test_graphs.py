@@ -112,16 +112,18 @@ def test_gradients_are_those_of_the_plain_model(
                 parameter.add_(0.01 * torch.randn_like(parameter))
 
 
-@pytest.mark.parametrize("device", WHERE)
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="only a recording, on a GPU, could drop the same numbers again"
+)
 @pytest.mark.parametrize("variational", [False, True])
 def test_each_replay_drops_other_numbers(
-    variational: bool, device: str, images: list[CaptionedImage], vocabulary: Vocabulary, recipe: Recipe
+    variational: bool, images: list[CaptionedImage], vocabulary: Vocabulary, recipe: Recipe
 ) -> None:
     changed = ["encoder.image_size=32", "decoder.dropout=0.5", f"decoder.variational={str(variational).lower()}"]
     recipe = load_recipe("scenes", changed)
-    model = build_model(recipe, build_encoder(recipe), len(vocabulary)).to(device).train()
-    batch = batch_of(model, images[:4], vocabulary, device)
-    wrapped, _ = recorded(model, device)
+    model = build_model(recipe, build_encoder(recipe), len(vocabulary)).to("cuda").train()
+    batch = batch_of(model, images[:4], vocabulary, "cuda")
+    wrapped, _ = recorded(model, "cuda")
     first, second = (wrapped(batch.inputs, batch.tokens).logits.detach().clone() for _ in range(2))
     assert not torch.allclose(first, second, atol=1e-2)
 
