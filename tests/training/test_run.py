@@ -14,6 +14,7 @@ import timm
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from torch import Tensor
 from training_runs import lines, refuse, same, steps_an_epoch
 
 import showtell
@@ -22,6 +23,8 @@ from showtell.data.annotations import read_annotations
 from showtell.data.scenes import draw_scenes
 from showtell.errors import DataError, RecipeError
 from showtell.evaluation import evaluate_bundle
+from showtell.model.captioner import CaptionerModel
+from showtell.model.contract import Output
 from showtell.recipe import load_recipe
 from showtell.report.collect import collect
 from showtell.training.run import train
@@ -249,10 +252,22 @@ def test_a_run_knows_where_its_data_was_and_its_bundle_tells_no_folders(
     assert json.loads((out / "recipe.json").read_text())["data"]["path"] == str(moved)
 
 
-def test_one_process_may_train_in_several_precisions(recipe_file: Path, data: Path, tmp_path: Path) -> None:
-    for precision in ("no", "bf16"):
+def test_one_process_may_train_in_several_precisions(
+    recipe_file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, forward = Accelerator().device.type, CaptionerModel.forward
+    seen: list[torch.dtype | None] = []
+
+    def watched(self: CaptionerModel, inputs: Tensor, tokens: Tensor) -> Output:
+        seen.append(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
+        return forward(self, inputs, tokens)
+
+    monkeypatch.setattr(CaptionerModel, "forward", watched)
+    for number, (precision, wanted) in enumerate([("no", None), ("bf16", torch.bfloat16), ("no", None)]):
         recipe = load_recipe(recipe_file, ["train.phases=[{epochs=1}]", f"train.precision={precision}"])
-        assert train(recipe, data=data, out=tmp_path / precision).epochs == 1
+        assert train(recipe, data=data, out=tmp_path / str(number)).epochs == 1
+        assert seen and set(seen) == {wanted}
+        seen.clear()
 
 
 @pytest.mark.slow
