@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import subprocess
@@ -126,8 +127,14 @@ def test_a_script_without_spaces_has_none(exported: Path, photos: list[Path], tm
 def test_commands_take_either_kind_of_folder(exported: Path, scenes: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["evaluate", str(exported), "--data", str(scenes), "--json"])
     assert result.exit_code == 0, result.stderr
-    assert "cider" in json.loads(result.stdout)
+    scored = json.loads(result.stdout)
     assert isinstance(load_captioner(exported), OnnxCaptioner)
+    page = tmp_path / "report.html"
+    result = CliRunner().invoke(app, ["report", str(exported), "--data", str(scenes), "--out", str(page)])
+    assert result.exit_code == 0, result.stderr
+    told = page.read_text(encoding="utf-8")
+    assert f"<td>BLEU-1</td>\n<td>{100 * scored['bleu_1']:.1f} <small>" in told
+    assert all(html.escape(image.captions[0]) in told for image in read_annotations(scenes).split("test"))
 
 
 @pytest.mark.slow
