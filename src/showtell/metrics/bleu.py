@@ -41,7 +41,7 @@ def bleu_counted(corpus: Corpus) -> Bleu:
     lengths = corpus.counted.lengths
     correct = [_correct(table, corpus.image, images) for table in corpus.counted.ngrams]
     guessed = [np.maximum(0, lengths[:images] - n) for n in range(MAX_N)]
-    closest = _closest(lengths, corpus.image, images)
+    closest = closest_lengths(lengths[:images], lengths[images:], corpus.image[images:])
     tallies = np.column_stack((*correct, *guessed, lengths[:images], closest)).astype(np.float64)
     each = score_tallies(tallies)
     return Bleu(tuple(score_tallies(tallies.sum(0)).tolist()), [tuple(row) for row in each.tolist()], tallies)
@@ -58,6 +58,17 @@ def score_tallies(tallies: NDArray[np.float64]) -> NDArray[np.float64]:
     return scores
 
 
+def closest_lengths(lengths: Ints, written: Ints, candidate: Ints) -> Ints:
+    """(N,): the reference length closest to each candidate's (N,), the shorter of two that are equally close.
+
+    `written` (R,) are the references' lengths, `candidate` (R,) says whose reference each is.
+    """
+    radix = int(written.max(initial=0)) + 1
+    best = np.full(len(lengths), np.iinfo(np.int64).max)
+    np.minimum.at(best, candidate, np.abs(written - lengths[candidate]) * radix + written)
+    return best % radix
+
+
 def _correct(table: Ngrams, image: Ints, images: int) -> Ints:
     """(images,): the candidate's n-grams found in references, each at most as often as any one reference has it."""
     spoken = table.caption < images
@@ -70,12 +81,3 @@ def _correct(table: Ngrams, image: Ints, images: int) -> Ints:
     np.maximum.at(most, place[shared], table.times[~spoken][shared])
     matched = np.minimum(most, table.times[spoken])
     return np.bincount(table.caption[spoken], matched, minlength=images).astype(np.int64)
-
-
-def _closest(lengths: Ints, image: Ints, images: int) -> Ints:
-    """(images,): the reference length closest to the candidate's, the shorter of two that are equally close."""
-    written, owner = lengths[images:], image[images:]
-    worse = np.abs(written - lengths[owner]) * (int(lengths.max()) + 1) + written
-    best = np.full(images, np.iinfo(np.int64).max)
-    np.minimum.at(best, owner, worse)
-    return best % (int(lengths.max()) + 1)

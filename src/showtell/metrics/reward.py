@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from showtell.errors import DataError
-from showtell.metrics.bleu import score_tallies
+from showtell.metrics.bleu import closest_lengths, score_tallies
 from showtell.metrics.cider import length_penalty
 from showtell.metrics.ngrams import MAX_N, Counted, Ints, Ngrams, count_ids
 
@@ -122,7 +122,8 @@ class Reward:
             tallies[:, n] = np.bincount(table.caption, np.minimum(most, table.times), minlength=len(of))
             tallies[:, MAX_N + n] = np.maximum(0, counted.lengths - n)
         tallies[:, -2] = counted.lengths
-        tallies[:, -1] = self._closest(of, counted.lengths)
+        candidate, reference = self._against(of)
+        tallies[:, -1] = closest_lengths(counted.lengths, self.lengths[reference], candidate)
         return score_tallies(tallies)[:, MAX_N - 1]
 
     def _count(self, candidates: Captions, images: ArrayLike) -> tuple[Ints, Counted]:
@@ -145,15 +146,6 @@ class Reward:
         """(pairs,), (pairs,): each candidate with each reference of its image, in order."""
         many = self.first[of + 1] - self.first[of]
         return np.repeat(np.arange(len(of)), many), _ranges(self.first[of], many)
-
-    def _closest(self, of: Ints, lengths: Ints) -> Ints:
-        """(N,): the reference length closest to the candidate's, the shorter of two that are equally close."""
-        candidate, reference = self._against(of)
-        written = self.lengths[reference]
-        worse = np.abs(written - lengths[candidate]) * (int(self.lengths.max()) + 1) + written
-        best = np.full(len(of), np.iinfo(np.int64).max)
-        np.minimum.at(best, candidate, worse)
-        return best % (int(self.lengths.max()) + 1)
 
 
 def _know(table: Ngrams, image: Ints, images: int) -> _Known:
