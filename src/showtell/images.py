@@ -217,7 +217,10 @@ def _decode(source: Source, name: str, max_pixels: int, enough: int) -> tuple[Im
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     Image.init()
     known = [kind for kind in _FORMATS if kind in Image.OPEN]  # Pillow may be built without some
-    with _limit_lifted(), Image.open(stream, formats=known) as image:
+    # Pillow's own limit only warns between one and two times its size; ours is exact and comes first. The limit is global
+    # and stays lifted: setting it back would race with other threads.
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(stream, formats=known) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise ImageError(f"{name}: {width}×{height} pixels, expected at most {max_pixels:,} in all")
@@ -227,16 +230,6 @@ def _decode(source: Source, name: str, max_pixels: int, enough: int) -> tuple[Im
         upright = _upright_rgb(image)
         lies = (upright.width > upright.height) != (image.width > image.height)
         return upright, (height, width) if lies else (width, height)
-
-
-class _limit_lifted:  # noqa: N801 (reads as a statement)
-    """Pillow's own bomb limit only warns between one and two times its size; ours is exact and comes first."""
-
-    def __enter__(self) -> None:
-        Image.MAX_IMAGE_PIXELS = None
-
-    def __exit__(self, *_: object) -> None:
-        """Stays lifted: the limit is global, and resetting it would race with other threads."""
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
