@@ -63,8 +63,8 @@ def check_target(path: Path, endings: tuple[str, ...] = (), *, option: str) -> N
         raise DataError(f"{option} {path}: expected a file's name in a folder that exists")
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of another library's error message, or the error's type where it has none."""
+def first_line(error: BaseException | str) -> str:
+    """The first line of another library's error or its message, or the error's type where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import showtell
-from showtell.errors import BundleError, DownloadError, RecipeError
+from showtell.errors import BundleError, DownloadError, RecipeError, first_line
 from showtell.paths import BUNDLE_FILES, EXPORT_FILES, why_no_hub
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ def _sentences(target: HubId, doing: str) -> Iterator[None]:
         if any(_is_of_the_net(e) or isinstance(e, LocalEntryNotFoundError) for e in chain):
             raise DownloadError(_unreachable(target, doing)) from None
         if isinstance(error, ValueError | RuntimeError):
-            raise DownloadError(f"the hub does not take {target.id}: {_first_line(error)}") from None
+            raise DownloadError(f"the hub does not take {target.id}: {_said(error)}") from None
         raise
 
 
@@ -329,7 +329,7 @@ def _refused(target: HubId, doing: str, answer: Any) -> BundleError | DownloadEr
             "or a member of its organisation"
         )
     about = f"'{target.id}' is no folder here, and the hub" if doing == "load" else "the hub"
-    return DownloadError(f"{about} answers {status} about {target.id}: {_first_line(answer)}; try again later")
+    return DownloadError(f"{about} answers {status} about {target.id}: {_said(answer)}; try again later")
 
 
 def _unreachable(target: HubId, doing: str) -> str:
@@ -360,6 +360,6 @@ def _near(path: Path) -> Path | None:
     return None
 
 
-def _first_line(error: Any) -> str:
-    text = getattr(error, "server_message", None) or str(error)
-    return next((line.strip().rstrip(".") for line in text.splitlines() if line.strip()), type(error).__name__)
+def _said(error: Exception) -> str:
+    """The first line of what the hub answered, or else of the error, without its full stop."""
+    return first_line(getattr(error, "server_message", None) or error).rstrip(". ")
