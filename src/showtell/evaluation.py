@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 Clip = Callable[[], "ClipScorer"]  # loads it when it is needed
+Judge = Callable[[Sequence[str]], dict[str, list[float]]]  # scores of a caption of each image that need the image
 
 
 def _described(
@@ -98,17 +99,11 @@ def evaluate_predictions(
         seen = [(image, caption) for image, caption in pairs if image.path.is_file()]
         left_out += [f"{len(pairs) - len(seen)} images without a file"] * (seen != pairs)
         pairs = seen or pairs
-    references = [list(image.captions) for image, _ in pairs]
-    candidates, marked = _unmarked([caption for _, caption in pairs])
-    protocol = make_protocol(annotations, split, references, decoding=decoding, clip=scorer)
-    kept = tuple(image for image, _ in pairs)
-    judge = _judge(scorer, kept, progress)
-    report = evaluate(candidates, references, protocol=protocol, more=more, further=judge(candidates))
-    report = _noted(report, [*annotations.notes, *marked])
-    spoken, written = _described(annotations, kept, candidates)
-    return Evaluation(
-        report, failures=tuple(left_out), images=kept, candidates=tuple(candidates), spoken=spoken, written=written
-    )
+    kept = [image for image, _ in pairs]
+    return _scored(
+        [caption for _, caption in pairs], annotations, kept, split=split, decoding=decoding, clip=scorer,
+        judge=_judge(scorer, kept, progress), more=more, failures=left_out,
+    )  # fmt: skip
 
 
 def evaluate_bundle(
@@ -171,37 +166,60 @@ def evaluate_captioner(
     if not candidates:
         raise DataError(f"none of the {len(images)} images of the {split} split can be decoded; first: {failures[0]}")
     kept = [images[index] for index in candidates]
-    references = [list(image.captions) for image in kept]
-    protocol = make_protocol(
-        annotations, split, references, decoding=_decoding(captioner, wishes, members), clip=scorer
-    )
-    spoken, marked = _unmarked(list(candidates.values()))
     if more:
         note(f"computing {' and '.join(more)}: Java, for the captions and for both floors")
-    judge = _judge(scorer, kept, progress)
-    report = evaluate(spoken, references, protocol=protocol, more=more, further=judge(spoken))
-    report = _noted(report, [*annotations.notes, *marked])
-    more = [name for name in more if name in report.scores]
-    floors = {}
-    if len(spoken) > 1:
-        shuffled = derange(spoken, seed=seed)
-        floors["shuffled"] = evaluate(shuffled, references, protocol=protocol, more=more, further=judge(shuffled))
-    constant = constant_caption(annotations)
-    if constant:
-        fixed, same = replace(protocol, decoding="one caption for all"), [constant] * len(kept)
-        floors = {
-            "constant": evaluate(same, references, protocol=fixed, more=more, further=judge(same)), **floors,
-        }  # fmt: skip
-    described = _described(annotations, kept, spoken)
+    judge, constant = _judge(scorer, kept, progress), constant_caption(annotations)
+    found = _scored(
+        list(candidates.values()), annotations, kept, split=split, decoding=_decoding(captioner, wishes, members),
+        clip=scorer, judge=judge, more=more, failures=failures,
+    )  # fmt: skip
+    floors = _floors(found, constant, seed=seed, judge=judge, more=more)
+    return replace(found, floors=floors, constant=constant, confidences=tuple(confidences))
+
+
+def _scored(
+    captions: list[str],
+    annotations: Annotations,
+    images: Sequence[CaptionedImage],
+    *,
+    split: str,
+    decoding: str,
+    clip: ClipScorer | None,
+    judge: Judge,
+    more: Sequence[str],
+    failures: Sequence[str],
+) -> Evaluation:
+    """Scores one caption of each of the images, without markers, against their references."""
+    candidates, marked = _unmarked(captions)
+    references = [list(image.captions) for image in images]
+    protocol = make_protocol(annotations, split, references, decoding=decoding, clip=clip)
+    report = evaluate(candidates, references, protocol=protocol, more=more, further=judge(candidates))
+    report = replace(report, notes=[*annotations.notes, *marked, *report.notes])
+    spoken, written = _described(annotations, images, candidates)
     return Evaluation(
-        report, floors, constant, tuple(failures), tuple(kept), tuple(spoken), *described,
-        confidences=tuple(confidences),
+        report, failures=tuple(failures), images=tuple(images), candidates=tuple(candidates), spoken=spoken,
+        written=written,
     )  # fmt: skip
 
 
-def _judge(
-    scorer: ClipScorer | None, images: Sequence[CaptionedImage], progress: Progress
-) -> Callable[[Sequence[str]], dict[str, list[float]]]:
+def _floors(found: Evaluation, constant: str, *, seed: int, judge: Judge, more: Sequence[str]) -> dict[str, Report]:
+    """What `constant`, where there is one, scores for every image, and what the captions score for others' images."""
+    protocol, references = found.report.protocol, [list(image.captions) for image in found.images]
+    more = [name for name in more if name in found.report.scores]
+
+    def scored(captions: list[str], protocol: Protocol) -> Report:
+        return evaluate(captions, references, protocol=protocol, more=more, further=judge(captions))
+
+    floors = {}
+    if constant:
+        fixed = replace(protocol, decoding="one caption for all")
+        floors["constant"] = scored([constant] * len(references), fixed)
+    if len(references) > 1:
+        floors["shuffled"] = scored(derange(found.candidates, seed=seed), protocol)
+    return floors
+
+
+def _judge(scorer: ClipScorer | None, images: Sequence[CaptionedImage], progress: Progress) -> Judge:
     """What gives each image's scores that need the image, for one caption each; without a scorer, none."""
     if scorer is None:
         return lambda candidates: {}
@@ -218,11 +236,6 @@ def _unmarked(candidates: list[str]) -> tuple[list[str], list[str]]:
     if not markers:
         return candidates, []
     return [without_markers(caption) for caption in candidates], [told(markers, of="the predictions")]
-
-
-def _noted(report: Report, notes: Iterable[str]) -> Report:
-    """The report with notes on the data and the captions put before its own."""
-    return replace(report, notes=[*notes, *report.notes])
 
 
 def constant_caption(annotations: Annotations) -> str:
