@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import IDS, make_captioned, refused, run, write_predictions
@@ -14,7 +16,9 @@ from command_line import IDS, make_captioned, refused, run, write_predictions
 from showtell.captioning import Caption, Word
 from showtell.data.annotations import read_annotations
 from showtell.data.scenes import draw_scenes
+from showtell.errors import ImageError
 from showtell.evaluation import evaluate_captioner, evaluate_predictions
+from showtell.images import Source
 from showtell.loading import load_captioner
 from showtell.results import write_results
 
@@ -43,7 +47,7 @@ def test_a_captioner_that_says_markers_scores_as_its_captions_in_a_file(
     captioner = load_captioner(tiny_bundle)
     plain = evaluate_captioner(captioner, scenes)
     marked = [Caption(f"startseq {said} endseq .", 0.0, 0.0, ()) for said in plain.candidates]
-    monkeypatch.setattr(captioner, "caption_each", lambda sources, wishes: iter(marked))
+    monkeypatch.setattr(captioner, "caption_each", lambda sources, wishes, workers: iter(marked))
     found = evaluate_captioner(captioner, scenes)
     rows = [{"image_id": i.image_id, "caption": c.text} for i, c in zip(plain.images, marked, strict=True)]
     (tmp_path / "own.json").write_text(json.dumps(rows))
@@ -51,6 +55,22 @@ def test_a_captioner_that_says_markers_scores_as_its_captions_in_a_file(
     assert found.candidates == again.candidates == plain.candidates
     assert found.report.scores == again.report.scores == plain.report.scores
     assert found.report.notes[0] == again.report.notes[0] and "'startseq', 'endseq'" in found.report.notes[0]
+
+
+def test_a_split_is_decoded_by_all_threads_that_may(
+    tiny_bundle: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner, asked = load_captioner(tiny_bundle), []
+    plain = captioner.caption_each
+
+    def watched(sources: Iterable[Source], **options: Any) -> Iterator[Caption | ImageError]:
+        asked.append(options["workers"])
+        return plain(sources, **options)
+
+    monkeypatch.setattr(captioner, "caption_each", watched)
+    monkeypatch.setattr("showtell.evaluation.decoding_threads", lambda: 5)
+    evaluate_captioner(captioner, scenes)
+    assert asked == [5]
 
 
 def test_each_image_has_its_caption_and_its_scores(captioned: Path, tmp_path: Path) -> None:
@@ -81,7 +101,7 @@ def test_a_captioner_says_how_sure_it_is_and_what_that_is_worth(
         Caption(image.captions[0] if i % 2 else "a", -0.2 if i % 2 else -4.0 - i / 40, 0.0, (Word("a", -0.1, None),))
         for i, image in enumerate(images)
     ]
-    monkeypatch.setattr(captioner, "caption_each", lambda sources, wishes: iter(captions))
+    monkeypatch.setattr(captioner, "caption_each", lambda sources, wishes, workers: iter(captions))
     found = replace(evaluate_captioner(captioner, scenes, split="train"), least=0.11)
     assert found.confidences == tuple(math.exp(caption.log_prob / 2) for caption in captions)
     known, asked, ciders = found.selection(), found.confident, found.report.each["cider"]

@@ -18,6 +18,7 @@ from showtell.data.annotations import Annotations, CaptionedImage, read_annotati
 from showtell.data.markers import find_markers, told, without_markers
 from showtell.errors import DataError, ImageError
 from showtell.hub import read_config
+from showtell.images import decoding_threads
 from showtell.matching import Predictions
 from showtell.metrics import (
     Protocol,
@@ -156,7 +157,8 @@ def evaluate_captioner(
     candidates: dict[int, str] = {}
     confidences: list[float] = []  # and not the whole captions, whose attention takes gigabytes for large splits
     failures: list[str] = []
-    for index, result in enumerate(captioner.caption_each([image.path for image in images], wishes=wishes)):
+    results = captioner.caption_each([image.path for image in images], wishes=wishes, workers=decoding_threads())
+    for index, result in enumerate(results):
         if isinstance(result, ImageError):
             failures.append(str(result))
         else:
