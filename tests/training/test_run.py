@@ -26,7 +26,7 @@ from showtell.evaluation import evaluate_bundle
 from showtell.model.captioner import CaptionerModel
 from showtell.model.contract import Output
 from showtell.recipe import load_recipe
-from showtell.report.collect import collect
+from showtell.report.collect import collect, read_epochs
 from showtell.training.run import train
 
 
@@ -43,6 +43,8 @@ def test_a_run_leaves_what_it_says(whole: Path, data: Path) -> None:
     training = bundle.config["training"]
     best = max(log, key=lambda line: line["scores"]["cider"])  # type: ignore[index]
     assert training["epoch"] == best["epoch"]
+    assert all(line["protocol"] == training["protocol"] for line in log)
+    assert [epoch.number for epoch in read_epochs(whole / "log.jsonl")] == [1, 2, 3, 4]
     val = evaluate_bundle(whole / "bundle", data, split="val")
     assert val.report.scores == pytest.approx(training["scores"], abs=1e-9)
 

@@ -288,6 +288,7 @@ class Run:
             statistics=describe(candidates, self.samples.captions),
             lr=place.lr,
             scores=scores,
+            protocol=None if scored is None else scored.protocol,
             samples=_three(self.samples.val, candidates),
             seconds=time.monotonic() - started,
             best=best,

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from showtell.metrics import TextStatistics
+from showtell.metrics import Protocol, TextStatistics
 from showtell.paths import write_whole
 from showtell.training.trackers import Trackers
 
@@ -21,6 +21,7 @@ class EpochReport:
     reward: float | None  # mean reward of the drawn captions; None, as the loss is not, unless self-critical
     lr: float
     scores: dict[str, float]
+    protocol: Protocol | None  # what they were measured on; the main process knows it
     samples: list[str]
     statistics: TextStatistics  # of the validation captions
     seconds: float
@@ -48,7 +49,8 @@ class EpochReport:
 
     def to_json(self) -> str:
         """One line for programs."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        protocol = None if self.protocol is None else self.protocol.to_dict()
+        return json.dumps(asdict(self) | {"protocol": protocol}, ensure_ascii=False)
 
 
 class RunLog:
