@@ -89,6 +89,12 @@ def own_tsv(root: Path) -> None:
     write(root / "captions.tsv", "filename\tcaption\tsplit\n" + rows)
 
 
+def own_wide(root: Path) -> None:
+    images(root / "images")
+    rows = "".join(f"{name};{';'.join(captions)};{SPLITS[name]}\n" for name, captions in CAPTIONS.items())
+    write(root / "wide.csv", "filename;caption_0;caption_1;split\n" + rows)
+
+
 def own_jsonl(root: Path) -> None:
     images(root / "pictures")
     rows = [{"image": name, "captions": CAPTIONS[name], "split": SPLITS[name]} for name in CAPTIONS]
@@ -104,7 +110,7 @@ def pairs(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [flickr8k, flat_flickr, seed_layout, karpathy, nwpu, descriptions, coco, own_csv, own_tsv, own_jsonl, pairs], ids=lambda m: m.__name__
+    "make", [flickr8k, flat_flickr, seed_layout, karpathy, nwpu, descriptions, coco, own_csv, own_tsv, own_wide, own_jsonl, pairs], ids=lambda m: m.__name__
 )  # fmt: skip
 def test_every_format_tells_the_same(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "data")

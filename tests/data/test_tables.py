@@ -153,3 +153,86 @@ def test_spaces_around_cells_are_no_part_of_names_but_those_in_jsonl_are(tmp_pat
     (tmp_path / "captions.jsonl").unlink()
     write(tmp_path / "captions.csv", "image, caption\n 00.png , a dog\n")
     assert [image.path.name for image in read_annotations(tmp_path).images] == ["00.png"]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [f"caption_{number}" for number in range(5)],
+        [f"caption{number}" for number in range(1, 6)],
+        [f"Caption {number}" for number in range(1, 6)],
+        [f"comment_{number}" for number in range(5)],
+        [f"raw_{number}" for number in range(5)],
+        ["raw", *(f"raw_{number}" for number in range(1, 5))],  # as NWPU numbers them
+        [f"sentence_{number}" for number in range(8, 13)],  # ten comes after nine
+        ["caption", *(f"caption.{number}" for number in range(1, 5))],  # as pandas names columns of one name
+    ],
+    ids=lambda columns: f"{columns[0]}-{columns[-1]}",
+)
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_numbered_columns_are_several_captions_in_the_order_of_their_numbers(
+    columns: list[str], ending: str, tmp_path: Path
+) -> None:
+    images(tmp_path / "images")
+    captions = [f"a cat, number {number}" for number in range(5)]
+    row = {"split": "test", **dict(reversed([*zip(columns, captions, strict=True)])), "filename": "one.jpg"}
+    delimiter = "\t" if ending == "tsv" else ","
+    lines = [delimiter.join(f'"{cell}"' for cell in cells) for cells in (row.keys(), row.values())]
+    write(tmp_path / f"wide.{ending}", json.dumps(row) + "\n" if ending == "jsonl" else "\n".join(lines) + "\n")
+    found = read_annotations(tmp_path)
+    assert told(found) == {"one.jpg": (tuple(captions), "test")}
+    assert {problem.kind for problem in found.problems} == {"no-caption"}  # of the other images
+
+
+def test_empty_cells_among_several_captions_are_fewer_captions(tmp_path: Path) -> None:
+    images(tmp_path)
+    header = "image,caption,caption_1,caption_2\n"
+    rows = "one.jpg,first,,third\ntwo.jpg,, ,last\nthree.jpg,alone\nfour.jpg,,,\n"
+    write(tmp_path / "wide.csv", header + rows)
+    found = read_annotations(tmp_path)
+    wanted = {"one.jpg": ("first", "third"), "two.jpg": ("last",), "three.jpg": ("alone",)}
+    assert {image.image_id: image.captions for image in found.images} == wanted
+    assert [(p.kind, p.line) for p in found.problems if p.kind != "no-caption"] == [("empty-caption", 5)]
+    (tmp_path / "wide.csv").unlink()
+    lines = [{"image": "one.jpg", "caption": None, "caption_2": "third", "caption_1": ["first", ""]},
+             {"image": "two.jpg", "caption_0": None, "caption_1": {"raw": "last"}}, {"image": "four.jpg", "caption_0": None}]  # fmt: skip
+    write(tmp_path / "wide.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    found = read_annotations(tmp_path)
+    assert {image.image_id: image.captions for image in found.images} == {
+        "one.jpg": ("first", "third"),
+        "two.jpg": ("last",),
+    }
+    assert [(p.kind, p.line) for p in found.problems if p.kind != "no-caption"] == [("not-a-caption", 3)]
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "captions"),
+    [
+        ("image,caption,caption_1,caption_2", "one.jpg,plain,first,second", ("plain", "first", "second")),
+        ("image,caption_2,caption,caption_1", "one.jpg,second,plain,first", ("plain", "first", "second")),
+        ("image,comment,caption_1,caption_2", "one.jpg,blurred,first,second", ("first", "second")),
+        ("image,caption,comment_1,comment_2", "one.jpg,plain,blurred,dark", ("plain",)),
+        ("image,title,caption_1", "one.jpg,No. 4,first", ("first",)),
+        ("image,raw,caption", "one.jpg,DSC 1,plain", ("plain",)),
+        ("image,caption,caption_1_score,caption_2024", "one.jpg,plain,0.5,17", ("plain",)),
+    ],
+)
+def test_a_plain_column_comes_before_the_numbered_ones_of_its_kind(
+    header: str, cells: str, captions: tuple[str, ...], tmp_path: Path
+) -> None:
+    images(tmp_path)
+    write(tmp_path / "wide.csv", f"{header}\n{cells}\n")
+    assert [image.captions for image in read_annotations(tmp_path).images] == [captions]
+
+
+def test_a_wide_table_is_read_before_titles_and_beside_its_equals_in_splits(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}.csv", f"image,caption_0,caption_1\n{split}.png,a thing,its {split}\n")
+        paint(tmp_path / f"{split}.png")
+    write(tmp_path / "attribution.csv", "image,title\ntrain.png,No. 4\n")
+    found = read_annotations(tmp_path, val=0)
+    assert {image.split: image.captions for image in found.images} == {
+        "train": ("a thing", "its train"),
+        "test": ("a thing", "its test"),
+    }
+    assert [(p.kind, p.file) for p in found.problems] == [("unread-table", "attribution.csv")]

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ _CAPTION_KEYS = (
     "caption", "captions", "caption_text", "text", "sentence", "sentences", "comment", "description",
 )  # fmt: skip
 _TITLE_KEYS = ("alt_text", "title")  # also in tables of rights and sources
+_STEMS = (*_CAPTION_KEYS, "raw")  # NWPU's; alone it names other things too
+_NUMBERED = re.compile(rf"({'|'.join(_STEMS)})[ _.-]?([0-9]{{1,3}})")  # "caption_0", "caption1"; pandas' "caption.1"
 _RUN_TOGETHER = re.compile(r"\s*(\d+)\s+(\S.*)")  # a number and its caption
 _LONGEST_ROW = 50  # lines
 _SPLIT_KEYS = ("split", "set", "subset", "fold")
@@ -30,7 +32,7 @@ _SPLIT_KEYS = ("split", "set", "subset", "fold")
 def read_captions(path: Path, root: Path) -> Draft | None:
     """Kaggle's CSV or any other CSV, TSV or JSONL; or several, each named after a split or in a folder that is."""
     tables = _tables(path)
-    titles = [file for file, columns in tables.items() if not columns & set(_CAPTION_KEYS)]
+    titles = [file for file, columns in tables.items() if not _hold_captions(columns)]
     return _read([file for file in tables if file not in titles], root, beside=titles)
 
 
@@ -69,8 +71,12 @@ def _tables(path: Path) -> dict[Path, set[str]]:
     return {
         file: columns
         for file, columns in found.items()
-        if columns & set(_IMAGE_KEYS) and columns & {*_CAPTION_KEYS, *_TITLE_KEYS}
+        if columns & set(_IMAGE_KEYS) and (columns & set(_TITLE_KEYS) or _hold_captions(columns))
     }
+
+
+def _hold_captions(columns: Iterable[str]) -> bool:
+    return any(column in _CAPTION_KEYS or _NUMBERED.fullmatch(column) for column in columns)
 
 
 def _a_table_a_split(tables: list[Path], root: Path) -> dict[str, Path]:
@@ -94,16 +100,37 @@ def _read_rows(draft: Draft, file: Path, split: str, *, within: str) -> None:
     """Reads one table; `split` is for rows that do not give theirs, `within` the folder that image names start from."""
     for number, row in (_json_rows if file.suffix == ".jsonl" else _table_rows)(draft, file):
         image = _value(row, _IMAGE_KEYS)
-        captions = _value(row, _TITLE_KEYS if row.keys().isdisjoint(_CAPTION_KEYS) else _CAPTION_KEYS)
+        captions = _captions(row)
         if image is None or captions is None:
             draft.problem(file, number, "not-a-caption", "expected an image and a caption in this row; it is left out")
             continue
         name = str(image)
         if within not in ("", ".") and not name.startswith(f"{within}/"):
             name = f"{within}/{name}"
-        for caption in captions if isinstance(captions, list) else [captions]:
+        for caption in captions:
             draft.add(name, _text(caption), file=file, line=number)
         draft.assign(name, _value(row, _SPLIT_KEYS) or split, file=file, line=number)
+
+
+def _captions(row: dict[str, Any]) -> list[Any] | None:
+    """A row's captions, of the first keys that have any; None where none has. Empty ones among several are left out."""
+    for keys in _caption_keys(row):
+        values = [row[key] for key in keys if row.get(key) is not None]
+        if values:
+            found = [caption for value in values for caption in (value if isinstance(value, list) else [value])]
+            return found if len(keys) == 1 else [c for c in found if _text(c).strip()] or found[:1]
+    return None
+
+
+def _caption_keys(row: dict[str, Any]) -> Iterator[list[str]]:
+    """Keys that belong together: a plain one, then the numbered ones of its kind in their order; else one for titles."""
+    if not _hold_captions(row):
+        yield from ([key] for key in _TITLE_KEYS)
+    numbered = sorted((int(match[2]), match[1], key) for key in row if (match := _NUMBERED.fullmatch(key)))
+    for stem in _STEMS:
+        several = [key for _, of, key in numbered if of == stem]
+        if several or stem in _CAPTION_KEYS:
+            yield [stem, *several]
 
 
 def _text(caption: Any) -> str:
