@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from showtell.commands.beside import TextFiles, with_own_texts
 from showtell.commands.inputs import Input, list_inputs, shard, sources
 from showtell.commands.rows import CaptionFile, Printer, check_caption_file, one_line
 from showtell.commands.terminal import CONSENSUS, ENSEMBLE, VIEWS, need_bundle, note
@@ -41,6 +42,13 @@ def caption(
             help="Append the captions to this .jsonl or .csv as they come; images already in it are skipped.",
         ),
     ] = None,
+    beside: Annotated[
+        bool,
+        typer.Option(
+            "--beside",
+            help="Write the captions of photo.jpg into photo.txt beside it, and so on; images that have one are skipped.",
+        ),
+    ] = False,
     part: Annotated[
         str, typer.Option("--shard", metavar="I/N", help="Every N-th image from number I on: 0/4, 1/4, 2/4, 3/4.")
     ] = "",
@@ -126,17 +134,26 @@ def caption(
         raise typer.BadParameter(f"--n {n} captions need --beam {n} or more, found {beam}")
     if not sample and (temperature, top_p, seed) != (1.0, 0.9, 0):
         raise typer.BadParameter("--temperature, --top-p and --seed go with --sample, which is missing")
-    if out is not None and (format is not None or attention is not None):
-        raise typer.BadParameter("--format and --attention go with what is printed, and --out is a file; leave out one")
-    if sample and (out is not None or part):
+    if out is not None and beside:
+        raise typer.BadParameter("--out is one file, and --beside writes one for each image; leave out one")
+    if (out is not None or beside) and (format is not None or attention is not None):
+        where = "--beside writes files" if beside else "--out is a file"
+        raise typer.BadParameter(f"--format and --attention go with what is printed, and {where}; leave out one")
+    if sample and (out is not None or beside or part):
         raise typer.BadParameter(
-            "--sample draws by an image's place among all, which --out and --shard change; leave out one"
+            "--sample draws by an image's place among all, which --out, --beside and --shard change; leave out one"
         )
     if out is not None:
         check_caption_file(out, n)
     folder, *others = (need_bundle(name) for name in (bundle, *(ensemble or ())))
-    inputs = list_inputs(images)
+    inputs = with_own_texts(list_inputs(images)) if beside else list_inputs(images)
     inputs = shard(inputs, part) if part else inputs
+    texts = TextFiles(inputs, n) if beside else None
+    if texts is not None:
+        if not texts.left and (texts.before or part):
+            typer.echo(texts.told())
+            return
+        inputs = iter(texts.left)
     from showtell.decoding import Sampling, Wishes
     from showtell.images import decoding_threads
     from showtell.loading import load_captioner
@@ -154,12 +171,14 @@ def caption(
             sources(inputs if file is None else file.left(inputs), names), beam=beam, n=n, sampling=sampling,
             wishes=wishes if wishes != Wishes() else None, batch_size=batch, workers=workers or decoding_threads(),
         )  # fmt: skip
-        done, failed = _write_all(results, names, file or Printer(format or "text", n), draw)
-        before = 0 if file is None else len(file.done)
+        done, failed = _write_all(results, names, file or texts or Printer(format or "text", n), draw)
+        before = len(file.done) if file is not None else texts.before if texts is not None else 0
     if not done and not before and (failed or not part):  # a shard of few images may be empty
         raise DataError(f"no image was captioned: {_how_many(failed)}")
     if out is not None:
         typer.echo(f"{out}: {done} images captioned, {before} were there already")
+    if texts is not None:
+        typer.echo(texts.told())
     if failed:
         note(f"{done} captioned, {failed} failed")
         raise typer.Exit(1)
@@ -172,7 +191,7 @@ def _how_many(failed: int) -> str:
 def _write_all(
     results: Iterable[Caption | ImageError],
     names: deque[Input],
-    output: Printer | CaptionFile,
+    output: Printer | CaptionFile | TextFiles,
     draw: Callable[[str, Path | bytes, Caption], None] | None,
 ) -> tuple[int, int]:
     """Writes captions as they come. Returns how many images were captioned and how many failed."""

@@ -107,6 +107,11 @@ def one_line(text: str) -> str:
     return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
+def ranked(best: Caption, n: int) -> list[Caption]:
+    """The n best captions of an image, the best first."""
+    return [best, *best.alternatives][:n]
+
+
 def _lock(file: BinaryIO, path: Path) -> None:
     """Locks the file until it is closed, where supported: two processes would cut off each other's rows."""
     try:
@@ -175,25 +180,21 @@ def _text_of(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _ranked(best: Caption, n: int) -> list[Caption]:
-    return [best, *best.alternatives][:n]
-
-
 def _text(name: str, best: Caption, n: int) -> Iterator[str]:
     yield f"{one_line(name)}: {best.text}"
-    for other in _ranked(best, n)[1:]:
+    for other in ranked(best, n)[1:]:
         yield f"    {other.text}  ({other.log_prob:.2f})"
 
 
 def _jsonl(name: str, best: Caption, n: int) -> Iterator[str]:
     value = {"image": name, **_values(best), "words": [{"text": w.text, "log_prob": w.log_prob} for w in best.words]}
     if n > 1:
-        value["alternatives"] = [_values(other) for other in _ranked(best, n)[1:]]
+        value["alternatives"] = [_values(other) for other in ranked(best, n)[1:]]
     yield json.dumps(value, ensure_ascii=False)
 
 
 def _csv(name: str, best: Caption, n: int, columns: str = _HEADER) -> Iterator[str]:
-    for rank, item in enumerate(_ranked(best, n), start=1):
+    for rank, item in enumerate(ranked(best, n), start=1):
         row = io.StringIO()
         cells = [name, rank, item.text, f"{item.log_prob:.6f}", f"{item.confidence:.6f}"][: columns.count(",") + 1]
         csv.writer(row, lineterminator="\r\n").writerow(cells)  # a field with \r or \n is quoted
