@@ -95,16 +95,17 @@ def test_a_second_table_is_told_and_not_read(tmp_path: Path) -> None:
 
 
 def test_a_quotation_mark_that_nobody_closed_swallows_no_rows(tmp_path: Path) -> None:
+    root = tmp_path / "data"  # what has no images looks for them beside itself, where other tests keep theirs
     text = 'image,caption\na.png,"a ""dog"" barks"\nb.png,"no end\nc.png,"two, really"\nd.png,a 5" pipe\ne.png,"over\ntwo, or three, lines"\nf.png,plain\n'
-    write(tmp_path / "captions.csv", text)
-    found = read_annotations(tmp_path, require_images=False)
+    write(root / "captions.csv", text)
+    found = read_annotations(root, require_images=False)
     assert {image.image_id: image.captions for image in found.images} == {
         "a.png": ('a "dog" barks',), "b.png": ('"no end',), "c.png": ("two, really",), "d.png": ('a 5" pipe',),
         "e.png": ("over two, or three, lines",), "f.png": ("plain",),
     }  # fmt: skip
     assert [(p.kind, p.line) for p in found.problems if p.kind != "missing-image"] == [("quotation-mark", 3)]
-    write(tmp_path / "captions.csv", "image,caption\n" + 'a.png,"no end\n' + "b.png,plain\n" * 20_000)
-    assert len(read_annotations(tmp_path, require_images=False).images) == 2
+    write(root / "captions.csv", "image,caption\n" + 'a.png,"no end\n' + "b.png,plain\n" * 20_000)
+    assert len(read_annotations(root, require_images=False).images) == 2
 
 
 def test_ids_beside_files_numbered_splits_and_sentences_as_objects(tmp_path: Path) -> None:
