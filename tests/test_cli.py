@@ -345,8 +345,15 @@ def test_words_views_and_ensembles_by_command(tiny_bundle: Path, scenes: Path, c
     assert said.exit_code == 0, said.output
     assert all("circle" in line and " red " not in line for line in said.stdout.splitlines())
     refused(run("caption", tiny_bundle, image, "--with", "circel"), "'circel'", "circle")
-    for arguments in (["--diverse"], ["--sample", "--with", "circle"], ["--n", "2", "--diversity", "1"]):
+    for arguments in (
+        ["--diverse"], ["--n", "2", "--diversity", "0.5"], ["--temperature", "1.0"], ["--seed", "0"], ["--top-p", "0.9"],
+        ["--sample", "--with", "circle"], ["--sample", "--consensus", "0"], ["--sample", "--length-penalty", "1"],
+    ):  # fmt: skip
         assert run("caption", tiny_bundle, image, *arguments).exit_code == 2
+    for way in ([], ["--sample"]):
+        short = run("caption", tiny_bundle, image, "--begins", "a blue", "--max-length", "3", *way)
+        assert re.search(r"a\.png: a blue( \S+)?$", short.stdout.strip()), short.output
+    refused(run("caption", tiny_bundle, image, "--min-length", "4", "--max-length", "3"), "4 words at least", "0 to 3")
     assert run("caption", tiny_bundle, image, "--diverse", "--n", "3").exit_code == 0
     scored = run(
         "evaluate", tiny_bundle, "--data", scenes, "--json", "--consensus", 4, "--views", 2, "--ensemble", tiny_bundle

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -72,13 +72,18 @@ def caption(
         bool, typer.Option("--sample", help="Sample captions instead of searching for the likeliest.")
     ] = False,
     temperature: Annotated[
-        float, typer.Option(help="With --sample: below 1 for plainer captions, above 1 for wilder ones.")
-    ] = 1.0,
+        float | None,
+        typer.Option(help="With --sample: below 1 for plainer captions, above 1 for wilder ones [default: 1.0]."),
+    ] = None,
     top_p: Annotated[
-        float,
-        typer.Option(help="With --sample: sample from the likeliest words that have this share of the probability."),
-    ] = 0.9,
-    seed: Annotated[int, typer.Option(help="With --sample: the same seed gives the same captions.")] = 0,
+        float | None,
+        typer.Option(
+            help="With --sample: sample from the likeliest words that have this share of the probability [default: 0.9]."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="With --sample: the same seed gives the same captions [default: 0].")
+    ] = None,
     required: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,8 +95,8 @@ def caption(
     ] = None,
     diverse: Annotated[bool, typer.Option("--diverse", help="With --n: captions in different words.")] = False,
     diversity: Annotated[
-        float, typer.Option(help="With --diverse: penalty for another caption's words, in nats.")
-    ] = 0.5,
+        float | None, typer.Option(help="With --diverse: penalty for another caption's words, in nats [default: 0.5].")
+    ] = None,
     begins: Annotated[
         str, typer.Option(metavar="WORDS", help="Words that every caption begins with: 'a photo of'.")
     ] = "",
@@ -122,9 +127,9 @@ def caption(
     ensemble: ENSEMBLE = None,
 ) -> None:
     """Caption images. A broken one is reported on stderr and skipped (exit code 1)."""
-    if (diverse and n < 2) or (diversity != 0.5 and not diverse):
+    if (diverse and n < 2) or (diversity is not None and not diverse):
         raise typer.BadParameter("--diverse needs --n 2 or more, and --diversity needs --diverse")
-    if sample and (required or excluded or diverse or consensus or length_penalty is not None):
+    if sample and (required or excluded or diverse or consensus is not None or length_penalty is not None):
         raise typer.BadParameter(
             "--with, --without, --diverse, --consensus and --length-penalty search, and --sample does not; leave out one"
         )
@@ -132,7 +137,9 @@ def caption(
         raise typer.BadParameter("--beam searches, and --sample does not; leave out one")
     if beam is not None and n > beam:
         raise typer.BadParameter(f"--n {n} captions need --beam {n} or more, found {beam}")
-    if not sample and (temperature, top_p, seed) != (1.0, 0.9, 0):
+    drawing: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    drawing = {name: value for name, value in drawing.items() if value is not None}
+    if drawing and not sample:
         raise typer.BadParameter("--temperature, --top-p and --seed go with --sample, which is missing")
     if out is not None and beside:
         raise typer.BadParameter("--out is one file, and --beside writes one for each image; leave out one")
@@ -158,10 +165,10 @@ def caption(
     from showtell.images import decoding_threads
     from showtell.loading import load_captioner
 
-    sampling = Sampling(temperature, top_p, seed) if sample else None
+    sampling = Sampling(**drawing) if sample else None
     wishes = Wishes(
-        tuple(required or ()), tuple(excluded or ()), diverse, diversity, consensus, views,
-        begins=begins, min_length=min_length, max_length=max_length, length_penalty=length_penalty, no_repeat_ngram=no_repeat,
+        tuple(required or ()), tuple(excluded or ()), diverse, consensus=consensus, views=views,
+        **({} if diversity is None else {"diversity": diversity}), begins=begins, min_length=min_length, max_length=max_length, length_penalty=length_penalty, no_repeat_ngram=no_repeat,
     )  # fmt: skip
     captioner = load_captioner(folder, ensemble=others, device=device)
     with nullcontext() if out is None else CaptionFile(out, n) as file:
