@@ -65,21 +65,29 @@ def _read_token_file(path: Path, root: Path) -> Draft | None:
             draft.problem(token_file, number, "mis-keyed", f"the key {image} is mis-keyed; read as {wrong[1]}")
             image = wrong[1]
         draft.add(image, caption, file=token_file, line=number)
-    for file, number, said, split in _lists(draft, path, but=[token_file]):
+    known = {name for image in draft.captions for name in (image, Path(image).stem)}
+    for file, number, said, split in _lists(draft, path, known, but=[token_file]):
         image = said if said in draft.captions or Path(said).suffix else f"{said}.jpg"
         _enlist(draft, image, split, file, number)
     draft.find(image_folders(root))
     return draft
 
 
-def _lists(draft: Draft, path: Path, *, but: Collection[Path]) -> Iterator[tuple[Path, int, str, str]]:
+def _lists(
+    draft: Draft, path: Path, known: Container[str], *, but: Collection[Path]
+) -> Iterator[tuple[Path, int, str, str]]:
     """The images of the lists beside a file of captions: file, line, the image as it is called there, and its split."""
     for file in candidates(path if path.is_dir() else draft.root, (".txt",)):
         if file in but or not (split := split_in_the_name(file)):
             continue
         rows = [(number, line.strip()) for number, line in numbered_lines(draft, file) if line.strip()]
-        if not any("\t" in line or " " in line for _, line in rows[:5]):  # otherwise captions, or something else
+        if all(_is_a_name(line, known) for _, line in rows[:5]):  # otherwise captions, or something else
             yield from ((file, number, said, split) for number, said in rows)
+
+
+def _is_a_name(line: str, known: Container[str]) -> bool:
+    """Whether a line may be an image's name: one with spaces has an image's suffix or is `known`."""
+    return "\t" not in line and (" " not in line or Path(line).suffix.lower() in SUFFIXES or line in known)
 
 
 def _enlist(draft: Draft, image: str, split: str, file: Path, line: int) -> None:
@@ -215,11 +223,11 @@ def _read_descriptions(path: Path, root: Path) -> Draft | None:
     if not files:
         return None
     draft, folders = Draft(root, "descriptions (text)"), image_folders(root)
-    listed = list(_lists(draft, path, but=files))
-    names = {key: said for _, _, said, _ in listed for key in (Path(said).stem, said)}
     there = {
         key for folder in folders for p in folder.iterdir() if p.suffix.lower() in SUFFIXES for key in (p.stem, p.name)
     }
+    listed = list(_lists(draft, path, there, but=files))
+    names = {key: said for _, _, said, _ in listed for key in (Path(said).stem, said)}
     files = [file for file in files if _describes(file, names.keys() | there)]
     whole = [file for file in files if not split_in_the_name(file)]
     chosen = whole[:1] or files
