@@ -7,6 +7,7 @@ need no torch.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -97,7 +98,7 @@ def evaluate_predictions(
     left_out = [f"{missing} images without a prediction"] if missing else []
     scorer = None if clip is None else clip()
     if scorer is not None and allow_missing:
-        seen = [(image, caption) for image, caption in pairs if image.path.is_file()]
+        seen = [(image, caption) for image, caption in pairs if os.path.isfile(image.path)]
         left_out += [f"{len(pairs) - len(seen)} images without a file"] * (seen != pairs)
         pairs = seen or pairs
     kept = [image for image, _ in pairs]

@@ -146,8 +146,8 @@ def test_what_is_wrong_in_a_json_by_kind_is_named_and_the_rest_is_read(tmp_path:
     assert [(problem.kind, problem.message.split(";")[0]) for problem in found.problems] == [
         ("not-an-image", "thing[3] has no 'filename'"),
         ("not-an-image", "thing[4] has no 'filename'"),
-        ("empty-caption", "the caption of 1.png is empty"),
-        ("not-a-caption", "thing[0].raw_2 is no text"),
+        ("empty-caption", "the caption of 1.png (thing[0].raw_1) is empty"),
+        ("not-a-caption", "the caption of 1.png (thing[0].raw_2) is no text"),
     ]
 
 

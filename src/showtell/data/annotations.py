@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +24,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val",
     "dev": "val", "test": "test", "testing": "test",
 }  # fmt: skip
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell one; it is half a character
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +108,32 @@ class Draft:
     problems: list[Problem] = field(default_factory=list)
     has_splits: bool = False
 
-    def add(self, image: str, caption: str, *, file: Path, line: int | None) -> None:
-        """Adds one caption of an image; an empty one becomes a problem instead."""
+    def add(self, image: str, caption: object, *, file: Path, line: int | None, entry: str = "") -> None:
+        """Adds one caption of an image; one that is empty, without a word or no text becomes a problem instead.
+
+        `entry` says which it is where there are no lines, as in "annotations[3]".
+        """
         self.places.setdefault(image, (self.name(file), line))
-        if not caption.strip():
-            self.problem(file, line, "empty-caption", f"the caption of {image} is empty; it is left out")
-            return
-        self.captions.setdefault(image, []).append(" ".join(caption.split()))
+        which = f"the caption of {image} ({entry})" if entry else f"the caption of {image}"
+        if not isinstance(caption, str):
+            self.problem(file, line, "not-a-caption", f"{which} is no text; it is left out")
+        elif not _has_a_word(caption):
+            wrong = "has no word" if caption.strip() else "is empty"
+            self.problem(file, line, "empty-caption", f"{which} {wrong}; it is left out")
+        else:
+            text = _LONE_SURROGATE.sub("\ufffd", caption)
+            if text != caption:
+                self.problem(file, line, "encoding", f"{which} has half a character (a lone surrogate); read as \ufffd")
+            self.captions.setdefault(image, []).append(" ".join(text.split()))
 
     def assign(self, image: str, split: object, *, file: Path, line: int | None) -> None:
         """Puts an image into a split; an unknown split, or a second one, becomes a problem."""
         known = SPLIT_NAMES.get(str(split or "").strip().lower())
         if known is None:
             if split:
-                self.problem(file, line, "unknown-split", f"'{split}' is no split; expected train, val or test")
+                self.problem(
+                    file, line, "unknown-split", f"'{split}' of {image} is no split; expected train, val or test"
+                )
             return
         self.has_splits = True
         if self.splits.setdefault(image, known) != known:
@@ -193,6 +209,11 @@ class Draft:
                 self.problem(path, None, "no-caption", f"{path.name} has no caption; it is left out")
 
 
+def _has_a_word(caption: str) -> bool:
+    """Whether a caption has a letter or digit, of any script."""
+    return any(map(str.isalnum, unicodedata.normalize("NFKC", caption)))
+
+
 def _parts(image: str) -> tuple[str, ...]:
     return PureWindowsPath(image).parts or ("",)  # splits at both separators
 
@@ -232,10 +253,10 @@ def _remove_markers(draft: Draft) -> list[str]:
     if not markers:
         return []
     for image, captions in list(draft.captions.items()):
-        kept = [caption for caption in map(without_markers, captions) if caption]
+        kept = [caption for caption in map(without_markers, captions) if _has_a_word(caption)]
         if len(kept) < len(captions):
             file, line = draft.places[image]
-            message = f"a caption of {image} is empty but for markers; it is left out"
+            message = f"a caption of {image} has no word but for markers; it is left out"
             draft.problems.append(Problem(file, line, "empty-caption", message))
         draft.captions[image] = kept
         if not kept:
@@ -248,7 +269,7 @@ def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
     images, missing = [], set()
     for image, captions in draft.captions.items():
         path = draft.paths.get(image)
-        if path is None or not path.is_file():
+        if path is None or not os.path.isfile(path):  # Path.is_file raises an error where a name is too long
             file, line = draft.places[image]
             message = f"{image} has {len(captions)} captions and no image file; it is left out"
             draft.problems.append(Problem(file, line, "missing-image", message))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from showtell.data.annotations import Draft
 from showtell.images import SUFFIXES
@@ -59,8 +61,10 @@ def numbered_lines(draft: Draft, file: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines as text; one that is not UTF-8 is read as Windows-1252 and recorded."""
     raw = file.read_bytes()
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        draft.problem(file, None, "encoding", "UTF-16, expected UTF-8; read all the same")
-        raw = raw.decode("utf-16").encode()
+        text = raw.decode("utf-16", "replace")
+        broken = "" if text == raw.decode("utf-16", "ignore") else ", but for broken characters, read as \ufffd"
+        draft.problem(file, None, "encoding", f"UTF-16, expected UTF-8; read all the same{broken}")
+        raw = text.encode()
     for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         line = line.removesuffix(b"\r")
         if number > 1 and not line and number == raw.count(b"\n") + 1:
@@ -70,3 +74,11 @@ def numbered_lines(draft: Draft, file: Path) -> Iterator[tuple[int, str]]:
         except UnicodeDecodeError:
             draft.problem(file, number, "encoding", "not UTF-8; read as Windows-1252")
             yield number, line.decode("cp1252", "replace")
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says; `ValueError` where it is none, or is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

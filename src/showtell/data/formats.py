@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from showtell.data.annotations import SPLIT_NAMES, Draft
-from showtell.data.files import candidates, head, image_folders, numbered_lines, split_in_the_name
-from showtell.data.tables import find_tables, read_captions, read_titles
+from showtell.data.files import candidates, head, image_folders, numbered_lines, parse_json, split_in_the_name
+from showtell.data.tables import find_tables, read_captions, read_titles, text_of
 from showtell.errors import DataError
 from showtell.images import SUFFIXES
 
@@ -99,12 +99,11 @@ def _read_json(path: Path, root: Path) -> Draft | None:
     """Karpathy's JSON and COCO's annotation files."""
     objects = _objects(path)
     for file, content in objects:
-        if not isinstance(content.get("images"), list) or not content["images"]:
-            continue
-        first = content["images"][0]
-        if isinstance(first, dict) and "sentences" in first:
+        listed = content.get("images")
+        images = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+        if any("sentences" in entry for entry in images):
             return _karpathy(root, file, content)
-        if isinstance(first, dict) and isinstance(content.get("annotations"), list):
+        if images and isinstance(content.get("annotations"), list):
             return _coco(root, itertools.chain([(file, content)], objects))
     return None
 
@@ -113,17 +112,18 @@ def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
     draft = Draft(root, "karpathy (JSON)")
     folders = image_folders(root)
     for index, entry in enumerate(content["images"]):
-        if not isinstance(entry, dict) or "filename" not in entry:
+        if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str | int):
             draft.problem(file, None, "not-an-image", f"images[{index}] has no 'filename'; it is left out")
             continue
         image = str(entry["filename"])
-        for sentence in entry.get("sentences", []):
-            draft.add(image, str(sentence.get("raw") or " ".join(sentence.get("tokens", []))), file=file, line=None)
+        said = entry.get("sentences") or []
+        for at, sentence in enumerate(said if isinstance(said, list) else [said]):
+            draft.add(image, text_of(sentence), file=file, line=None, entry=f"images[{index}].sentences[{at}]")
         draft.places.setdefault(image, (draft.name(file), None))
         draft.assign(image, entry.get("split"), file=file, line=None)
-        if entry.get("filepath"):
+        if isinstance(entry.get("filepath"), str):
             nested = (f / entry["filepath"] / image for f in (root, *folders))
-            found = next((p for p in nested if p.is_file()), None)
+            found = next((p for p in nested if os.path.isfile(p)), None)  # False where a name is too long
             draft.paths |= {image: found} if found else {}
     draft.find(folders)
     return draft
@@ -137,19 +137,30 @@ def _coco(root: Path, objects: Iterable[tuple[Path, dict[str, Any]]]) -> Draft:
     draft = Draft(root, "coco (JSON)")
     names: dict[str, str] = {}
     for file, content in objects:
-        if "annotations" not in content or "images" not in content:
+        if not all(isinstance(content.get(key), list) for key in ("images", "annotations")):
             continue
-        for entry in content["images"]:
+        for index, entry in enumerate(content["images"]):
+            if not _has(entry, "id", "file_name"):
+                message = f"images[{index}] has no 'id' or no 'file_name'; it is left out"
+                draft.problem(file, None, "not-an-image", message)
+                continue
             names[str(entry["id"])] = str(entry["file_name"])
             if (match := re.search(r"train|val|dev|test", file.stem, re.IGNORECASE)) is not None:
                 draft.assign(str(entry["id"]), match[0], file=file, line=None)
-        for entry in content["annotations"]:
-            if "caption" in entry:
-                draft.add(str(entry["image_id"]), str(entry["caption"]), file=file, line=None)
+        for index, entry in enumerate(content["annotations"]):
+            which = f"annotations[{index}]"
+            if _has(entry, "image_id") and "caption" in entry:
+                draft.add(str(entry["image_id"]), text_of(entry["caption"]), file=file, line=None, entry=which)
+            elif not isinstance(entry, dict) or "caption" in entry:  # others are boxes
+                draft.problem(file, None, "not-a-caption", f"{which} has no 'image_id'; it is left out")
     by_name = {p.name: p for folder in image_folders(root) for p in folder.iterdir()}
     draft.paths |= {i: by_name[Path(n).name] for i, n in names.items() if Path(n).name in by_name}
     draft.has_splits = bool({*draft.splits.values()} - {"train"})
     return draft
+
+
+def _has(entry: object, *keys: str) -> bool:
+    return isinstance(entry, dict) and all(entry.get(key) is not None for key in keys)
 
 
 def _read_pairs(path: Path, root: Path) -> Draft | None:
@@ -195,10 +206,8 @@ def _read_nwpu(path: Path, root: Path) -> Draft | None:
         image = name if times[name] == 1 else f"{kind}/{name}"
         draft.places.setdefault(image, (draft.name(file), None))
         for key in filter(re.compile(r"raw(_[0-9]+)?").fullmatch, entry):
-            if isinstance(entry[key], str | None):
-                draft.add(image, entry[key] or "", file=file, line=None)
-            else:
-                draft.problem(file, None, "not-a-caption", f"{kind}[{index}].{key} is no text; it is left out")
+            caption = "" if entry[key] is None else entry[key]
+            draft.add(image, caption, file=file, line=None, entry=f"{kind}[{index}].{key}")
         draft.assign(image, split, file=file, line=None)
     draft.find(image_folders(root))
     return draft
@@ -286,6 +295,6 @@ def _objects(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def _json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
+        return parse_json(file.read_text(encoding="utf-8-sig"))
     except (ValueError, UnicodeDecodeError) as error:
         raise DataError(f"{file} is not JSON ({error}); expected Karpathy's, COCO's or NWPU's annotations") from None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from showtell.data.annotations import SPLIT_NAMES, Draft
-from showtell.data.files import candidates, head, image_folders, numbered_lines, split_in_the_name
+from showtell.data.files import candidates, head, image_folders, numbered_lines, parse_json, split_in_the_name
 
 # The first of these that a row has is used: file names before numbers.
 _IMAGE_KEYS = (
@@ -57,7 +57,7 @@ def _read(tables: list[Path], root: Path, *, beside: Sequence[Path] = ()) -> Dra
     for file in (*tables, *beside):
         if file not in chosen.values():
             draft.not_read(file, chosen.values())
-    draft.paths = {i: p for i in draft.places if (p := root / i).is_file()}
+    draft.paths = {i: p for i in draft.places if os.path.isfile(p := root / i)}  # False where a name is too long
     draft.find(image_folders(root))
     return draft
 
@@ -101,14 +101,14 @@ def _read_rows(draft: Draft, file: Path, split: str, *, within: str) -> None:
     for number, row in (_json_rows if file.suffix == ".jsonl" else _table_rows)(draft, file):
         image = _value(row, _IMAGE_KEYS)
         captions = _captions(row)
-        if image is None or captions is None:
+        if not isinstance(image, str | int | float) or captions is None:
             draft.problem(file, number, "not-a-caption", "expected an image and a caption in this row; it is left out")
             continue
         name = str(image)
         if within not in ("", ".") and not name.startswith(f"{within}/"):
             name = f"{within}/{name}"
         for caption in captions:
-            draft.add(name, _text(caption), file=file, line=number)
+            draft.add(name, text_of(caption), file=file, line=number)
         draft.assign(name, _value(row, _SPLIT_KEYS) or split, file=file, line=number)
 
 
@@ -118,7 +118,7 @@ def _captions(row: dict[str, Any]) -> list[Any] | None:
         values = [row[key] for key in keys if row.get(key) is not None]
         if values:
             found = [caption for value in values for caption in (value if isinstance(value, list) else [value])]
-            return found if len(keys) == 1 else [c for c in found if _text(c).strip()] or found[:1]
+            return found if len(keys) == 1 else [c for c in found if not _is_empty(text_of(c))] or found[:1]
     return None
 
 
@@ -133,14 +133,18 @@ def _caption_keys(row: dict[str, Any]) -> Iterator[list[str]]:
             yield [stem, *several]
 
 
-def _text(caption: Any) -> str:
-    """A caption as text; for an object, as in Karpathy's JSON, its text."""
-    if isinstance(caption, dict):
-        words = caption.get("tokens")
-        return str(
-            _value(caption, ("raw", *_CAPTION_KEYS)) or (" ".join(map(str, words)) if isinstance(words, list) else "")
-        )
-    return str(caption)
+def text_of(caption: object) -> object:
+    """A caption as its table or JSON has it; for an object, as in Karpathy's JSON, its text or what is there instead."""
+    if not isinstance(caption, dict):
+        return caption
+    text, words = _value(caption, ("raw", *_CAPTION_KEYS)), caption.get("tokens")
+    if not text and isinstance(words, list) and all(isinstance(word, str) for word in words):
+        return " ".join(words)
+    return text
+
+
+def _is_empty(caption: object) -> bool:
+    return isinstance(caption, str) and not caption.strip()
 
 
 def _header(file: Path) -> set[str]:
@@ -149,12 +153,17 @@ def _header(file: Path) -> set[str]:
 
 
 def _keys(file: Path) -> set[str]:
-    first = head(file).lstrip().partition("\n")[0]
-    try:
-        row = json.loads(first)
-    except ValueError:  # a row longer than the head is assumed to be an image with captions
-        return {_IMAGE_KEYS[0], _CAPTION_KEYS[0]} if len(first) > 3000 else set()
-    return {str(key).lower() for key in row} if isinstance(row, dict) else set()
+    """The keys of the first row that is an object."""
+    for line in head(file).split("\n"):
+        try:
+            row = parse_json(line)
+        except ValueError:
+            if len(line) > 3000:  # a row longer than the head is assumed to be an image with captions
+                return {_IMAGE_KEYS[0], _CAPTION_KEYS[0]}
+            continue
+        if isinstance(row, dict):
+            return {str(key).lower() for key in row}
+    return set()
 
 
 def _table_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -217,12 +226,14 @@ def _json_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]]
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             draft.problem(file, number, "not-json", f"not a JSON object ({error}); it is left out")
             continue
         if isinstance(row, dict):
             yield number, {str(key).lower(): value for key, value in row.items()}
+        else:
+            draft.problem(file, number, "not-json", "no JSON object, expected one in each line; it is left out")
 
 
 def _value(row: dict[str, Any], keys: tuple[str, ...]) -> Any:
