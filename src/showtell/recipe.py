@@ -155,9 +155,14 @@ def _explain(error: dict[str, Any]) -> str:
     if error["type"] == "value_error" and isinstance(error["input"], dict):  # of several keys, which the message names
         return f"{key}: {error['ctx']['error']}"
     if error["type"] != "extra_forbidden":
-        return f"{key} is {json.dumps(error['input'], default=str)}: {error['msg'].lower()}"
+        return f"{key} is {json.dumps(error['input'], default=str)}: {_expected(error)}"
     known = _known_keys(location[:-1])
     return f"unknown key {key}; " + meant(location[-1], known, f"known here: {', '.join(known)}")
+
+
+def _expected(error: dict[str, Any]) -> str:
+    """What pydantic's message expects, in this project's words."""
+    return str(error["msg"]).lower().replace("input should ", "expected to ")
 
 
 def _known_keys(sections: Sequence[str]) -> list[str]:

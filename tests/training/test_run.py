@@ -230,6 +230,33 @@ def test_wrong_input_is_refused(whole: Path, recipe_file: Path, data: Path, tmp_
     assert not (tmp_path / "late").exists()
 
 
+def test_a_training_that_diverges_stops_and_keeps_its_best_epoch(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file, ["train.phases.0.lr=1e30", "train.checkpoint_steps=0"])
+    refuse(
+        RecipeError,
+        r"^'train\.phases\.0' \(phase 1\): training diverged in epoch 1, .*run has no captioner yet; "
+        r"set train\.phases\.0\.lr below 1e\+30, with --resume .* another --out$",
+        lambda: train(recipe, data=data, out=tmp_path / "run"),
+    )
+    assert not any((tmp_path / "run" / name).exists() for name in ("bundle", "checkpoint.safetensors"))
+    assert lines(tmp_path / "run") == []
+    later = [
+        "train.phases=[{epochs=1}, {epochs=2, encoder_from='layers', lr=1e30}]",
+        "train.precision=bf16",
+        "train.checkpoint_steps=0",
+    ]
+    refuse(
+        RecipeError,
+        r"^'train\.phases\.1' \(phase 2\): .* epoch 2, .*; epoch 1, the best so far, stays in .*bundle; "
+        r"set .*lr below 1e\+30 or train\.phases\.1\.encoder_lr below 1e-05, .*precision=\"no\"",
+        lambda: train(load_recipe(recipe_file, later), data=data, out=tmp_path / "later"),
+    )
+    assert load_bundle(tmp_path / "later" / "bundle").config["training"]["epoch"] == len(lines(tmp_path / "later")) == 1
+    mended = [key.replace("1e30", "1e-3") for key in later]
+    again = train(load_recipe(recipe_file, mended), data=data, out=tmp_path / "later", resume=True)
+    assert again.epochs == 3
+
+
 def test_a_wrong_decoder_is_said_before_weights_are_fetched(
     monkeypatch: pytest.MonkeyPatch, recipe_file: Path, data: Path, tmp_path: Path
 ) -> None:

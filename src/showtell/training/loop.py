@@ -95,6 +95,22 @@ def too_large(recipe: Recipe, phase: int, error: torch.OutOfMemoryError) -> Reci
     )
 
 
+def diverged(recipe: Recipe, phase: int, *, epoch: int, kept: str, half: bool) -> RecipeError:
+    """The error, with advice, for weights or a loss that are no longer finite in `epoch`, which is in `phase` (from 0).
+
+    `kept` says what is left of the run; `half`: steps are computed in half precision.
+    """
+    rates = {"lr": recipe.train.phases[phase].lr}
+    if recipe.train.phases[phase].encoder_from:
+        rates["encoder_lr"] = recipe.train.phases[phase].encoder_lr
+    lower = " or ".join(f"train.phases.{phase}.{key} below {rate:g}" for key, rate in rates.items())
+    exact = ', or train.precision="no" with another --out' * half
+    return RecipeError(
+        f"{phase_key(phase)}: training diverged in epoch {epoch}, its weights or its loss are no longer finite numbers; {kept}; "
+        f"set {lower}, with --resume if the phase had only begun, else with another --out{exact}"
+    )
+
+
 def out_of_memory(error: torch.OutOfMemoryError) -> RecipeError:
     """The error for any other part of a run that does not fit the accelerator's memory."""
     return RecipeError(

@@ -35,7 +35,7 @@ from showtell.training.encodings import Encodings
 from showtell.training.folder import check_folder, save_recipe
 from showtell.training.graphs import recorded
 from showtell.training.interrupt import Interrupt
-from showtell.training.loop import out_of_memory, too_large, train_steps
+from showtell.training.loop import diverged, out_of_memory, too_large, train_steps
 from showtell.training.objectives import build_objective
 from showtell.training.optim import AveragedWeights, build_optimizer
 from showtell.training.others import with_others
@@ -85,7 +85,8 @@ def train(
     the recipe's distillation phases imitate.
     `report` is called after every epoch, `note` with sentences for people, `progress` with (what, done, total).
     Raises `RecipeError`, `DataError`, `BundleError` and `DownloadError` for wrong input, before anything is written;
-    `KeyboardInterrupt` when interrupted, after a checkpoint; `RecipeError` if the accelerator's memory is too small.
+    `KeyboardInterrupt` when interrupted, after a checkpoint; `RecipeError` if the accelerator's memory is too small, or
+    if weights or losses are no longer finite at the end of an epoch.
     """
     if data is not None:
         recipe = recipe.trained_on(data)
@@ -213,6 +214,7 @@ class Run:
                             raise KeyboardInterrupt
                 except torch.OutOfMemoryError as error:
                     raise too_large(self.recipe, self.position.phase, error) from None
+                self._check_finite()
                 epoch = self._finish_epoch(started)
                 if log is not None:
                     log.write(epoch)
@@ -259,9 +261,24 @@ class Run:
             if not done.complete:
                 continue
             if train.checkpoint_steps and place.step - saved >= train.checkpoint_steps and place.step < total:
+                self._check_finite()
                 self._save()
                 saved = place.step
             yield
+
+    def _check_finite(self) -> None:
+        """Raises `RecipeError` in all processes if weights or losses are not finite in one of them."""
+        place, out = self.position, self.out
+        tensors = [*self.trained.values(), *(self.averaged.average.values() if self.averaged is not None else ())]
+        finite = torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all()
+        finite = finite & math.isfinite(place.total)
+        if bool(self.accelerator.gather(finite.to(torch.uint8).reshape(1)).all()):
+            return
+        kept = f"epoch {place.best_epoch}, the best so far, stays in {out / 'bundle'}" if place.best_epoch else ""
+        half = self.accelerator.mixed_precision != "no"
+        raise diverged(
+            self.recipe, place.phase, epoch=place.epoch + 1, kept=kept or f"{out} has no captioner yet", half=half
+        )
 
     def _finish_epoch(self, started: float) -> EpochReport:
         """Validates, keeps the bundle if it is the best so far, and reports the epoch."""
