@@ -178,8 +178,8 @@ def test_predictions_are_lines_of_text(captioned: Path, tmp_path: Path) -> None:
     refused(run(*evaluate, plain), "2 lines", "4 images", "--images")
     names.write_text("a.png\nb.png\n")
     refused(run(*evaluate, plain, "--images", names), "2 of the 4 images")
-    plain.write_bytes(b"\xff\xfe")
-    refused(run(*evaluate, plain), "cannot be read")
+    plain.write_bytes(b"\xff\xfe\x00")
+    refused(run(*evaluate, plain), "save it as UTF-8")
 
 
 def test_a_caption_is_text(captioned: Path, tmp_path: Path) -> None:
@@ -188,6 +188,48 @@ def test_a_caption_is_text(captioned: Path, tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("image_id,caption\n" + "".join(f'{i}.png,"a thing\nof two lines"\n' for i in IDS))
     found = run("evaluate", "--data", captioned, "--predictions", tmp_path / "p.csv", "--json")
     assert json.loads(found.stdout)["protocol"]["images"] == 4
+
+
+def test_tables_of_predictions_are_read_as_those_of_data_are(captioned: Path, tmp_path: Path) -> None:
+    table = tmp_path / "p.csv"
+    evaluate = ("evaluate", "--data", captioned, "--json", "--predictions")
+    wanted = json.loads(run(*evaluate, write_predictions(tmp_path / "p.json")).stdout)
+    rows = [f"{name}.png,1.0,a small thing number {i}" for i, name in enumerate(IDS)]
+    more = [f"{name}.png,2.0,a caf\u00e9" for name in IDS]
+    for header in ("image_id,rank,caption", "Image, Rank, Caption "):
+        text = "\r\n".join([header, *rows, *more]) + "\r\n"
+        for encoding in ("utf-8", "utf-8-sig", "cp1252", "utf-16"):
+            for delimiter in ",;\t":
+                table.write_bytes(text.replace(",", delimiter).encode(encoding))
+                assert json.loads(run(*evaluate, table).stdout) == wanted, (header, encoding, delimiter)
+                shutil.copy(table, tmp_path / "p.tsv")
+            assert json.loads(run(*evaluate, tmp_path / "p.tsv").stdout) == wanted
+    table.write_text("image,caption\n" + "".join(f"{name}.png,a dog, red\n" for name in IDS))
+    commas = run(*evaluate, table).stdout
+    table.write_text("image,caption\n" + "".join(f'{name}.png,"a dog, red"\n' for name in IDS))
+    assert run(*evaluate, table).stdout == commas
+    table.write_bytes(b"PK\x03\x04\x00\x00")
+    refused(run(*evaluate, table), "p.csv", "save it as UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("p.json", '[{"image_id": "a.png", "caption": null}]', "the caption of entry 1 is empty"),
+        ("p.csv", "image_id,caption\na.png,x\nb.png\n", "the caption of entry 2 is empty"),
+        ("p.jsonl", '{"image_id": null, "caption": "x"}', "the image_id of entry 1 is empty"),
+        ("p.json", '[{"image_id": true, "caption": "x"}]', "the image_id is true; expected a file's name or a number"),
+        ("p.csv", "image_id,rank,caption\na.png,first,x\n", 'the rank is "first"; expected a number'),
+        ("p.csv", "image_id,rank,caption\na.png,0,x\n", "none of its 1 entries has rank 1"),
+        ("p.json", "[" * 100_000, "nested too deeply"),
+        ("p.jsonl", "[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_what_is_wrong_with_predictions_is_said(
+    name: str, content: str, said: str, captioned: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    refused(run("evaluate", "--data", captioned, "--predictions", tmp_path / name), name, said)
 
 
 def test_a_metric_that_cannot_be_computed_is_a_note(

@@ -212,9 +212,9 @@ def _captions_in(file: Path | None, option: str) -> list[Path]:
 
 def _list_of(predictions: Sequence[Path], images: Path) -> Path:
     """The file of --images, which only a text without image names needs."""
-    from showtell.metrics.predictions import is_text
+    from showtell.metrics.predictions import is_text, read_text
 
-    if not any(is_text(file) and b"\t" not in file.read_bytes() for file in predictions):
+    if not any(is_text(file) and "\t" not in read_text(file) for file in predictions):
         named = " and ".join(map(str, predictions))
         raise RecipeError(f"--images goes with a text of one caption a line; found none in {named}")
     return need_file(images, "--images")

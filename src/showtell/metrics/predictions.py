@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from showtell.errors import DataError
 _IDS = ("image_id", "image", "file_name", "filename", "id")
 _CAPTIONS = ("caption", "text", "prediction")
 _FORMATS = "COCO results JSON, JSONL, CSV, or text with one caption a line"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 Row = tuple[str, str]  # image, caption
 
@@ -30,8 +32,9 @@ def read_predictions(path: Path, order: Sequence[str] = (), *, listed_in: str = 
         what = f"{path} is a folder" if path.is_dir() else f"no file {path}"
         raise DataError(f"{what}; expected predictions as {_FORMATS}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = _rows(path, text, order, listed_in)
+        rows = _rows(path, read_text(path), order, listed_in)
+    except RecursionError:
+        raise DataError(f"{path} cannot be read (nested too deeply); expected {_FORMATS}") from None
     except (ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error}); expected {_FORMATS}") from None
     found: dict[str, str] = {}
@@ -49,32 +52,104 @@ def is_text(path: Path) -> bool:
     if path.suffix.lower() in (".csv", ".json", ".jsonl", ".ndjson"):
         return False
     with path.open("rb") as file:
-        return not file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"[", b"{"))
+        raw = file.read(64)
+    begins = raw.decode("utf-16" if raw.startswith(_UTF16) else "utf-8-sig", "replace")
+    return not begins.lstrip().startswith(("[", "{"))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, decoded as that of a data set: lines that are not UTF-8 as Windows-1252, and UTF-16 by its
+    mark. `DataError` for anything else."""
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-16") if raw.startswith(_UTF16) else _lines_decoded(raw.removeprefix(b"\xef\xbb\xbf"))
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise DataError(f"{path} is no text that can be read; save it as UTF-8, as {_FORMATS}")
+    return text
+
+
+def _lines_decoded(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "\n".join(map(_decoded, raw.split(b"\n")))
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("cp1252", "replace")
 
 
 def _rows(path: Path, text: str, order: Sequence[str], listed_in: str) -> list[Row]:
-    if is_text(path):
+    objects: Any
+    if path.suffix.lower() == ".csv" or (is_text(path) and _has_columns(text)):
+        objects = _table(text)
+    elif is_text(path):
         lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]  # not at U+2028 and the like
         tabs = [number for number, line in enumerate(lines, start=1) if "\t" in line]
         return _pairs(path, lines) if tabs else _in_order(path, lines, order, listed_in)
-    if path.suffix.lower() == ".csv":
-        objects: Any = list(csv.DictReader(io.StringIO(text, newline="")))
-        if objects and "rank" in objects[0]:  # several captions per image, from `showtell caption --n`
-            objects = [row for row in objects if row["rank"] == "1"]
     elif path.suffix.lower() in (".jsonl", ".ndjson"):
         objects = [json.loads(line) for line in text.split("\n") if line.strip()]
     else:
         objects = json.loads(text)
     if not isinstance(objects, list) or not all(isinstance(row, dict) for row in objects):
         raise ValueError("not a list of objects")
-    return [_row(path, number, row) for number, row in enumerate(objects, start=1)]
+    numbered = [
+        (number, {_key(key): value for key, value in row.items()}) for number, row in enumerate(objects, start=1)
+    ]
+    chosen = [(number, row) for number, row in numbered if "rank" not in row or _is_first(path, number, row["rank"])]
+    if numbered and not chosen:
+        raise DataError(
+            f"{path}: none of its {len(numbered)} entries has rank 1; expected the best caption's rank to be 1"
+        )
+    return [_row(path, number, row) for number, row in chosen]
+
+
+def _has_columns(text: str) -> bool:
+    """Whether text begins with a header of a table with tabs and more columns than image and caption."""
+    names = [_key(name) for name in text.partition("\n")[0].split("\t")]
+    return len(names) > 2 and any(name in _IDS for name in names) and any(name in _CAPTIONS for name in names)
+
+
+def _table(text: str) -> list[dict[str, str | None]]:
+    """The rows of a table by the names in its header; None for cells that a short row lacks."""
+    first = text.lstrip().partition("\n")[0]
+    delimiter = next((sign for sign in "\t,;|" if sign in first), ",")
+    rows = [cells for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if cells]
+    header = rows[0] if rows else []
+    if len(header) == 2:  # what is beyond belongs to a caption with commas that is not quoted
+        rows = [[cells[0], delimiter.join(cells[1:])] if len(cells) > 2 else cells for cells in rows]
+    return [dict(itertools.zip_longest(header, cells[: len(header)])) for cells in rows[1:]]
+
+
+def _key(name: Any) -> str:
+    return str(name).strip().lower()
+
+
+def _is_first(path: Path, number: int, rank: Any) -> bool:
+    """Whether it is the best of several captions per image, from `showtell caption --n`."""
+    try:
+        return float(rank) == 1
+    except (TypeError, ValueError):
+        raise DataError(f"{path}, entry {number}: the rank is {json.dumps(rank)[:60]}; expected a number") from None
 
 
 def _row(path: Path, number: int, row: dict[str, Any]) -> Row:
     image, caption = _first(row, _IDS), _first(row, _CAPTIONS)
+    for value, names, what in ((image, _IDS, "image_id"), (caption, _CAPTIONS, "caption")):
+        if value is None and any(name in row for name in names):
+            raise DataError(f"{path}: the {what} of entry {number} is empty; fill it in, or leave the entry out")
     if image is None or caption is None:
-        keys = ", ".join(map(str, row)) or "none"
+        keys = ", ".join(row) or "none"
         raise DataError(f"{path}, entry {number}: expected the keys image_id and caption, found {keys}")
+    if not isinstance(image, str | int | float) or isinstance(image, bool):
+        raise DataError(
+            f"{path}, entry {number}: the image_id is {json.dumps(image)[:60]}; expected a file's name or a number"
+        )
     if not isinstance(caption, str):
         raise DataError(
             f"{path}, entry {number}: the caption is no text but {json.dumps(caption)[:60]}; expected one caption"
@@ -87,7 +162,7 @@ def _pairs(path: Path, lines: Sequence[str]) -> list[Row]:
     rows = []
     for number, line in enumerate(lines, start=1):
         image, tab, caption = line.partition("\t")
-        if number == 1 and image.strip() in _IDS and caption.strip() in _CAPTIONS:
+        if number == 1 and _key(image) in _IDS and _key(caption) in _CAPTIONS:
             continue
         if not tab and line.strip():
             raise DataError(
