@@ -68,7 +68,18 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("decoder.hidden", ["section.key=value"]),
         ("hidden=3", ["section.key=value"]),
         ("name.x=3", ["name"]),
-        ("train.phases=[]", ["train.phases"]),
+        ("train.phases=[]", ["'train.phases' is []: expected at least one"]),
+        ("train.phases=[5]", ["'train.phases.0' (phase 1) is 5: expected a phase", "[[train.phases]]"]),
+        ("train.phases={epochs=2}", ["'train.phases' is one section", "[[train.phases]] with double brackets"]),
+        ("train.phases=5", ["'train.phases' is 5: expected a list"]),
+        ("train.phases.0.reward={}", ["'train.phases.0.reward' (phase 1) is {}: expected at least one"]),
+        ("train.phases.0.reward=5", ["'train.phases.0.reward' (phase 1) is 5: expected keys with values"]),
+        ("train.phases.0.reward={bleu_4=true}", ["expected numbers"]),
+        ("train.phases.0.lr=true", ["'train.phases.0.lr' (phase 1) is true: expected a number"]),
+        ("data.min_count=true", ["'data.min_count' is true: expected a number"]),
+        ("encoder.name=[]", ["'encoder.name' is []: expected text, or a list with at least one"]),
+        ("encoder.layer=[]", ["'encoder.layer' is []: expected text"]),
+        ("encoder.name=[3]", ["'encoder.name' is [3]: expected text"]),
         ("train.phases=[{epoch=2}]", ["epoch", "did you mean 'epochs'"]),
         ("train.phases.0.lr=inf", ["'train.phases.0.lr' (phase 1) is Infinity: expected to be a finite number"]),
         ("train.phases.0.reward={cider_d=nan}", ["'train.phases.0.reward.cider_d' (phase 1) is NaN", "finite"]),
@@ -133,6 +144,28 @@ def test_missing_and_broken_recipes(tmp_path: Path) -> None:
     broken.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="not a TOML file"):
         load_recipe(broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("data = 5", "'data' is 5: expected a section, [data], with keys of its own"),
+        ("[train.phases]\nepochs = 1", "expected a list of phases, each under [[train.phases]] with double brackets"),
+        ("[train.phases.0]\nepochs = 1", "with double brackets"),
+    ],
+)
+def test_a_value_is_no_section_and_a_section_no_list(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(f"{path}: ") and str(caught.value).endswith(said)
+
+
+def test_a_recipe_may_begin_with_a_mark_and_its_booleans_stay(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("[encoder]\npooled = true\n[train]\ncosine = false\n", encoding="utf-8-sig")
+    assert load_recipe(path).encoder.pooled is True and load_recipe(path).train.cosine is False
 
 
 def test_a_recipe_is_frozen() -> None:

@@ -6,7 +6,8 @@ import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 Augmentation = Literal["none", "light", "strong", "aerial"]
 
@@ -21,6 +22,15 @@ MOST_UPRIGHT_VIEWS = 4  # for pictures that have an up
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic reads true as 1."""
+        number = cls.model_fields[str(info.field_name)].annotation in (int, float)
+        if number and isinstance(value, bool):
+            raise PydanticCustomError("number", "Expected a number")
+        return value
 
 
 class DataConfig(_Section):
@@ -62,6 +72,14 @@ class EncoderConfig(_Section):
     crop: Literal["", "center", "squash"] = Field(
         "", description="empty: the crop that the weights were made for; squash: the whole picture"
     )
+
+    @field_validator("name", "layer", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        listed = isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value)
+        if not isinstance(value, str) and not listed:
+            raise PydanticCustomError("names", "Expected text, or a list with at least one")
+        return value
 
     def names(self) -> tuple[str, ...]:
         """The models, each once."""
@@ -157,6 +175,13 @@ class PhaseConfig(_Section):
         min_length=1,
         description="self-critical: weights of the metrics; CIDEr-D ranges from 0 to 10, BLEU-4 from 0 to 1",
     )
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _weights(cls, value: Any) -> Any:
+        if isinstance(value, dict) and any(isinstance(weight, bool) for weight in value.values()):
+            raise PydanticCustomError("number", "Expected numbers as weights")
+        return value
 
     @field_validator("augment", mode="before")
     @classmethod

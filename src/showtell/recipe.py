@@ -23,7 +23,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(source)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not a TOML file: {error}") from None
     raw.setdefault("name", path.stem)
@@ -154,6 +154,8 @@ def _explain(error: dict[str, Any]) -> str:
             key = f"'{'.'.join(location)}'"
     if error["type"] == "value_error" and isinstance(error["input"], dict):  # of several keys, which the message names
         return f"{key}: {error['ctx']['error']}"
+    if error["loc"] == ("train", "phases") and isinstance(error["input"], dict):
+        return f"{key} is one section: expected a list of phases, each under [[train.phases]] with double brackets"
     if error["type"] != "extra_forbidden":
         return f"{key} is {json.dumps(error['input'], default=str)}: {_expected(error)}"
     known = _known_keys(location[:-1])
@@ -162,6 +164,17 @@ def _explain(error: dict[str, Any]) -> str:
 
 def _expected(error: dict[str, Any]) -> str:
     """What pydantic's message expects, in this project's words."""
+    match error["type"], error["loc"]:
+        case "model_type", ("train", "phases", *_):
+            return "expected a phase with keys of its own, under [[train.phases]] with double brackets"
+        case "model_type", (section,):
+            return f"expected a section, [{section}], with keys of its own"
+        case "tuple_type", _:
+            return "expected a list"
+        case "dict_type", _:
+            return "expected keys with values, as in { cider_d = 1.0 }"
+        case "too_short", _:
+            return "expected at least one"
     return str(error["msg"]).lower().replace("input should ", "expected to ")
 
 

@@ -14,6 +14,7 @@ HEAD = """# The keys of a recipe
 A recipe is a TOML file; keys that it leaves out have the defaults below. The built-in recipes are in
 `src/showtell/recipes`. `showtell train RECIPE KEY=VALUE …` changes keys for one run (`train.seed=1`,
 `train.phases.0.epochs=20`; phases are counted from 0), and the run's `recipe.json` has all of them, resolved.
+Each phase is a `[[train.phases]]` of its own, with double brackets.
 [Training](training.md) explains the keys, and [what helps](techniques.md) says which to try.
 """
 
