@@ -230,6 +230,26 @@ def test_refusals(start: Start, request_: dict[str, Any], expected: tuple[int, s
     assert client.post("/v1/captions", files=files(photo())).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (None, "the body is null: expected an object with 'images'"),
+        ({"images": []}, "images is []: expected at least one image"),
+        ({"images": None}, "images is null: expected a list of images"),
+        ({"images": [5]}, "images.0 is 5: expected base64 text, or an object with 'data' or 'url'"),
+        ({"images": [None]}, "images.0 is null: expected base64 text, or an object with 'data' or 'url'"),
+        ({"images": ["AAAA"], "n": True}, "n is true: expected a whole number"),
+        ({"images": ["AAAA"], "beam": False}, "beam is false: expected a whole number"),
+        ({"images": ["AAAA"], "n": "x"}, 'n is "x": expected a whole number'),
+        ({"images": ["AAAA"], "n": 99}, "n is 99: expected to be less than or equal to 10"),
+        ({"images": ["AAAA"], "attention": "maybe"}, 'attention is "maybe": expected true or false'),
+    ],
+)
+def test_what_is_wrong_with_json_is_said(start: Start, body: Any, said: str) -> None:
+    refused = start().post("/v1/captions", content=json.dumps(body), headers=JSON)
+    assert refused.json()["error"]["message"] == said
+
+
 def test_paths_and_methods(start: Start) -> None:
     client = start()
     for path in ("/nothing", "/v1/captions/", "/page/index.html", "/..%2fapp.py", "//etc/passwd"):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,6 +24,18 @@ _MANY = 10_000  # separators in a JSON body; 32 images and their options need a 
 _FIELD_BYTES = 100  # of an option in a form
 _NAME_LENGTH = 255
 _OPTIONS = ("n", "beam", "attention")
+_EXPECTED = {
+    "model_type": "expected an object with 'images'",
+    "model_attributes_type": "expected an object with 'images'",
+    "list_type": "expected a list of images",
+    "too_short": "expected at least one image",
+    "string_type": "expected text",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+}  # of pydantic's types of errors
 
 
 class JsonImage(BaseModel):
@@ -40,6 +54,14 @@ class Asked(BaseModel):
     n: int = Field(1, ge=1, le=10, description="captions an image")
     beam: int | None = Field(None, ge=1, le=20, description="beams an image; by default the model's, at least n")
     attention: bool = Field(False, description="say where the model looked for each word")
+
+    @field_validator("n", "beam", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any) -> Any:
+        """pydantic reads true as 1."""
+        if isinstance(value, bool):
+            raise PydanticCustomError("int_type", "Expected a whole number")
+        return value
 
 
 class JsonBody(Asked):
@@ -279,9 +301,12 @@ def _explain(error: ValidationError) -> NoReturn:
         ) from None
     if first["type"] == "missing":
         raise refusal("malformed", f"'{where}' is missing") from None
-    found = repr(first["input"])[:40]
+    found = json.dumps(first["input"], ensure_ascii=False, default=str)[:40]
+    expected = _EXPECTED.get(first["type"], first["msg"].lower().replace("input should ", "expected to "))
+    if where.removeprefix("images.").isdigit():
+        expected = "expected base64 text, or an object with 'data' or 'url'"
     code = "wrong_option" if where in _OPTIONS else "malformed"
-    raise refusal(code, f"{where or 'the body'} is {found}: {first['msg'].lower()}") from None
+    raise refusal(code, f"{where or 'the body'} is {found}: {expected}") from None
 
 
 def _count(images: int, limits: Limits) -> None:
