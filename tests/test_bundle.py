@@ -78,6 +78,8 @@ def edit(**changes: object) -> Callable[[Path], None]:
     [
         (lambda f: shutil.rmtree(f), ["not a bundle", "missing"]),
         (lambda f: (f / "tokenizer.json").unlink(), ["tokenizer.json is missing"]),
+        (lambda f: (f / "tokenizer.json").write_text("{"), ["bundle/tokenizer.json: not a tokenizer.json"]),
+        (lambda f: (f / "tokenizer.json").write_bytes(b"\xff{"), ["bundle/tokenizer.json: not a tokenizer.json"]),
         (lambda f: (f / "config.json").write_text("{"), ["config.json", "broken"]),
         (lambda f: (f / "config.json").write_text("[1]"), ["config.json", "broken"]),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 20), ["model.safetensors", "cannot be read"]),

@@ -61,12 +61,34 @@ def test_train_refuses_missing_inputs(tmp_path: Path) -> None:
     refused(run("train", "scenes", "--data", tmp_path, "--encoder-weights", tmp_path / "w"), "--encoder-weights")
 
 
-def test_a_place_that_may_not_be_used_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EACCES, "name another place"),
+        (errno.ENOENT, "in a folder that exists"),
+        (errno.ENOTDIR, "a part of this path is a file"),
+        (errno.EISDIR, "name a file"),
+        (errno.ENAMETOOLONG, "name a shorter one"),
+        (errno.ENOSPC, "make room"),
+        (errno.EFBIG, "make room"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_named(
+    number: int, advice: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def load(*_: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "runs"))
+        raise OSError(number, os.strerror(number), str(tmp_path / "runs"))
 
     monkeypatch.setattr("showtell.recipe.load_recipe", load)
-    refused(run("train", "scenes"), f"{tmp_path / 'runs'}: permission denied", "name another place")
+    refused(run("train", "scenes"), f"{tmp_path / 'runs'}: {os.strerror(number).lower()}; ", advice)
+
+
+def test_a_full_disk_is_told_where_no_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("showtell.recipe.load_recipe", load)
+    refused(run("train", "scenes"), "showtell: no space left on device; make room, and start again")
 
 
 def test_data_check_prints_one_object(captioned: Path) -> None:

@@ -21,12 +21,16 @@ import showtell
 from showtell.commands import caption, data, decoding, demo, evaluate, export, push, report, serve, trace, train, tune
 from showtell.errors import ShowtellError, first_line
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # errors from writing to an open file do not name it
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors from writing to an open file do not name it
 _ADVICE = {
     errno.EACCES: "change its permissions, or name another place",
     errno.EPERM: "change its permissions, or name another place",
     errno.EROFS: "name another place",
-}
+    errno.ENOENT: "name what is there, or a place in a folder that exists",
+    errno.ENOTDIR: "a part of this path is a file; name another place",
+    errno.EISDIR: "name a file",
+    errno.ENAMETOOLONG: "name a shorter one",
+} | dict.fromkeys(_FULL, "make room, and start again")
 
 
 _UsageError: Any = typer.BadParameter.__bases__[0]  # click's, which Typer bundles under a private name
@@ -60,7 +64,7 @@ class _PoliteGroup(TyperGroup):
             said = (error.strerror or type(error).__name__).lower()
             if error.errno in _ADVICE:
                 said += f"; {_ADVICE[error.errno]}"
-            _fail(f"{error.filename}: {said}" if error.filename else f"{said}; make room, and start again", 2)
+            _fail(said if error.filename is None else f"{error.filename}: {said}", 2)
         except RuntimeError as error:
             if type(error).__name__ != "OutOfMemoryError":  # torch's; not worth importing torch for
                 raise

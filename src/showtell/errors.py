@@ -55,10 +55,11 @@ class MissingExtraError(ShowtellError):
         super().__init__(f"{feature} needs the extra '{extra}': run  pip install 'showtell[{extra}]'")
 
 
-def check_target(path: Path, endings: tuple[str, ...] = (), *, option: str) -> None:
-    """Raises `DataError` unless `path`, the value of `option`, can be a file with one of the `endings`."""
-    if endings and path.suffix.lower() not in endings:
-        raise DataError(f"{option} {path}: captions are written as {' or '.join(endings)}; name a file that ends so")
+def check_target(path: Path, endings: tuple[str, ...] = (), *, option: str, what: str = "captions are") -> None:
+    """Raises `DataError` unless `path`, the value of `option`, can be a file with one of the `endings`; `what` is written
+    to it."""
+    if endings and path.suffix.lower() not in endings and not path.is_dir():
+        raise DataError(f"{option} {path}: {what} written as {' or '.join(endings)}; name a file that ends so")
     if path.is_dir() or not path.parent.is_dir():
         raise DataError(f"{option} {path}: expected a file's name in a folder that exists")
 

@@ -177,6 +177,10 @@ def test_from_the_command_line(run: Path, scenes: Path, tmp_path: Path, monkeypa
     for arguments, said in (
         ([str(run)], "name its folder with --data"),
         ([str(run), "--data", str(scenes), "--out", str(tmp_path)], "expected a file's name"),
+        (
+            [str(run), "--data", str(scenes), "--out", str(tmp_path / "rep.txt")],
+            "rep.txt: the page is written as .html",
+        ),
         ([str(tmp_path), "--data", str(scenes)], "expected a bundle"),
         ([str(run), "--data", str(scenes), "--split", "all"], "no split 'all'"),
     ):

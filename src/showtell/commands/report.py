@@ -36,7 +36,7 @@ def report(
     # Not into a bundle, which holds the model and nothing else.
     folder = runs[0] if _is_run(runs[0]) else runs[0].resolve().parent
     page = out or (folder if runs[0].is_dir() else Path()) / "report.html"
-    check_target(page, option="--out")
+    check_target(page, (".html", ".htm"), option="--out", what="the page is")
     from showtell.report.collect import collect
     from showtell.report.page import write_page
 

@@ -35,7 +35,8 @@ class Vocabulary:
         for index, token in enumerate(SPECIAL):
             if tokenizer.token_to_id(token) != index:
                 raise BundleError(
-                    f"the tokenizer gives '{token}' the id {tokenizer.token_to_id(token)}, expected {index}"
+                    f"the tokenizer gives '{token}' the id {tokenizer.token_to_id(token)}, expected {index}; "
+                    "train again or restore the file"
                 )
 
     @classmethod
@@ -193,7 +194,12 @@ class Vocabulary:
         """Reads tokenizer.json; `BundleError` where it is missing or broken."""
         if not path.is_file():
             raise BundleError(f"no {path.name} in {path.parent}: expected a bundle with its vocabulary")
-        return cls.from_json(path.read_text(encoding="utf-8"))
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{path}: not a tokenizer.json: {error}; train again or restore the file") from None
+        except BundleError as error:
+            raise BundleError(f"{path}: {error}") from None
 
     def _spoken(self, ids: Iterable[int]) -> list[int]:
         spoken: list[int] = []
