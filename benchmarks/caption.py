@@ -35,7 +35,13 @@ def showtell_bundle(folder: Path, steps: int) -> Path:
     """Inception V3 with 8×8 regions, hidden 512, about 2,500 words."""
     recipe = load_recipe(
         "flickr8k-attention",
-        ["encoder.pretrained=false", "search.beam=3", "search.views=1", f"search.max_length={steps}", "data.min_count=1"],
+        [
+            "encoder.pretrained=false",
+            "search.beam=3",
+            "search.views=1",
+            f"search.max_length={steps}",
+            "data.min_count=1",
+        ],
     )
     words = [f"word{i}" for i in range(2500)]
     vocabulary = Vocabulary.train([" ".join(words)], min_count=1)

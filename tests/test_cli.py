@@ -411,7 +411,7 @@ def test_words_views_and_ensembles_by_command(tiny_bundle: Path, scenes: Path, c
     refused(run("caption", tiny_bundle, image, "--with", "circel"), "'circel'", "circle")
     for arguments in (
         ["--diverse"], ["--n", "2", "--diversity", "0.5"], ["--temperature", "1.0"], ["--seed", "0"], ["--top-p", "0.9"],
-        ["--sample", "--with", "circle"], ["--sample", "--consensus", "0"], ["--sample", "--length-penalty", "1"],
+        ["--sample", "--with", "circle"], ["--sample", "--consensus", "2"], ["--sample", "--length-penalty", "1"],
     ):  # fmt: skip
         assert run("caption", tiny_bundle, image, *arguments).exit_code == 2
     for way in ([], ["--sample"]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,14 @@ import torch
 from torch import Tensor
 
 from showtell import array_search
+from showtell.bundle import build_encoder, build_model, save_bundle
 from showtell.captioning import measured
+from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import MOST_TOKENS, Sampling, SearchOptions, Wishes
 from showtell.errors import DataError
+from showtell.evaluation import evaluate_bundle
 from showtell.inference import Captioner
+from showtell.recipe import load_recipe
 from showtell.search import beam_search, sample
 from tests.test_search import BANNED, END, START, State, Toy, every_caption
 
@@ -26,6 +32,8 @@ WISHES = [
     {"beginning": (4, 4), "min_length": 3, "closing": True},
     {"beginning": (4, 5), "no_repeat_ngram": 1},
     {"beginning": (4,), "continuing": (5,)},
+    {"beginning": (4, 4), "no_repeat_ngram": 1},
+    {"closing": True, "no_repeat_ngram": 2},
 ]
 
 
@@ -35,7 +43,9 @@ def images(seed: int) -> Tensor:
 
 def meets(words: tuple[int, ...], options: SearchOptions) -> bool:
     begun = len(options.beginning)
-    repeats = options.no_repeat_ngram == 1 and len(set(words)) < len(words)
+    size = options.no_repeat_ngram
+    grams = [words[i : i + size] for i in range(len(words) - size + 1)] if size else []
+    repeats = any(gram in grams[:i] for i, gram in enumerate(grams) if i + size > begun)  # the beginning may itself
     goes_on = begun and words[begun : begun + 1] and words[begun] in options.continuing
     return words[:begun] == options.beginning and len(words) >= options.min_length and not repeats and not goes_on
 
@@ -75,7 +85,8 @@ def test_searches_find_what_brute_force_does(seed: int, wished: dict[str, Any]) 
         assert [h.tokens for h in others] == [h.tokens for h in hypotheses]
 
 
-@pytest.mark.parametrize("wished", WISHES[:4])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("wished", WISHES)
 def test_draws_keep_to_it(wished: dict[str, Any]) -> None:
     toy, features = Toy(0), images(0)
     options = SearchOptions(**{"n": 200, "max_length": 4, "temperature": 2.0, **wished})
@@ -83,10 +94,28 @@ def test_draws_keep_to_it(wished: dict[str, Any]) -> None:
     generators = [np.random.default_rng(seed) for seed in range(3)]
     drawn = array_search.sample(*arrays(toy, features), options=options, generators=generators, **ids)
     for found in (sample(toy, features, options=options, **ids), drawn):
-        for hypotheses in found:
+        for image, hypotheses in enumerate(found):
+            every = every_caption(toy, features[image : image + 1], options)
+            possible = {words for _, words in every if meets(words, options)}
             assert all(meets(h.tokens, options) for h in hypotheses)
             assert all(h.finished for h in hypotheses) or not options.closing
-            assert len({h.tokens for h in hypotheses}) > 1
+            assert len({h.tokens for h in hypotheses}) > 1 or len(possible) == 1
+
+
+@pytest.mark.parametrize("ways", [{"required": (((5,),),)}, {"forbidden": ((5, 5),)}, {"groups": 2, "diversity": 0.0}])
+def test_a_beginning_goes_with_other_wishes(ways: dict[str, Any]) -> None:
+    for seed in range(3):
+        toy, features = Toy(seed), images(seed)
+        options = SearchOptions(beam=200, max_length=4, beginning=(4, 4), closing=True, n=2, **ways)
+        found = beam_search(toy, features, options=options, start_id=START, end_id=END, banned=BANNED)
+        for image, hypotheses in enumerate(found):
+            every = every_caption(toy, features[image : image + 1], options)
+            fits = [words for _, words in every if meets(words, options)]
+            if "required" in ways:
+                fits = [words for words in fits if 5 in words]
+            if "forbidden" in ways:
+                fits = [words for words in fits if (5, 5) not in itertools.pairwise(words)]
+            assert hypotheses[0].tokens == fits[0]
 
 
 def test_a_beam_that_is_narrow_ends_in_time() -> None:
@@ -100,19 +129,63 @@ def test_captions_are_as_long_as_wished_and_begin_as_wished(tiny_bundle: Path, s
     captioner = Captioner.load(tiny_bundle)
     photos = sorted(scenes.rglob("*.png"))[:3]
     first, second = (captioner.bundle.vocabulary.listed()[i] for i in (4, 5))
-    wishes = Wishes(begins=f"{first} {second}", min_length=4, max_length=4)
+    wishes = Wishes(begins=f"{first} {second}", min_tokens=4, max_tokens=4)
     for sampling in (None, Sampling(seed=3)):
         for caption in captioner.caption(photos, wishes=wishes, sampling=sampling):
             assert [word.text for word in caption.words][:2] == [first, second]
             assert len(caption.words) == 4 and caption.finished
-    both = Wishes(begins=f"{first} {second}", required=(f"{first} {second}",), max_length=3, views=2)
+    both = Wishes(begins=f"{first} {second}", required=(f"{first} {second}",), max_tokens=3, views=2)
     assert all(c.text.startswith(f"{first} {second}") and c.finished for c in captioner.caption(photos, wishes=both))
     with pytest.raises(DataError, match="does not have 'xyzzy'"):
         captioner.caption(photos, wishes=Wishes(begins="xyzzy"))
     with pytest.raises(DataError, match="2 tokens, and captions end after 1"):
-        captioner.caption(photos, wishes=Wishes(begins=f"{first} {second}", max_length=1))
+        captioner.caption(photos, wishes=Wishes(begins=f"{first} {second}", max_tokens=1))
     with pytest.raises(DataError, match="searched for"):
         captioner.caption(photos, wishes=Wishes(length_penalty=0.5), sampling=Sampling())
+
+
+def test_what_cannot_be_met_is_refused_before_the_search(tiny_bundle: Path, scenes: Path) -> None:
+    captioner = Captioner.load(tiny_bundle)
+    first, second, third = captioner.bundle.vocabulary.listed()[4:7]
+    with pytest.raises(DataError, match=f"'{first} {second}' begins with a word that must not occur"):
+        captioner.options(wishes=Wishes(begins=f"{first} {second}", excluded=(second,)))
+    three = Wishes(begins=f"{first} {first}", required=(second, third), max_tokens=3)
+    with pytest.raises(DataError, match="the required words and the beginning are 4 tokens, and captions end after 3"):
+        captioner.options(wishes=three)
+    for begins in (f"{first} {second}", f"{second} {first}"):  # holds one of them, ends with a part of it
+        held = Wishes(begins=begins, required=(f"{first} {second}", third), max_tokens=4)
+        captioner.options(wishes=held)
+
+
+def test_a_longest_caption_is_searched_for_with_more_beams(tiny_bundle: Path) -> None:
+    captioner = Captioner.load(tiny_bundle)
+    assert captioner.options(wishes=Wishes(max_tokens=5)).beam == 20
+    assert captioner.options(wishes=Wishes(max_tokens=5), beam=3).beam == 3
+    assert captioner.options(wishes=Wishes(max_tokens=5), n=30).beam == 30
+    assert captioner.options(wishes=Wishes(min_tokens=2)).beam == captioner.defaults.beam
+
+
+def test_the_protocol_names_what_was_run(tiny_bundle: Path, scenes: Path) -> None:
+    begins = Captioner.load(tiny_bundle).bundle.vocabulary.listed()[4]
+    wishes = Wishes(begins=begins, min_tokens=2, max_tokens=5, length_penalty=0.5)
+    decoding = evaluate_bundle(tiny_bundle, scenes, split="val", wishes=wishes).report.protocol.decoding
+    assert decoding == (
+        "beam 20, length normalisation 0.5, max length 6, 2 tokens or more, made to end, a given beginning"
+    )
+
+
+def test_a_beginning_of_subwords_ends_with_its_last_word(tmp_path: Path, scenes: Path) -> None:
+    torch.manual_seed(0)
+    recipe = load_recipe("scenes", ["search.max_length=6"])
+    vocabulary = Vocabulary.train(["a dog", "a doghouse", "a house", "houses", "a red dog"], kind="bpe", size=26)
+    model = build_model(recipe, build_encoder(recipe), len(vocabulary))
+    with torch.no_grad():  # it likes to go on with "house"
+        model.decoder.output.bias[vocabulary.phrase("doghouse")[1]] += 9
+    save_bundle(tmp_path / "b", model=model, vocabulary=vocabulary, recipe=recipe, training={})
+    (caption,) = Captioner.load(tmp_path / "b").caption(
+        sorted(scenes.rglob("*.png"))[:1], wishes=Wishes(begins="a dog")
+    )
+    assert re.match(r"a dog(\W|$)", caption.text), caption.text
 
 
 def test_a_wish_replaces_the_bundles_own() -> None:
@@ -121,18 +194,18 @@ def test_a_wish_replaces_the_bundles_own() -> None:
     assert measured(own, Wishes(length_penalty=0.0, no_repeat_ngram=0)) == replace(
         own, length_penalty=0.0, no_repeat_ngram=0
     )
-    assert measured(own, Wishes(max_length=4)) == replace(own, max_length=5, closing=True)
-    assert measured(own, Wishes(min_length=9)).min_length == 9
+    assert measured(own, Wishes(max_tokens=4)) == replace(own, max_length=5, closing=True)
+    assert measured(own, Wishes(min_tokens=9)).min_length == 9
     with pytest.raises(DataError, match="10 words or more are asked for, and they end after 9"):
-        measured(own, Wishes(min_length=10))
+        measured(own, Wishes(min_tokens=10))
 
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"max_length": 0}, f"longest caption of 0 words: expected 1 to {MOST_TOKENS}"),
-        ({"min_length": 5, "max_length": 4}, "5 words at least: expected 0 to 4"),
-        ({"min_length": -1}, "-1 words at least"),
+        ({"max_tokens": 0}, f"longest caption of 0 words: expected 1 to {MOST_TOKENS}"),
+        ({"min_tokens": 5, "max_tokens": 4}, "5 words at least: expected 0 to 4"),
+        ({"min_tokens": -1}, "-1 words at least"),
         ({"length_penalty": -0.5}, "length normalisation is -0.5"),
         ({"length_penalty": float("nan")}, "length normalisation is nan"),
         ({"no_repeat_ngram": -1}, "no -1 words twice"),

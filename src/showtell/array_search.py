@@ -210,16 +210,17 @@ def _is_done(beams: _Beams, finished: _Finished, options: SearchOptions) -> Flag
 def _forbid(log_probs: Floats, history: Ints, banned: Sequence[int], options: SearchOptions, end_id: int) -> None:
     """Sets the words that may not come next to -inf, in place."""
     step, ngram = history.shape[-1] + 1, options.no_repeat_ngram
+    if (only := options.only(step, end_id)) is not None:
+        kept = log_probs[..., only].copy()
+        log_probs[...] = _NEVER
+        log_probs[..., only] = kept
+        return
     log_probs[..., [*banned, *options.ruled_out(step, end_id)]] = _NEVER
     if ngram and history.shape[-1] >= ngram:
         windows = np.lib.stride_tricks.sliding_window_view(history, ngram, axis=-1)  # (A,K,W,n)
         last = history[..., history.shape[-1] - ngram + 1 :]  # (A,K,n-1)
         image, row, window = np.nonzero((windows[..., :-1] == last[:, :, None]).all(-1))
         log_probs[image, row, windows[image, row, window, -1]] = _NEVER
-    if (only := options.only(step, end_id)) is not None:
-        kept = log_probs[..., only].copy()
-        log_probs[...] = _NEVER
-        log_probs[..., only] = kept
 
 
 def _collect(beams: _Beams, finished: _Finished, row: int, options: SearchOptions) -> list[Hypothesis]:

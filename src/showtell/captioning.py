@@ -41,8 +41,8 @@ class Caption:
     """A caption of an image.
 
     `log_prob` is the whole caption's in nats, its `<end>` included; `score` is what the search ranked by, e.g. the
-    former divided by a power of the length; `alternatives` are the next best captions. `finished`: it ended by itself,
-    and was not cut off at the longest length.
+    former divided by a power of the length; `alternatives` are the next best captions. `finished`: it was not cut off at
+    the longest length; where a longest caption is wished for, the search has made it end.
     """
 
     text: str
@@ -79,7 +79,7 @@ class BaseCaptioner(ABC):
         """The best caption of each image, in order, with n - 1 alternatives each.
 
         Images are paths, bytes, open files or PIL images; a single one needs no list. `beam` defaults to the bundle's
-        and is at least n. With `sampling` the n captions are drawn instead, likeliest first. `wishes` are words that
+        (to 20 or more with `wishes.max_tokens`) and is at least n. With `sampling` the n captions are drawn instead, likeliest first. `wishes` are words that
         must or must not occur, and other ways to search. Raises `ImageError` for the first image that cannot be read,
         `DataError` for a wish that cannot be met.
         """
@@ -106,9 +106,8 @@ class BaseCaptioner(ABC):
     ) -> Iterator[Caption | ImageError]:
         """One result per source, in order, as they come: its caption, or why it cannot be read.
 
-        `workers` threads decode images one batch ahead of the model; at most two batches are in memory. Where a longest
-        caption is wished for, there are 20 beams or more unless `beam` says otherwise. Raises `DataError` for wishes that
-        sampling cannot meet.
+        `workers` threads decode images one batch ahead of the model; at most two batches are in memory. Raises
+        `DataError` for wishes that sampling cannot meet.
         """
         for name, number in (("batch_size", batch_size), ("workers", workers)):
             if number < 1:
@@ -118,10 +117,7 @@ class BaseCaptioner(ABC):
                 "words that must or must not occur, differing captions, a consensus and a length normalisation are searched for, and sampling "
                 "draws; give one or the other"
             )
-        if beam is None and wishes is not None and wishes.max_length is not None:
-            beam = max(n, self.defaults.beam, _FOR_SHORT)
-        options = self.options(beam=beam, n=n)
-        options = options if wishes is None else self._wished(options, wishes)
+        options = self.options(beam=beam, n=n, wishes=wishes)
         with ThreadPoolExecutor(workers) as pool:
             waiting, first = None, 0
             for batch in itertools.chain(_batches(sources, batch_size), [None]):
@@ -131,15 +127,18 @@ class BaseCaptioner(ABC):
                     first += len(waiting)
                 waiting = loading
 
-    def options(self, *, beam: int | None = None, n: int = 1) -> SearchOptions:
-        """The options that `caption` searches with: the bundle's own decoding for n captions, with at least n beams.
+    def options(self, *, beam: int | None = None, n: int = 1, wishes: Wishes | None = None) -> SearchOptions:
+        """The options that `caption` searches with: the bundle's own decoding for n captions, with at least n beams,
+        changed by the wishes. Where these have a longest caption, there are 20 beams or more unless `beam` is given.
 
-        `DataError` for numbers below 1.
+        `DataError` for numbers below 1, and for a wish that cannot be met.
         """
         for name, number in (("n", n), ("beam", 1 if beam is None else beam)):
             if number < 1:
                 raise DataError(f"{name} is {number}; expected 1 or more")
-        return replace(self.defaults, n=n, beam=max(n, beam or self.defaults.beam))
+        short = _FOR_SHORT if wishes is not None and wishes.max_tokens is not None else 0
+        options = replace(self.defaults, n=n, beam=max(n, beam or max(self.defaults.beam, short)))
+        return options if wishes is None else self._wished(options, wishes)
 
     @property
     def enough(self) -> int:
@@ -202,16 +201,16 @@ class BaseCaptioner(ABC):
 def measured(options: SearchOptions, wishes: Wishes) -> SearchOptions:
     """`options` with the length and the repetition wished for; `DataError` where captions end before they are long enough."""
     penalty, ngram = wishes.length_penalty, wishes.no_repeat_ngram
-    longest = options.max_length if wishes.max_length is None else wishes.max_length + 1  # and the `<end>`
-    if wishes.min_length >= longest:
+    longest = options.max_length if wishes.max_tokens is None else wishes.max_tokens + 1  # and the `<end>`
+    if wishes.min_tokens >= longest:
         raise DataError(
-            f"captions of {wishes.min_length} words or more are asked for, and they end after {longest - 1}; ask for a longest one that is longer"
+            f"captions of {wishes.min_tokens} words or more are asked for, and they end after {longest - 1}; ask for a longest caption of {wishes.min_tokens} or more"
         )
     return replace(
         options,
-        min_length=wishes.min_length,
+        min_length=wishes.min_tokens,
         max_length=longest,
-        closing=wishes.max_length is not None,
+        closing=wishes.max_tokens is not None,
         length_penalty=options.length_penalty if penalty is None else penalty,
         no_repeat_ngram=options.no_repeat_ngram if ngram is None else ngram,
     )

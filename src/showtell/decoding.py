@@ -81,8 +81,8 @@ class Wishes:
     of subwords (`data.vocabulary = "bpe"`), whose "dog." with its full stop may be one more token. `diverse` searches
     as many groups as there are captions, and a word costs `diversity` nats each time that an earlier group says it. `consensus` candidates are
     ranked by how much they agree, and the image is looked at in `views` ways (1 to 4; to 8 for a bundle trained on
-    turned pictures). Captions begin with the words `begins`, and have `min_length` to `max_length` tokens: words, or
-    pieces of words for captioners of subwords. `length_penalty` and `no_repeat_ngram` are those of `search` in a recipe.
+    turned pictures). Captions begin with the words `begins`, and have `min_tokens` to `max_tokens` tokens before the
+    `<end>`: words, or pieces of words for captioners of subwords. `length_penalty` and `no_repeat_ngram` are those of `search` in a recipe.
     None keeps the bundle's own. Sampling meets the wishes about length, beginning, repetition and views.
     """
 
@@ -93,8 +93,8 @@ class Wishes:
     consensus: int | None = None
     views: int | None = None
     begins: str = ""
-    min_length: int = 0
-    max_length: int | None = None
+    min_tokens: int = 0
+    max_tokens: int | None = None
     length_penalty: float | None = None
     no_repeat_ngram: int | None = None
 
@@ -111,11 +111,11 @@ class Wishes:
             raise DataError("diverse captions and words that must or must not occur do not go together; ask for one")
         if self.diverse and self.consensus:
             raise DataError("diverse captions differ, and a consensus ranks them by how much they agree; ask for one")
-        if self.max_length is not None and not 1 <= self.max_length <= MOST_TOKENS:
-            raise DataError(f"a longest caption of {self.max_length} words: expected 1 to {MOST_TOKENS}")
-        most = self.max_length or MOST_TOKENS
-        if not 0 <= self.min_length <= most:
-            raise DataError(f"{self.min_length} words at least: expected 0 to {most}")
+        if self.max_tokens is not None and not 1 <= self.max_tokens <= MOST_TOKENS:
+            raise DataError(f"a longest caption of {self.max_tokens} words: expected 1 to {MOST_TOKENS}")
+        most = self.max_tokens or MOST_TOKENS
+        if not 0 <= self.min_tokens <= most:
+            raise DataError(f"{self.min_tokens} words at least: expected 0 to {most}")
         if self.length_penalty is not None and not 0 <= self.length_penalty < math.inf:
             raise DataError(f"length normalisation is {self.length_penalty}, expected 0 or more")
         if self.no_repeat_ngram is not None and self.no_repeat_ngram < 0:

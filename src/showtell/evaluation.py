@@ -311,9 +311,13 @@ def _decoding(captioner: BaseCaptioner, wishes: Wishes | None, bundles: int) -> 
     """The decoding as a protocol names it: the captioner's own, changed by the wishes."""
     from showtell.config import SearchConfig
 
-    chosen = {key: value for key in SearchConfig.model_fields if (value := getattr(wishes, key, None)) is not None}
-    search = SearchConfig(**{key: getattr(captioner.defaults, key) for key in SearchConfig.model_fields} | chosen)
-    return search.describe() + (f", ensemble of {bundles}" if bundles > 1 else "")
+    options = captioner.options(wishes=wishes)
+    search = SearchConfig(**{key: getattr(options, key) for key in SearchConfig.model_fields})
+    more = [f"{options.min_length} tokens or more"] * (options.min_length > 0) + ["made to end"] * options.closing
+    more += ["a given beginning"] * bool(options.beginning)
+    more += ["words asked for or ruled out"] * bool(options.required or options.forbidden)
+    more += [f"{options.groups} groups"] * (options.groups > 1) + [f"ensemble of {bundles}"] * (bundles > 1)
+    return ", ".join([search.describe(), *more])
 
 
 def _lines(path: Path) -> list[str]:

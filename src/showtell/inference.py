@@ -97,11 +97,7 @@ class Captioner(BaseCaptioner):
         forbidden = tuple(phrase(word) for words in wishes.excluded for word in words.split("|"))
         beginning = phrase(wishes.begins) if wishes.begins else ()
         continuing = self.bundle.vocabulary.continuing if required or forbidden or beginning else ()
-        _check_phrases(required, forbidden, continuing, wishes, options.max_length)
-        if len(beginning) >= options.max_length:
-            raise DataError(
-                f"'{wishes.begins}' has {len(beginning)} tokens, and captions end after {options.max_length - 1}; begin with fewer"
-            )
+        _check_phrases(required, forbidden, beginning, continuing, wishes, options.max_length)
         self._check_views(wishes.views or 1)
         groups = options.n if wishes.diverse else 1
         return replace(
@@ -236,6 +232,7 @@ def _check_words(bundle: Bundle, other: Bundle) -> None:
 def _check_phrases(
     required: Sequence[Sequence[Phrase]],
     forbidden: Sequence[Phrase],
+    beginning: Phrase,
     continuing: Collection[int],
     wishes: Wishes,
     max_length: int,
@@ -244,11 +241,26 @@ def _check_phrases(
     for words, any_of in zip(wishes.required, required, strict=True):
         if all(any(_holds(phrase, bad, continuing) for bad in forbidden) for phrase in any_of):
             raise DataError(f"'{words}' must occur and must not; leave out one of the two")
-    needed = sum(max(map(len, any_of)) for any_of in required) + 1
+    if any(_holds(beginning, bad, continuing) for bad in forbidden):
+        raise DataError(f"'{wishes.begins}' begins with a word that must not occur; leave out one of the two")
+    if len(beginning) >= max_length:
+        raise DataError(
+            f"'{wishes.begins}' has {len(beginning)} tokens, and captions end after {max_length - 1}; begin with fewer"
+        )
+    to_come = (max(_left(phrase, beginning, continuing) for phrase in any_of) for any_of in required)
+    needed = len(beginning) + sum(to_come) + 1
     if needed > max_length:
         raise DataError(
-            f"the required words are {needed - 1} tokens, and captions end after {max_length - 1}; ask for fewer"
+            f"the required words{' and the beginning' * bool(beginning)} are {needed - 1} tokens, and captions end after {max_length - 1}; "
+            "ask for fewer"
         )
+
+
+def _left(phrase: Phrase, beginning: Phrase, continuing: Collection[int]) -> int:
+    """How many tokens of a phrase the beginning lacks: it may hold the phrase, or end with the first part of it."""
+    if _holds(beginning, phrase, continuing):
+        return 0
+    return len(phrase) - max((k for k in range(1, len(phrase)) if beginning[-k:] == phrase[:k]), default=0)
 
 
 def _holds(phrase: Phrase, part: Phrase, continuing: Collection[int]) -> bool:

@@ -237,3 +237,14 @@ def test_a_wide_table_is_read_before_titles_and_beside_its_equals_in_splits(tmp_
         "test": ("a thing", "its test"),
     }
     assert [(p.kind, p.file) for p in found.problems] == [("unread-table", "attribution.csv")]
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [("image,title,text_1", "{},A red thing,"), ("image,caption_0,caption_1,text", "{},,,A red thing")],
+)
+def test_empty_columns_hide_no_others(header: str, row: str, tmp_path: Path) -> None:
+    paint(tmp_path / "a.png")
+    write(tmp_path / "own.csv", "\n".join([header, row.format("a.png")]) + "\n")
+    found = read_annotations(tmp_path)
+    assert [image.captions for image in found.images] == [("A red thing",)] and not found.problems

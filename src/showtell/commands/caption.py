@@ -62,7 +62,11 @@ def caption(
     n: Annotated[int, typer.Option("--n", min=1, max=100, help="Captions per image.")] = 1,
     beam: Annotated[
         int | None,
-        typer.Option(min=1, max=100, help="Beams per image [default: the bundle's, or n if larger]."),
+        typer.Option(
+            min=1,
+            max=100,
+            help="Beams per image [default: the bundle's, or n if larger; 20 or more with --max-length].",
+        ),
     ] = None,
     attention: Annotated[
         Path | None,
@@ -100,13 +104,16 @@ def caption(
     begins: Annotated[
         str, typer.Option(metavar="WORDS", help="Words that every caption begins with: 'a photo of'.")
     ] = "",
-    min_length: Annotated[int, typer.Option(min=0, max=100, help="Words that a caption has at least.")] = 0,
+    min_length: Annotated[
+        int, typer.Option(min=0, max=100, help="Words (or pieces of words) that a caption has at least.")
+    ] = 0,
     max_length: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=100,
-            help="Words that a caption has at most, without breaking off. [default: the bundle's, where one breaks off]",
+            help="Words (or pieces) that a caption has at most: it is searched for among those that end by then, with 20 beams or more. "
+            "[default: the bundle's, at which a caption is cut off]",
             show_default=False,
         ),
     ] = None,
@@ -129,7 +136,7 @@ def caption(
     """Caption images. A broken one is reported on stderr and skipped (exit code 1)."""
     if (diverse and n < 2) or (diversity is not None and not diverse):
         raise typer.BadParameter("--diverse needs --n 2 or more, and --diversity needs --diverse")
-    if sample and (required or excluded or diverse or consensus is not None or length_penalty is not None):
+    if sample and (required or excluded or diverse or consensus or length_penalty is not None):
         raise typer.BadParameter(
             "--with, --without, --diverse, --consensus and --length-penalty search, and --sample does not; leave out one"
         )
@@ -168,7 +175,7 @@ def caption(
     sampling = Sampling(**drawing) if sample else None
     wishes = Wishes(
         tuple(required or ()), tuple(excluded or ()), diverse, consensus=consensus, views=views,
-        **({} if diversity is None else {"diversity": diversity}), begins=begins, min_length=min_length, max_length=max_length, length_penalty=length_penalty, no_repeat_ngram=no_repeat,
+        **({} if diversity is None else {"diversity": diversity}), begins=begins, min_tokens=min_length, max_tokens=max_length, length_penalty=length_penalty, no_repeat_ngram=no_repeat,
     )  # fmt: skip
     captioner = load_captioner(folder, ensemble=others, device=device)
     with nullcontext() if out is None else CaptionFile(out, n) as file:

@@ -113,24 +113,31 @@ def _read_rows(draft: Draft, file: Path, split: str, *, within: str) -> None:
 
 
 def _captions(row: dict[str, Any]) -> list[Any] | None:
-    """A row's captions, of the first keys that have any; None where none has. Empty ones among several are left out."""
+    """A row's captions, of the first keys that have any; an empty one where all are empty, None where there is none.
+
+    Empty ones among several columns are left out.
+    """
+    empty: list[Any] | None = None
     for keys in _caption_keys(row):
         values = [row[key] for key in keys if row.get(key) is not None]
-        if values:
-            found = [caption for value in values for caption in (value if isinstance(value, list) else [value])]
-            return found if len(keys) == 1 else [c for c in found if not _is_empty(text_of(c))] or found[:1]
-    return None
+        found = [caption for value in values for caption in (value if isinstance(value, list) else [value])]
+        said = [caption for caption in found if not _is_empty(text_of(caption))]
+        if said:
+            return found if len(keys) == 1 else said
+        empty = empty or found[:1] or None
+    return empty
 
 
 def _caption_keys(row: dict[str, Any]) -> Iterator[list[str]]:
-    """Keys that belong together: a plain one, then the numbered ones of its kind in their order; else one for titles."""
-    if not _hold_captions(row):
-        yield from ([key] for key in _TITLE_KEYS)
+    """Keys that belong together: a plain one, then the numbered ones of its kind in their order; without a plain one, also
+    those for titles."""
     numbered = sorted((int(match[2]), match[1], key) for key in row if (match := _NUMBERED.fullmatch(key)))
     for stem in _STEMS:
         several = [key for _, of, key in numbered if of == stem]
         if several or stem in _CAPTION_KEYS:
             yield [stem, *several]
+    if row.keys().isdisjoint(_CAPTION_KEYS):
+        yield from ([key] for key in _TITLE_KEYS)
 
 
 def text_of(caption: object) -> object:

@@ -99,7 +99,12 @@ def forbid(
     scores: Tensor, history: Tensor | None, banned: Sequence[int], options: SearchOptions, *, step: int, end_id: int
 ) -> None:
     """Sets `scores` (A,K,V) to -inf, in place, for what may not be token number `step`, counted from 1: banned words,
-    those that would repeat an n-gram of `history`, and what the options rule out there."""
+    those that would repeat an n-gram of `history`, and what the options rule out there. One that has to come may."""
+    if (only := options.only(step, end_id)) is not None:
+        kept = scores[..., only].clone()
+        scores.fill_(NEVER)
+        scores[..., only] = kept
+        return
     if ruled_out := (*banned, *options.ruled_out(step, end_id)):
         scores.index_fill_(-1, _tensor(ruled_out, scores.device), NEVER)
     ngram = options.no_repeat_ngram
@@ -108,10 +113,6 @@ def forbid(
         last = history[..., history.shape[-1] - ngram + 1 :]  # (A,K,n-1)
         image, row, window = ((windows[..., :-1] == last[:, :, None]).all(-1)).nonzero(as_tuple=True)
         scores[image, row, windows[image, row, window, -1]] = NEVER
-    if (only := options.only(step, end_id)) is not None:
-        kept = scores[..., only].clone()
-        scores.fill_(NEVER)
-        scores[..., only] = kept
 
 
 @functools.cache  # a CUDA graph reads it for as long as it is replayed
