@@ -28,6 +28,7 @@ def test_a_cache_is_filled_once(recipe_file: Path, data: Path, tmp_path: Path) -
     same(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_further_views_are_cached_once_drawn_from_and_resumed_exactly(
     recipe_file: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_a_phase_that_trains_from_cached_maps_is_resumed_exactly(recipe_file: Pa
     assert lines(tmp_path / "live")[0] != lines(tmp_path / "whole")[0]
 
 
+@pytest.mark.slow
 def test_features_of_a_trained_cnn_stay_with_the_run(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     """One phase trains the CNN, the next one caches what it sees; each phase has one optimizer alone."""
     cache = tmp_path / "cache"

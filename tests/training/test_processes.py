@@ -84,6 +84,7 @@ def test_a_step_too_large_for_the_accelerator(
         refuse(RecipeError, hint, lambda recipe=recipe, name=name: train(recipe, data=data, out=tmp_path / name))
 
 
+@pytest.mark.slow
 def test_what_else_is_too_large_is_a_sentence_too(
     recipe_file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

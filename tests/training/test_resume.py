@@ -78,6 +78,7 @@ def test_resume_after_the_end_changes_nothing(whole: Path, recipe_file: Path, da
     assert (whole / "bundle" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_phases_that_have_not_begun_may_change(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     """A run of one phase gets a second, as if it had had it from the start; what has begun stays, from its first step."""
 
