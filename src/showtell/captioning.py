@@ -79,8 +79,8 @@ class BaseCaptioner(ABC):
         """The best caption of each image, in order, with n - 1 alternatives each.
 
         Images are paths, bytes, open files or PIL images; a single one needs no list. `beam` defaults to the bundle's
-        (to 20 or more with `wishes.max_tokens`) and is at least n. With `sampling` the n captions are drawn instead, likeliest first. `wishes` are words that
-        must or must not occur, and other ways to search. Raises `ImageError` for the first image that cannot be read,
+        (to 20 or more with `wishes.max_tokens`) and is at least n. With `sampling` the n captions are drawn instead,
+        likeliest first. `wishes` are words that must or must not occur, and other ways to search. Raises `ImageError` for the first image that cannot be read,
         `DataError` for a wish that cannot be met.
         """
         sources: Sequence[Source] = images if isinstance(images, list | tuple) else [images]  # type: ignore[list-item]

@@ -14,11 +14,11 @@ from showtell.commands.beside import TextFiles, with_own_texts
 from showtell.commands.inputs import Input, list_inputs, shard, sources
 from showtell.commands.rows import CaptionFile, Printer, check_caption_file, one_line
 from showtell.commands.terminal import CONSENSUS, ENSEMBLE, VIEWS, need_bundle, note
+from showtell.decoding import Sampling, Wishes
 from showtell.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from showtell.captioning import BaseCaptioner, Caption
-    from showtell.decoding import Sampling
 
 
 def caption(
@@ -136,7 +136,11 @@ def caption(
     """Caption images. A broken one is reported on stderr and skipped (exit code 1)."""
     if (diverse and n < 2) or (diversity is not None and not diverse):
         raise typer.BadParameter("--diverse needs --n 2 or more, and --diversity needs --diverse")
-    if sample and (required or excluded or diverse or consensus or length_penalty is not None):
+    wishes = Wishes(
+        tuple(required or ()), tuple(excluded or ()), diverse, consensus=consensus, views=views,
+        **({} if diversity is None else {"diversity": diversity}), begins=begins, min_tokens=min_length, max_tokens=max_length, length_penalty=length_penalty, no_repeat_ngram=no_repeat,
+    )  # fmt: skip
+    if sample and wishes.searched():
         raise typer.BadParameter(
             "--with, --without, --diverse, --consensus and --length-penalty search, and --sample does not; leave out one"
         )
@@ -168,15 +172,10 @@ def caption(
             typer.echo(texts.told())
             return
         inputs = iter(texts.left)
-    from showtell.decoding import Sampling, Wishes
     from showtell.images import decoding_threads
     from showtell.loading import load_captioner
 
     sampling = Sampling(**drawing) if sample else None
-    wishes = Wishes(
-        tuple(required or ()), tuple(excluded or ()), diverse, consensus=consensus, views=views,
-        **({} if diversity is None else {"diversity": diversity}), begins=begins, min_tokens=min_length, max_tokens=max_length, length_penalty=length_penalty, no_repeat_ngram=no_repeat,
-    )  # fmt: skip
     captioner = load_captioner(folder, ensemble=others, device=device)
     with nullcontext() if out is None else CaptionFile(out, n) as file:
         draw = _drawer(attention, captioner, sampling) if attention is not None else None
