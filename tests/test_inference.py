@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from showtell import Caption, Captioner, Sampling, Wishes
 from showtell.bundle import build_encoder, build_model, save_bundle
+from showtell.captioning import Word
 from showtell.data.annotations import read_annotations
 from showtell.data.mirror import mirror_caption
 from showtell.data.vocabulary import Vocabulary
@@ -64,6 +65,14 @@ def test_confidence_is_the_mean_of_all_that_the_model_said(captioner: Captioner,
         assert caption.finished == (end < -1e-3)  # nobody is sure of an end here
         said += [end] if caption.finished else []
         assert caption.confidence == pytest.approx(np.exp(np.mean(said)), rel=1e-4)
+
+
+def test_a_caption_is_printed_as_people_read_it() -> None:
+    words = tuple(Word(text, -0.5, np.full((8, 8), 1 / 64, dtype=np.float32)) for text in ("a", "dog"))
+    caption = Caption("a dog", -1.5, -0.5, words)
+    assert str(caption) == "a dog"
+    assert repr(caption) == "Caption(text='a dog', log_prob=-1.5, score=-0.5, alternatives=(), finished=True)"
+    assert repr(caption.words[0]) == "Word(text='a', log_prob=-0.5)"
 
 
 def test_n_best(captioner: Captioner, photos: list[Path]) -> None:

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class Word:
 
     text: str
     log_prob: float
-    attention: NDArray[np.float32] | None
+    attention: NDArray[np.float32] | None = field(repr=False)  # pages of numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,12 @@ class Caption:
     text: str
     log_prob: float
     score: float
-    words: tuple[Word, ...]
+    words: tuple[Word, ...] = field(repr=False)
     alternatives: tuple[Caption, ...] = ()
     finished: bool = True
+
+    def __str__(self) -> str:
+        return self.text
 
     @property
     def confidence(self) -> float:

@@ -26,6 +26,7 @@ from showtell.recipe import load_recipe
 from showtell.search import draw
 from showtell.training.distillation import Distillation
 from showtell.training.graphs import Function, Recorded, Recorder, worth_recording
+from showtell.training.learner import Learner
 from showtell.training.lesson import Lesson
 from showtell.training.loop import train_steps
 from showtell.training.objectives import CrossEntropy
@@ -300,10 +301,9 @@ def test_nothing_of_a_step_is_left_when_the_next_begins(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     optimizer.param_groups[0] |= {"base_lr": 0.1, "first_epoch": 0}
     batch = batch_of(model, images[:4], vocabulary, "cpu")
+    learner = Learner(model, objective, dict(model.named_parameters()), optimizer, averaged=None, epochs=1)
     steps = train_steps(
-        [batch] * 3, model=model, objective=objective, optimizer=optimizer, accelerator=Accelerator(cpu=True),
-        train=TrainConfig(), trained=dict(model.named_parameters()), averaged=None, before=0, first_step=0,
-        epoch_steps=3, phase_steps=3,
+        [batch] * 3, learner=learner, accelerator=Accelerator(cpu=True), train=TrainConfig(), before=0, first_step=0, epoch_steps=3
     )  # fmt: skip
     assert len(list(steps)) == len(losses) == 3
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from showtell.config import PhaseConfig, TrainConfig
 from showtell.data.dataset import Batch
+from showtell.training.learner import Learner
 from showtell.training.lesson import Lesson
 from showtell.training.loop import train_steps
 from showtell.training.optim import build_optimizer
@@ -37,9 +38,9 @@ def final(*, early_size: float, clip: float, waits: bool) -> tuple[dict[str, Ten
         return Lesson(loss, loss.item(), 1)
 
     batch = Batch(torch.ones(1, 2), torch.zeros(1, 1, 1, dtype=torch.long), ("a",))
+    learner = Learner(model, objective, parameters, optimizer, averaged=None, epochs=2)  # type: ignore[arg-type]
     steps = train_steps(
-        [batch] * STEPS, model=model, objective=objective, optimizer=optimizer, accelerator=Accelerator(cpu=True), train=train,  # type: ignore[arg-type]
-        trained=parameters, averaged=None, before=0, first_step=0, epoch_steps=STEPS, phase_steps=2 * STEPS,
+        [batch] * STEPS, learner=learner, accelerator=Accelerator(cpu=True), train=train, before=0, first_step=0, epoch_steps=STEPS
     )  # fmt: skip
     assert len(list(steps)) == STEPS
     after = {name: parameter.detach() for name, parameter in parameters.items()}

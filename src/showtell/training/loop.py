@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from showtell.config import Recipe, TrainConfig
 from showtell.data.dataset import Batch
 from showtell.errors import RecipeError, first_line
-from showtell.model.captioner import CaptionerModel
 from showtell.recipe import phase_key
-from showtell.training.lesson import Objective
-from showtell.training.optim import AveragedWeights, set_learning_rate
+from showtell.training.learner import Learner
+from showtell.training.optim import set_learning_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +33,19 @@ class StepReport:
 def train_steps(
     batches: Iterable[Batch],
     *,
-    model: CaptionerModel,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
+    learner: Learner,
     accelerator: Accelerator,
     train: TrainConfig,
-    trained: dict[str, Tensor],
-    averaged: AveragedWeights | None,
     before: int,
     first_step: int,
     epoch_steps: int,
-    phase_steps: int,
 ) -> Iterator[StepReport]:
     """Trains on `batches` in order; the first one is step `first_step` of an epoch of `epoch_steps`.
 
-    The phase has `phase_steps`, `before` of them in earlier epochs. `trained` holds the parameters that change, by
-    name: their gradients are clipped and their values averaged. Gradients are averaged over `train.accumulate` batches,
-    or fewer at the epoch's end.
+    There were `before` steps in earlier epochs of the phase. Gradients are averaged over `train.accumulate` batches, or
+    fewer at the epoch's end.
     """
+    model, optimizer, phase_steps = learner.model, learner.optimizer, learner.epochs * epoch_steps
     for index, batch in enumerate(batches, start=first_step):
         model.train()  # an objective may have left it in `eval()`
         lr = set_learning_rate(
@@ -62,7 +55,7 @@ def train_steps(
         complete = (index + 1) % train.accumulate == 0 or index + 1 == epoch_steps
         batch = batch.to(accelerator.device)
         with contextlib.nullcontext() if complete else accelerator.no_sync(model):
-            lesson = objective(model, batch, progress=(before + index) / phase_steps)
+            lesson = learner.objective(model, batch, progress=(before + index) / phase_steps)
             accelerator.backward(lesson.loss / window)
         value, weight = lesson.value, lesson.weight
         del lesson  # its graph would still be alive when the next step is recorded
@@ -72,11 +65,11 @@ def train_steps(
                     for parameter in group["params"]:
                         parameter.grad = None
             if train.clip:
-                accelerator.clip_grad_norm_(list(trained.values()), train.clip)
+                accelerator.clip_grad_norm_(list(learner.trained.values()), train.clip)
             optimizer.step()
             optimizer.zero_grad()
-            if averaged is not None:
-                averaged.update(trained)
+            if learner.averaged is not None:
+                learner.averaged.update(learner.trained)
         yield StepReport(value=value, weight=weight, lr=lr, complete=complete)
 
 

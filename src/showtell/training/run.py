@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from showtell.bundle import (
     build_encoder,
@@ -30,11 +29,12 @@ from showtell.data.annotations import CaptionedImage
 from showtell.hub import resolve
 from showtell.metrics import Protocol, Report, describe
 from showtell.model.decoders import check_decoder
-from showtell.training.checkpoint import Position, load_optimizer, optimizer_tensors, read_checkpoint, write_checkpoint
+from showtell.training.checkpoint import Position, read_checkpoint, write_checkpoint
 from showtell.training.encodings import Encodings
 from showtell.training.folder import check_folder, save_recipe
 from showtell.training.graphs import recorded
 from showtell.training.interrupt import Interrupt
+from showtell.training.learner import Learner
 from showtell.training.loop import diverged, out_of_memory, too_large, train_steps
 from showtell.training.objectives import build_objective
 from showtell.training.optim import AveragedWeights, build_optimizer
@@ -109,10 +109,9 @@ def train(
 
 
 class Run:
-    """The state of one training run: model, optimizer, averaged weights, position."""
+    """The state of one training run: its data, its model, how far it has come."""
 
-    wrapped: Any  # the model as steps call it; it and the optimizer are made anew for each phase
-    optimizer: Any
+    learner: Learner  # of the current phase
 
     def __init__(
         self,
@@ -240,17 +239,12 @@ class Run:
         total, place.processes = len(order), world
         steps = train_steps(
             self.samples.batches(order[place.step :], encoder=self.model.encoder, phase=self.phase, epoch=place.epoch),
-            model=self.wrapped,
-            objective=self.objective,
-            optimizer=self.optimizer,
+            learner=self.learner,
             accelerator=self.accelerator,
             train=train,
-            trained=self.trained,
-            averaged=self.averaged,
             before=place.phase_epoch * total,
             first_step=place.step,
             epoch_steps=total,
-            phase_steps=self.phase_epochs * total,
         )
         for done in steps:
             place.step += 1
@@ -269,10 +263,7 @@ class Run:
     def _check_finite(self) -> None:
         """Raises `RecipeError` in all processes if weights or losses are not finite in one of them."""
         place, out = self.position, self.out
-        tensors = [*self.trained.values(), *(self.averaged.average.values() if self.averaged is not None else ())]
-        finite = torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all()
-        finite = finite & math.isfinite(place.total)
-        if bool(self.accelerator.gather(finite.to(torch.uint8).reshape(1)).all()):
+        if bool(self.accelerator.gather(self.learner.finite(place.total)).all()):
             return
         kept = f"epoch {place.best_epoch}, the best so far, stays in {out / 'bundle'}" if place.best_epoch else ""
         half = self.accelerator.mixed_precision != "no"
@@ -283,19 +274,16 @@ class Run:
     def _finish_epoch(self, started: float) -> EpochReport:
         """Validates, keeps the bundle if it is the best so far, and reports the epoch."""
         place = self.position
-        if self.averaged is not None:
-            self.averaged.swap(self.trained)
-        candidates, scores, scored = self._validate()
-        best = scores["cider"] > place.best_cider
-        place.epoch += 1
-        place.phase_epoch += 1
-        place.stale = 0 if best else place.stale + 1
-        if best:
-            place.best_cider, place.best_epoch = scores["cider"], place.epoch
-            if scored is not None:
-                self._save_bundle(scored)
-        if self.averaged is not None:
-            self.averaged.swap(self.trained)
+        with self.learner.averages():
+            candidates, scores, scored = self._validate()
+            best = scores["cider"] > place.best_cider
+            place.epoch += 1
+            place.phase_epoch += 1
+            place.stale = 0 if best else place.stale + 1
+            if best:
+                place.best_cider, place.best_epoch = scores["cider"], place.epoch
+                if scored is not None:
+                    self._save_bundle(scored)
         self_critical, mean = self.phase.objective == "self-critical", place.total / max(1, place.weight)
         report = EpochReport(
             epoch=place.epoch,
@@ -322,8 +310,9 @@ class Run:
 
     def _phase_is_over(self) -> bool:
         place = self.position
-        patience = math.ceil(self.recipe.train.patience * self.phase_epochs / self.phase.epochs)
-        return place.phase_epoch >= self.phase_epochs or place.stale >= patience
+        epochs = self.learner.epochs
+        patience = math.ceil(self.recipe.train.patience * epochs / self.phase.epochs)
+        return place.phase_epoch >= epochs or place.stale >= patience
 
     def _count_epochs(self) -> int:
         """Epochs of the current phase: the recipe's, or, with few images, as many as `min_steps` takes."""
@@ -349,7 +338,7 @@ class Run:
 
     def _start_phase(self, tensors: dict[str, Tensor]) -> None:
         """Freezes and unfreezes, fills the cache, builds the optimizer. `tensors`: the checkpoint's, when resuming."""
-        self.wrapped = self.optimizer = None  # and with them the recordings of the previous phase
+        vars(self).pop("learner", None)  # and with it the recordings of the previous phase
         self.accelerator.free_memory()  # it holds the previous phase's optimizer, and would scale its gradients too
         if self.position.phase >= len(self.recipe.phases()):
             return
@@ -364,32 +353,36 @@ class Run:
         chosen = encoder.unfreeze_from(phase.encoder_from) if phase.encoder_from else []
         encoder.checkpoint_gradients(self.recipe.train.gradient_checkpointing and bool(chosen))
         place.encoder_trained |= bool(chosen)
-        self.phase_epochs = self._count_epochs()
-        self.objective = build_objective(
-            phase, train=self.recipe.train, search=self.recipe.search, vocabulary=self.samples.vocabulary,
-            images=self.samples.train_images, teachers=self.teachers, autocast=self.accelerator.autocast,
-        )  # fmt: skip
-        self.trained = {name: t for name, t in unique_tensors(self.model).items() if t.requires_grad}
-        self.optimizer = build_optimizer(
-            self.model.decoder.parameters(), chosen, phase=phase, weight_decay=self.recipe.train.weight_decay
-        )
-        decay = self.recipe.train.ema
-        self.averaged = AveragedWeights(self.trained, decay=decay) if decay else None
-        if any(name.startswith("optimizer/") for name in tensors):
-            load_optimizer(self.optimizer, tensors)
-        if self.averaged is not None and place.averaged:
-            self.averaged.count = place.averaged
-            for name, average in self.averaged.average.items():
-                average.copy_(tensors[f"averaged/{name}"])
+        learner = self._build_learner(chosen)
+        learner.load(tensors, averaged=place.averaged)
         if "rng" in tensors:
             torch.set_rng_state(tensors["rng"])
         if "rng_cuda" in tensors and self.accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng_cuda"])
-        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        learner.model, learner.optimizer = self.accelerator.prepare(self.model, learner.optimizer)
         replayed = recorded(
             self.model, accelerator=self.accelerator, train=self.recipe.train, phase=phase, note=self._note
         )
-        self.wrapped = replayed or self.wrapped
+        learner.model = replayed or learner.model
+        self.learner = learner
+
+    def _build_learner(self, blocks: Sequence[Sequence[nn.Parameter]]) -> Learner:
+        """The current phase's learner; of the CNN, it trains `blocks`."""
+        phase, train = self.phase, self.recipe.train
+        trained = {name: tensor for name, tensor in unique_tensors(self.model).items() if tensor.requires_grad}
+        return Learner(
+            model=self.model,
+            objective=build_objective(
+                phase, train=train, search=self.recipe.search, vocabulary=self.samples.vocabulary,
+                images=self.samples.train_images, teachers=self.teachers, autocast=self.accelerator.autocast,
+            ),
+            trained=trained,
+            optimizer=build_optimizer(
+                self.model.decoder.parameters(), blocks, phase=phase, weight_decay=train.weight_decay
+            ),
+            averaged=AveragedWeights(trained, decay=train.ema) if train.ema else None,
+            epochs=self._count_epochs(),
+        )  # fmt: skip
 
     def _save_bundle(self, scored: Report) -> None:
         training = {
@@ -410,10 +403,9 @@ class Run:
             place.teachers = self.teachers.fingerprint
         model = unique_tensors(self.model)
         tensors = {f"model/{n}": t for n, t in model.items() if n.startswith("decoder.") or place.encoder_trained}
-        tensors |= optimizer_tensors(self.optimizer) if place.phase_epoch or place.step else {}
-        if self.averaged is not None and (place.phase_epoch or place.step):
-            place.averaged = self.averaged.count
-            tensors |= {f"averaged/{name}": t for name, t in self.averaged.average.items()}
+        if place.phase_epoch or place.step:
+            place.averaged = self.learner.averaged.count if self.learner.averaged is not None else 0
+            tensors |= self.learner.tensors()
         tensors["rng"] = torch.get_rng_state()
         if self.accelerator.device.type == "cuda":
             tensors["rng_cuda"] = torch.cuda.get_rng_state()
