@@ -12,7 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from showtell.data.annotations import SPLITS, Annotations, CaptionedImage, Problem, read_annotations
+from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
+from showtell.data.draft import Problem
+from showtell.data.splits import SPLITS
 from showtell.errors import ImageError
 from showtell.writing import AM, APART, marks, word_pattern
 

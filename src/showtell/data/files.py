@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from showtell.data.annotations import Draft
+from showtell.data.draft import Draft
 from showtell.images import SUFFIXES
 
 _SPLIT_IN_A_NAME = re.compile(

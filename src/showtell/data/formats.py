@@ -10,8 +10,9 @@ from collections.abc import Collection, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from showtell.data.annotations import SPLIT_NAMES, Draft
+from showtell.data.draft import Draft
 from showtell.data.files import candidates, head, image_folders, numbered_lines, parse_json, split_in_the_name
+from showtell.data.splits import SPLIT_NAMES
 from showtell.data.tables import find_tables, read_captions, read_titles, text_of
 from showtell.errors import DataError
 from showtell.images import SUFFIXES

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from showtell.data.annotations import SPLIT_NAMES, Draft
+from showtell.data.draft import Draft
 from showtell.data.files import candidates, head, image_folders, numbered_lines, parse_json, split_in_the_name
+from showtell.data.splits import SPLIT_NAMES
 
 # The first of these that a row has is used: file names before numbers.
 _IMAGE_KEYS = (
