@@ -18,10 +18,8 @@ from showtell.model.encoder import Encoder
 from showtell.model.splitting import Stem
 from showtell.paths import cache_folder, is_cache
 from showtell.recipe import parse_recipe, phase_key
-from showtell.training.samples import HalfWay, Samples
+from showtell.training.samples import Caches, HalfWay, Samples
 from showtell.training.teachers import Teachers
-
-Caches = dict[AugmentedView, FeatureCache]
 
 
 class Encodings:
@@ -117,7 +115,8 @@ class Encodings:
         self, phase: PhaseConfig, source: Encoder | Stem, fingerprint: str, *, decoded_for: int = 0, of: str = ""
     ) -> Caches:
         """One cache for each view of the phase; those after the first lie in the first one's folder."""
-        caches, folder = {}, self.own / fingerprint[:16]
+        caches: dict[AugmentedView, FeatureCache] = {}
+        folder = self.own / fingerprint[:16]
         if self._is_shared(fingerprint):
             folder = cache_folder(self.recipe.data.cache, fingerprint)
         of = of or self.recipe.encoder.describe()

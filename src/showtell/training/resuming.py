@@ -13,7 +13,8 @@ from showtell.training.samples import Samples
 def check_resumed(before: Position, now: Position, *, samples: Samples, recipe: Recipe, out: Path) -> None:
     """`RecipeError` unless the run in `out`, which is at `before`, may go on as `now`, the start of the same run with
     what was found today. What `before` does not record is not compared."""
-    samples.check_same(before.data, out=out)
+    if before.data != now.data:
+        raise RecipeError(_other_data(samples, recipe, out))
     if before.encoder != now.encoder:
         raise RecipeError(
             f"{out} began with other weights of the encoder, or with a processor, torch or timm that computes it otherwise; give the "
@@ -39,3 +40,16 @@ def check_processes(position: Position, world: int, *, out: object) -> None:
             f"{out} was interrupted within an epoch of {position.processes} process{'es' * (position.processes > 1)}, and resumes "
             f"with {world}; take as many as before until that epoch is over"
         )
+
+
+def _other_data(samples: Samples, recipe: Recipe, out: Path) -> str:
+    copies = (
+        f"; this version puts copies into one split, for which it moved {samples.moved} of these images: a run from before goes on with "
+        "the version that it began with"
+    )
+    began = " or began with a captioner of other words" if recipe.train.start else ""
+    same = "--data and --start" if recipe.train.start else "--data"
+    return (
+        f"{out} was trained on other images or captions than those found now{began}; give the same {same}, or use another --out"
+        f"{copies if samples.moved else ''}"
+    )

@@ -43,7 +43,7 @@ from showtell.training.processes import build_accelerator, epoch_seed, share
 from showtell.training.resuming import check_resumed
 from showtell.training.runlog import EpochReport, RunLog
 from showtell.training.samples import Samples
-from showtell.training.starting import take_over
+from showtell.training.starting import compare_words, take_over
 from showtell.training.teachers import Teachers
 from showtell.training.trackers import Trackers, check_trackers
 from showtell.training.validation import validate
@@ -152,10 +152,12 @@ class Run:
         self.model = build_model(recipe, encoder, len(self.samples.vocabulary)).to(self.accelerator.device)
         if start is not None:
             take_over(self.model.decoder, start.decoder)
-            for sentence in self.samples.compared(start.vocabulary, start.config["training"].get("dataset")):
+            dataset = start.config["training"].get("dataset")
+            for sentence in compare_words(self.samples, start.vocabulary, dataset=dataset):
                 note(f"{recipe.train.start}: {sentence}")
         elif self.teachers:
-            for sentence in self.samples.compared(self.teachers.vocabulary, self.teachers.dataset):
+            theirs, dataset = self.teachers.vocabulary, self.teachers.dataset
+            for sentence in compare_words(self.samples, theirs, dataset=dataset, teaches=True):
                 note(f"{names[0]}: {sentence}")
         self.position = Position(
             data=self.samples.fingerprint,

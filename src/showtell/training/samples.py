@@ -25,14 +25,14 @@ from showtell.data.features import (
     space_needed,
 )
 from showtell.data.vocabulary import Vocabulary
-from showtell.errors import DataError, RecipeError
+from showtell.errors import DataError
 from showtell.images import decoding_threads
 from showtell.model.encoder import Encoder
 from showtell.model.splitting import Stem
 
 Encode = Callable[[Tensor], Tensor]
+Caches = Mapping[AugmentedView, FeatureCache]  # one for each view of the images
 
-_OTHER_LANGUAGE = 0.5  # share of unknown words
 _WORTH_TELLING = 1_000_000_000  # bytes of features
 
 
@@ -40,7 +40,7 @@ _WORTH_TELLING = 1_000_000_000  # bytes of features
 class HalfWay:
     """A stem's outputs for images, one cache per view; `finish` turns cached rows into features (B,R,F)."""
 
-    caches: Mapping[AugmentedView, FeatureCache]
+    caches: Caches
     finish: Encode
 
     def cache(self, view: AugmentedView) -> FeatureCache | None:
@@ -79,9 +79,9 @@ class Samples:
                 f"see  showtell data check {path}"
             )
         self.name, self.dataset = annotations.root.resolve().name, annotations.dataset
-        self._moved = annotations.moved
+        self.moved = annotations.moved  # copies moved to the split of the first of them
         self._listed = annotations.split("train"), annotations.split("val")
-        self._known, self._more_words = known, more_words
+        self._known = known
         self.vocabulary = (
             Vocabulary.train(self.captions, kind=data.vocabulary, min_count=data.min_count, size=data.vocabulary_size)
             if known is None
@@ -91,7 +91,7 @@ class Samples:
         )
         self.train: list[Group] = []
         self.val: tuple[CaptionedImage, ...] = ()
-        self.caches: Mapping[AugmentedView, FeatureCache] = {}  # empty while the images themselves are read
+        self.caches: Caches = {}  # empty while the images themselves are read
         self._of_teachers: list[list[FeatureCache]] = []  # for each of their encoders, the same views
         self._stem: Stem | None = None  # set if the caches hold its outputs instead of features
         self._broken: frozenset[Path] | None = None  # images that cannot be decoded; None until checked
@@ -120,92 +120,74 @@ class Samples:
             said.append(self._known.listed())
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
-    def check_same(self, fingerprint: str, *, out: Path) -> None:
-        """`RecipeError` unless the samples have the `fingerprint` that the run in `out` began with."""
-        if self.fingerprint == fingerprint:
-            return
-        copies = (
-            f"; this version puts copies into one split, for which it moved {self._moved} of these images: a run from before goes on with "
-            "the version that it began with"
-        )
-        started = bool(self._recipe.train.start)
-        began = " or began with a captioner of other words" if started else ""
-        same = "--data and --start" if started else "--data"
-        raise RecipeError(
-            f"{out} was trained on other images or captions than those found now{began}; give the same {same}, or use another --out"
-            f"{copies if self._moved else ''}"
-        )
-
-    def compared(self, known: Vocabulary, trained_on: str | None) -> Iterator[str]:
-        """Notes on these samples for training with the vocabulary `known` of another captioner, one to start from or a
-        teacher. `DataError` if their captions are in another language."""
-        yield f"{len(known)} words are taken over, {len(self.vocabulary) - len(known)} are new to it"
-        unknown = self.vocabulary.unknown_rate(self.captions)
-        if unknown > _OTHER_LANGUAGE and not self._more_words:
-            raise DataError(
-                f"of the words in the captions the teacher knows {100 * (1 - unknown):.0f} %; name teachers of this language"
-            )
-        if unknown > _OTHER_LANGUAGE:
-            raise DataError(
-                f"of the words in the captions the captioner to begin with knows {100 * (1 - unknown):.0f} %, even with those that were added; "
-                "begin without one, or with one of this language, or lower data.min_count"
-            )
-        if trained_on == self.name:
-            yield (
-                f"it was trained on data of the same name, {self.name}: scores on images that it was taught flatter; they are to be in train "
-                "again, as they are where the data have splits of their own"
-            )
-
     def from_cache(
         self,
-        caches: Mapping[AugmentedView, FeatureCache],
+        caches: Caches,
         *,
         encode: Encode,
         ahead: int,
         stem: Stem | None = None,
         half_way: HalfWay | None = None,
-        of_teachers: Sequence[tuple[Mapping[AugmentedView, FeatureCache], Encode]] = (),
+        of_teachers: Sequence[tuple[Caches, Encode]] = (),
     ) -> None:
         """Reads a frozen encoder's features, or its `stem`'s outputs, from the caches, one per view; encodes what is
         missing there, from `half_way` where possible. Validation uses the first view. `ahead` is `encode_into`'s.
         `of_teachers` are other encoders' caches of the same views, for training alone, and how those encode.
         Raises as `from_images` does, and `CacheError` if the disk is too small."""
-        plain = next(iter(caches.values()))
-        train_paths = image_paths(self._listed[0])
-        wanted = [(cache, train_paths if view.number else self._paths()) for view, cache in caches.items()]
         others = [theirs for theirs, _ in of_teachers if theirs is not caches]
-        wanted += [(cache, train_paths) for theirs in others for cache in theirs.values()]
-        if (more := space_needed(wanted)) >= _WORTH_TELLING:
-            self._note(f"features: up to {more / 1e9:.1f} GB more in {plain.folder.parent if others else plain.folder}")
-
-        def fill(
-            view: AugmentedView, cache: FeatureCache, encode: Encode, *,
-            half_way: HalfWay | None = None, what: str = "encoding images",
-        ) -> None:  # fmt: skip
-            paths = self._paths()
-            if cache is not plain:  # which is filled and has shown which images cannot be decoded
-                paths = [image.path for image in self._listed[0] if plain.row(image.path) is not None]
-            what += f", view {view.number + 1} of {len(caches)}" if len(caches) > 1 else ""
-            progress = functools.partial(self._progress, what)
-            if half_way and (source := half_way.cache(view)):
-                encode_rows(cache, paths, source=source, encode=half_way.finish, progress=progress)
-            failures = encode_into(
-                cache, paths, encode=encode, transform=view, workers=self._workers, ahead=ahead,
-                progress=progress,
-            )  # fmt: skip
-            self._tell(failures)
-
+        self._tell_space(caches, others)
+        plain, *augmented = caches.values()
+        fill = functools.partial(self._fill, views=len(caches), ahead=ahead)
         for view, cache in caches.items():
-            fill(view, cache, encode, half_way=half_way)
+            paths = self._paths() if cache is plain else self._train_paths_in(plain)
+            fill(cache, view, paths, encode=encode, half_way=half_way)
         for number, (theirs, their_encode) in enumerate(of_teachers, start=1):
+            what = f"encoding images for teachers, {number} of {len(of_teachers)}"
             for view, cache in theirs.items() if theirs is not caches else ():
-                fill(view, cache, their_encode, what=f"encoding images for teachers, {number} of {len(of_teachers)}")
+                fill(cache, view, self._train_paths_in(plain), encode=their_encode, what=what)
         self.caches, self._stem = caches, stem
         self._of_teachers = [list(theirs.values()) for theirs, _ in of_teachers]
-        needed = {"train": (*caches.values(), *(cache for theirs in self._of_teachers for cache in theirs))}
+        for_training = [plain, *augmented, *(cache for theirs in self._of_teachers for cache in theirs)]
         self._choose(
-            lambda image: all(cache.row(image.path) is not None for cache in needed.get(image.split or "", (plain,)))
+            lambda image: all(
+                cache.row(image.path) is not None for cache in (for_training if image.split == "train" else [plain])
+            )
         )
+
+    def _tell_space(self, caches: Caches, others: Sequence[Caches]) -> None:
+        """Says how much disk the views in `caches`, and in those of `others`, will take, if that is much."""
+        train_paths = image_paths(self._listed[0])
+        wanted = [(cache, train_paths if view.number else self._paths()) for view, cache in caches.items()]
+        wanted += [(cache, train_paths) for theirs in others for cache in theirs.values()]
+        if (more := space_needed(wanted)) >= _WORTH_TELLING:
+            folder = next(iter(caches.values())).folder
+            self._note(f"features: up to {more / 1e9:.1f} GB more in {folder.parent if others else folder}")
+
+    def _fill(
+        self,
+        cache: FeatureCache,
+        view: AugmentedView,
+        paths: Sequence[Path],
+        *,
+        encode: Encode,
+        views: int,
+        ahead: int,
+        half_way: HalfWay | None = None,
+        what: str = "encoding images",
+    ) -> None:
+        """Encodes what `cache` lacks of a view, one of `views`."""
+        what += f", view {view.number + 1} of {views}" if views > 1 else ""
+        progress = functools.partial(self._progress, what)
+        if half_way and (source := half_way.cache(view)):
+            encode_rows(cache, paths, source=source, encode=half_way.finish, progress=progress)
+        failures = encode_into(
+            cache, paths, encode=encode, transform=view, workers=self._workers, ahead=ahead, progress=progress
+        )
+        self._tell(failures)
+
+    def _train_paths_in(self, cache: FeatureCache) -> list[Path]:
+        """The training images in a filled cache, which has shown which of them can be decoded."""
+        return [image.path for image in self._listed[0] if cache.row(image.path) is not None]
 
     def from_images(self) -> None:
         """Reads the images, as features change. `DataError` if no train or fewer than two val images can be decoded."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -10,13 +10,15 @@ from torch import Tensor
 
 from showtell.bundle import read_recipe
 from showtell.config import OF_TRAINING, Recipe
-from showtell.data.vocabulary import SPECIAL
-from showtell.errors import RecipeError
+from showtell.data.vocabulary import SPECIAL, Vocabulary
+from showtell.errors import DataError, RecipeError
 from showtell.hub import need_folder, resolve
 from showtell.model.decoders import Decoder
+from showtell.training.samples import Samples
 
 VOCABULARY = ("vocabulary", "vocabulary_size")
 _SPLIT = ("val", "test", "split_seed")  # the captioner's own, so that the same data are split the same way
+_OTHER_LANGUAGE = 0.5  # share of unknown words
 
 
 def begin_with(
@@ -63,6 +65,30 @@ def data_as_in(recipe: Recipe, theirs: Recipe) -> Recipe:
     split = [key for key in _SPLIT if key not in recipe.data.model_fields_set]
     data = {key: getattr(theirs.data, key) for key in (*VOCABULARY, *split)}
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=data)})
+
+
+def compare_words(samples: Samples, known: Vocabulary, *, dataset: str | None, teaches: bool = False) -> Iterator[str]:
+    """Notes on training on `samples` with the words `known` of another captioner, which starts the training or `teaches`.
+
+    `dataset` is the name of the data that it was trained on. `DataError` if the captions are in another language.
+    """
+    words = samples.vocabulary
+    yield f"{len(known)} words are taken over, {len(words) - len(known)} are new to it"
+    unknown = words.unknown_rate(samples.captions)
+    if unknown > _OTHER_LANGUAGE and teaches:
+        raise DataError(
+            f"of the words in the captions the teacher knows {100 * (1 - unknown):.0f} %; name teachers of this language"
+        )
+    if unknown > _OTHER_LANGUAGE:
+        raise DataError(
+            f"of the words in the captions the captioner to begin with knows {100 * (1 - unknown):.0f} %, even with those that were added; "
+            "begin without one, or with one of this language, or lower data.min_count"
+        )
+    if dataset == samples.name:
+        yield (
+            f"it was trained on data of the same name, {samples.name}: scores on images that it was taught flatter; they are to be in train "
+            "again, as they are where the data have splits of their own"
+        )
 
 
 @torch.no_grad()
