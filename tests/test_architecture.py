@@ -23,7 +23,7 @@ LAYERS = (
     ("demo",),
     ("report", "serve"),
     ("training",),
-    ("against", "choosing", "results"),
+    ("against", "choosing", "explaining", "results"),
     ("evaluation", "trace"),
     ("matching", "scores"),
     ("clip", "loading"),

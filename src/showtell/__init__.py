@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
     from showtell.decoding import Sampling, Wishes
     from showtell.errors import ShowtellError
+    from showtell.explaining import Explanation, explain
     from showtell.inference import Captioner
     from showtell.metrics.evaluate import evaluate
     from showtell.recipe import load_recipe
@@ -26,12 +27,14 @@ _HOMES = {
     "Caption": "showtell.captioning",
     "CaptionedImage": "showtell.data.annotations",
     "Captioner": "showtell.inference",
+    "Explanation": "showtell.explaining",
     "Recipe": "showtell.config",
     "Sampling": "showtell.decoding",
     "ShowtellError": "showtell.errors",
     "Wishes": "showtell.decoding",
     "Word": "showtell.captioning",
     "evaluate": "showtell.metrics",
+    "explain": "showtell.explaining",
     "load_recipe": "showtell.recipe",
     "read_annotations": "showtell.data.annotations",
     "train": "showtell.training.run",
@@ -42,6 +45,7 @@ __all__ = [
     "Caption",
     "CaptionedImage",
     "Captioner",
+    "Explanation",
     "Recipe",
     "Sampling",
     "ShowtellError",
@@ -49,6 +53,7 @@ __all__ = [
     "Word",
     "__version__",
     "evaluate",
+    "explain",
     "load_recipe",
     "read_annotations",
     "train",

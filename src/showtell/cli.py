@@ -1,5 +1,5 @@
 """The `showtell` command line: data · train · tune · evaluate · decoding · caption · report · export · push · serve ·
-trace · demo.
+explain · trace · demo.
 
 Exit codes: 0 done; 1 some inputs failed, the rest are done; 2 wrong input; 130 interrupted. Results go to stdout,
 progress and notes to stderr. Nothing heavy is imported before the arguments have been checked.
@@ -18,7 +18,21 @@ import typer
 from typer.core import TyperGroup
 
 import showtell
-from showtell.commands import caption, data, decoding, demo, evaluate, export, push, report, serve, trace, train, tune
+from showtell.commands import (
+    caption,
+    data,
+    decoding,
+    demo,
+    evaluate,
+    explain,
+    export,
+    push,
+    report,
+    serve,
+    trace,
+    train,
+    tune,
+)
 from showtell.errors import ShowtellError, first_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors from writing to an open file do not name it
@@ -93,6 +107,7 @@ app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("push")(push.push)
 app.command("serve")(serve.serve)
+app.command("explain")(explain.explain)
 app.command("trace")(trace.trace)
 app.command("demo")(demo.demo)
 

@@ -166,6 +166,12 @@ class Vocabulary:
         """A hash of all tokens and their order."""
         return hashlib.sha256(json.dumps(self.listed()).encode()).hexdigest()
 
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a text that the vocabulary does not have, each once."""
+        encoding = self._tokenizer.encode(text)
+        offsets = [span for span, i in zip(encoding.offsets, encoding.ids, strict=True) if i == self.unk_id]
+        return list(dict.fromkeys(text[begin:end] for begin, end in offsets))
+
     def unknown_rate(self, captions: Iterable[str]) -> float:
         """The share, 0 … 1, of words in `captions` that the vocabulary does not have."""
         ids = [i for encoding in self._tokenizer.encode_batch(list(captions)) for i in encoding.ids]

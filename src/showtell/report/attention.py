@@ -1,4 +1,4 @@
-"""Draws where the decoder looked: the photo, then one tile per word, aligned with what the encoder saw."""
+"""Draws maps of words: the photo, then one tile per word, aligned with what the encoder saw."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from showtell.images import ImageTransform
 
 if TYPE_CHECKING:
     from showtell.captioning import Caption
+    from showtell.explaining import Explanation
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -48,23 +49,43 @@ def draw_attention(
 
     `attention` (T,h,w) covers the part of the image that `transform` shows the encoder; the rest is dimmed.
     """
+    return _draw(image, words, [_brightness(weights) for weights in attention], transform)
+
+
+def draw_explanation(image: Image.Image, explanation: Explanation, transform: ImageTransform) -> Image.Image:
+    """An RGB picture: the photo, then the photo once for each word, as bright in a place as the word loses without it.
+
+    The brightest place of all words is where the most is lost; words that need nothing from the photo stay dark.
+    """
+    lost = [word.cells.clip(0) for word in explanation.words]
+    most = max((float(cells.max()) for cells in lost), default=0.0) or 1.0
+    maps = [(cells / most).astype(np.float32) for cells in lost]
+    return _draw(image, [word.text for word in explanation.words], maps, transform)
+
+
+def _draw(
+    image: Image.Image, words: Sequence[str], maps: Sequence[NDArray[np.float32]], transform: ImageTransform
+) -> Image.Image:
+    """The photo, then one tile for each word and its map (h,w) of brightness, 0 … 1."""
     scale = _TILE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     photo = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     box = tuple(round(side * scale) for side in transform.crop_box(*image.size))
-    tiles = [(photo, ""), *((_overlay(photo, a, box), w) for w, a in zip(words, attention, strict=True))]
+    tiles = [(photo, ""), *((_overlay(photo, bright, box), word) for word, bright in zip(words, maps, strict=True))]
     return _sheet(tiles, size)
 
 
-def _overlay(photo: Image.Image, weights: NDArray[np.float32], box: tuple[int, ...]) -> Image.Image:
-    """The photo, darkened where the weights are small; interpolated, because the grid is coarser than the picture.
-
-    Weights that sum to less than one darken all of it in proportion.
-    """
-    left, top, right, bottom = box
+def _brightness(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Attention (h,w) -> 0 … 1; weights that sum to less than one are darkened in proportion."""
     spread = float(weights.max() - weights.min())
-    heat = (weights - weights.min()) / (spread or 1.0) * min(1.0, float(weights.sum()))
-    grid = Image.fromarray((heat * 255).astype(np.uint8))
+    bright: NDArray[np.float32] = (weights - weights.min()) / (spread or 1.0) * min(1.0, float(weights.sum()))
+    return bright
+
+
+def _overlay(photo: Image.Image, bright: NDArray[np.float32], box: tuple[int, ...]) -> Image.Image:
+    """The photo, darkened where `bright` is small; interpolated, because the grid is coarser than the picture."""
+    left, top, right, bottom = box
+    grid = Image.fromarray((bright * 255).astype(np.uint8))
     seen = grid.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC)
     mask = Image.new("L", photo.size, 0)
     mask.paste(seen, (left, top))

@@ -1,0 +1,124 @@
+"""What words need of a photo: exact where the model is known, and the captioner's own numbers where it is not."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import refused, run
+from PIL import Image
+from torch import Tensor
+
+from showtell import Captioner, explain
+from showtell.data.vocabulary import Vocabulary
+from showtell.errors import DataError
+from showtell.images import ImageTransform
+from showtell.model.contract import Output
+from showtell.report.attention import draw_explanation
+
+WORDS = Vocabulary.train(["a dog"], min_count=1)
+A, DOG = (WORDS.encode(word)[1] for word in ("a", "dog"))
+PLACE = (slice(0, 8), slice(24, 32))  # of 32 pixels: the two cells at the top right, and the two below them
+
+
+class Seer:
+    """Says "a dog": the brighter the top right of the image, the likelier the dog, whatever else there is."""
+
+    def __call__(self, features: Tensor, tokens: Tensor) -> Output:
+        logits = torch.zeros(*tokens.shape, len(WORDS))  # (N,K,T,V)
+        logits[..., 1, DOG] = features[:, 0, :1]
+        return Output(logits, None)
+
+
+def seer() -> Any:
+    transform = ImageTransform(
+        size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resize=32, crop_mode="squash", interpolation="bilinear"
+    )
+    return SimpleNamespace(
+        bundle=SimpleNamespace(vocabulary=WORDS, decoder=Seer()), transform=transform, device=torch.device("cpu"),
+        features=lambda images: 9 * images[:, :, *PLACE].mean((1, 2, 3))[:, None, None],  # (N,1,1)
+    )  # fmt: skip
+
+
+def photo(bright: tuple[slice, slice] = PLACE) -> Image.Image:
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[bright] = 255
+    return Image.fromarray(pixels)
+
+
+def log_prob(brightness: float) -> float:
+    return 9 * brightness - math.log(math.exp(9 * brightness) + len(WORDS) - 1)
+
+
+def test_a_word_needs_what_it_was_made_from() -> None:
+    found = explain(seer(), photo(), "A dog")
+    assert found.text == "a dog"
+    a, dog = found.words
+    mean = 64 / 1024  # the image's, which covers
+    assert a.log_prob == a.unseen == pytest.approx(-math.log(len(WORDS)))
+    assert np.allclose(a.cells, 0)
+    assert dog.log_prob == pytest.approx(log_prob(1), abs=1e-6)
+    assert dog.unseen == pytest.approx(log_prob(mean), rel=1e-5)
+    assert found.log_prob == pytest.approx(dog.log_prob - 2 * math.log(len(WORDS)))
+    # The corner cell is covered by one square alone, which covers all that the word needs.
+    assert dog.cells[0, 7] == dog.cells.max() == pytest.approx(log_prob(1) - log_prob(mean), rel=1e-5)
+    half = log_prob(1) - log_prob((1 + mean) / 2)
+    assert dog.cells[0, 6] == pytest.approx((log_prob(1) - log_prob(mean) + half) / 2, rel=1e-5)
+    assert np.allclose(dog.cells[3:], 0)
+    assert np.allclose(dog.cells[:, :5], 0)
+
+
+def test_what_speaks_against_a_word_is_negative() -> None:
+    dark = explain(seer(), photo((slice(0, 32), slice(0, 16))), "a dog").words[1]
+    assert dark.cells.min() < -0.1  # the mean of the image is brighter than its right half
+    assert dark.cells.max() == pytest.approx(0, abs=1e-6)
+
+
+def test_drawings_are_bright_where_most_is_lost() -> None:
+    captioner = seer()
+    found = explain(captioner, photo(), "a dog")
+    drawn = np.asarray(draw_explanation(Image.new("RGB", (32, 32), (200, 200, 200)), found, captioner.transform))
+    tiles = [drawn[8:188, x : x + 180].astype(int).mean(-1) for x in (8, 196, 384)]  # photo, "a", "dog"
+    assert tiles[0].min() == 200
+    assert tiles[1].max() < 60
+    assert tiles[2][2:10, 170:178].mean() > 150 > 60 > tiles[2][120:, :60].mean()
+
+
+def test_its_own_caption_has_its_own_probability(tiny_bundle: Path, scenes: Path) -> None:
+    captioner, image = Captioner.load(tiny_bundle), sorted((scenes / "images").iterdir())[0]
+    found = explain(captioner, image, "a red circle")
+    assert [word.text for word in found.words] == ["a", "red", "circle"]
+    assert all(word.cells.shape == (8, 8) and np.isfinite(word.cells).all() for word in found.words)
+    assert any(np.abs(word.cells).max() > 1e-4 for word in found.words)
+    with pytest.raises(DataError, match=r"^the caption is empty; expected one or more words$"):
+        explain(captioner, image, " ")
+    with pytest.raises(DataError, match=r"^the captioner does not know 'Zebra', 'yak'; expected a caption in its own"):
+        explain(captioner, image, "a Zebra a yak a Zebra")
+    with pytest.raises(DataError, match=r"^the caption has 101 words; expected 100 at most$"):
+        explain(captioner, image, "a " * 101)
+    own = captioner.caption(image)[0]
+    again = explain(captioner, image)
+    assert again.text == own.text
+    assert again.log_prob == pytest.approx(own.log_prob, abs=1e-4)
+
+
+def test_by_command(tiny_bundle: Path, scenes: Path, tmp_path: Path) -> None:
+    image, out = sorted((scenes / "images").iterdir())[0], tmp_path / "new" / "explained.png"
+    told = run("explain", tiny_bundle, image, "--caption", "a red circle", "--out", out)
+    assert told.exit_code == 0, told.output
+    lines = told.stdout.splitlines()
+    assert lines[0].startswith("a red circle  (log-probability -")
+    assert [line.split()[0] for line in lines[3:]] == ["a", "red", "circle"]
+    assert Image.open(out).size[0] > 4 * 180
+    found = json.loads(run("explain", tiny_bundle, image, "--caption", "a red circle", "--json").stdout)
+    assert found["log_prob"] == pytest.approx(sum(word["log_prob"] for word in found["words"]) + found["end"])
+    assert np.array(found["words"][2]["cells"]).shape == (8, 8)
+    refused(run("explain", tiny_bundle, image, "--out", tmp_path / "explained.jpg"), "name one .png")
+    refused(run("explain", tiny_bundle, scenes / "captions.jsonl"), "captions.jsonl")
+    refused(run("explain", scenes, image), "scenes")
