@@ -21,6 +21,7 @@ import pytest
 import typer
 from doc_pages import NAMES, ROOT, Block, Command, read_blocks, read_command, read_commands
 from hub_server import hub
+from packing import CAPTIONS, PICTURES, cells, parquet
 from PIL import Image
 from recipe_page import recipe_page
 from serve_process import Running
@@ -160,6 +161,8 @@ def workspace(tmp_path: Path, scenes: Path, tiny_bundle: Path, hub: Any, monkeyp
     for photo in ("photo.jpg", "photo.png", "photos/images/one.jpg"):
         Image.new("RGB", (64, 48), "orange").save(tmp_path / photo)
     write_predictions(tmp_path)
+    captions = {f"caption_{k}": [CAPTIONS[name][k] for name in PICTURES] for k in (0, 1)}
+    parquet(tmp_path / "downloads" / "train-00000-of-00001.parquet", image=cells(*PICTURES), **captions)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_TOKEN", "hf_ada")
     return tmp_path

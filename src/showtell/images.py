@@ -30,7 +30,10 @@ MAX_BYTES = 256 * 1024 * 1024
 Source = str | Path | bytes | BinaryIO | Image.Image
 
 # The formats behind SUFFIXES and their camera variants. Pillow knows more, one of which starts another program.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF")
+_FORMATS = {
+    "JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "DIB": ".bmp", "TIFF": ".tif",
+    "PPM": ".ppm", "AVIF": ".avif",
+}  # fmt: skip
 
 _INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -149,6 +152,16 @@ def open_sized(
         raise ImageError(f"{name}: cannot be read as an image ({_reason(error)})") from None
 
 
+def suffix_of(content: bytes) -> str:
+    """The suffix, one of `SUFFIXES`, that an image file of this content should have; `ImageError` where its header is no
+    image's. No pixel is decoded."""
+    try:
+        with _opened(io.BytesIO(content)) as image:
+            return _FORMATS[str(image.format)]
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged data
+        raise ImageError(_reason(error)) from None
+
+
 def decoding_threads() -> int:
     """One per core that this process may use, at most eight; processes that train together share the cores."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -214,13 +227,7 @@ def _decode(source: Source, name: str, max_pixels: int, enough: int) -> tuple[Im
         if path.stat().st_size > MAX_BYTES:
             raise ImageError(f"{name}: {path.stat().st_size / 2**20:.0f} MiB, expected at most {MAX_BYTES // 2**20}")
         source = path.read_bytes()
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    Image.init()
-    known = [kind for kind in _FORMATS if kind in Image.OPEN]  # Pillow may be built without some
-    # Pillow's own limit only warns between one and two times its size; ours is exact and comes first. The limit is global
-    # and stays lifted: setting it back would race with other threads.
-    Image.MAX_IMAGE_PIXELS = None
-    with Image.open(stream, formats=known) as image:
+    with _opened(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise ImageError(f"{name}: {width}×{height} pixels, expected at most {max_pixels:,} in all")
@@ -230,6 +237,16 @@ def _decode(source: Source, name: str, max_pixels: int, enough: int) -> tuple[Im
         upright = _upright_rgb(image)
         lies = (upright.width > upright.height) != (image.width > image.height)
         return upright, (height, width) if lies else (width, height)
+
+
+def _opened(stream: BinaryIO) -> Image.Image:
+    """The image whose header begins a stream; its pixels are read later."""
+    Image.init()
+    known = [kind for kind in _FORMATS if kind in Image.OPEN]  # Pillow may be built without some
+    # Pillow's own limit only warns between one and two times its size; ours is exact and comes first. The limit is global
+    # and stays lifted: setting it back would race with other threads.
+    Image.MAX_IMAGE_PIXELS = None
+    return Image.open(stream, formats=known)
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""`showtell data check`, `showtell data get` and `showtell data cache`."""
+"""`showtell data check`, `showtell data get`, `showtell data unpack` and `showtell data cache`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,45 @@ def get(
         folder = get_data(name, to=to or Path(name), source=source, progress=bar)
     note(f"check it with  showtell data check {folder}")
     typer.echo(str(folder))
+
+
+@app.command()
+def unpack(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="SOURCE...", help=".parquet, .tar or .tar.gz files, or folders of them."),
+    ],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write: a new one, or an empty one.")],
+    image: Annotated[str, typer.Option(metavar="COLUMN", help="Parquet: the column of the images.")] = "",
+    caption: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN[,COLUMN…]", help="Parquet: the columns of captions; tar: their keys in each .json."
+        ),
+    ] = "",
+    split: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Parquet: the column of splits; tar: their key in each .json.")
+    ] = "",
+) -> None:
+    """Unpack Parquet files as the Hugging Face Hub has them, or WebDataset's tars, into a folder of images and captions.
+    A broken sample is left out and reported (exit code 1)."""
+    from showtell.data.packed import Columns
+    from showtell.data.unpack import unpack as unpack_data
+
+    captions = tuple(name.strip() for name in caption.split(",") if name.strip())
+    try:
+        with progress() as bar:
+            result = unpack_data(sources, to=to, columns=Columns(image, captions, split), progress=bar)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; nothing was written to {to}") from None
+    typer.echo(result.line())
+    for example in result.examples:
+        note(f"left out: {example}")
+    if result.broken > len(result.examples):
+        note(f"… and {result.broken - len(result.examples)} more")
+    note(f"check it with  showtell data check {to}")
+    if result.broken:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
+from showtell.data.folders import new_folder
 from showtell.errors import DownloadError
 
 Progress = Callable[[str, int, int], None]
@@ -55,20 +55,14 @@ def get(
     """
     if name not in catalogue:
         raise DownloadError(f"no data set '{name}' to download; expected one of {', '.join(catalogue)}")
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise DownloadError(f"{to} exists and is not an empty folder; name another one with --to")
-    to.parent.mkdir(parents=True, exist_ok=True)
     parts = to.parent / f".{to.name}.parts"  # deleted at the end, unlike the user's own archives
-    with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as temporary:
+    with new_folder(to, DownloadError) as folder:
         for archive in catalogue[name]:
             have = _given(source, archive) or _whole(to.parent / archive.name, archive)
             if have is None:
                 parts.mkdir(exist_ok=True)
                 have = download(archive, folder=parts, progress=progress)
-            unpack(have, Path(temporary) / "data", archive)
-        if to.exists():
-            to.rmdir()
-        (Path(temporary) / "data").rename(to)
+            unpack(have, folder, archive)
     shutil.rmtree(parts, ignore_errors=True)
     return to
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,18 @@ def head(file: Path) -> str:
 
 def numbered_lines(draft: Draft, file: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines as text; one that is not UTF-8 is read as Windows-1252 and recorded."""
-    raw = file.read_bytes()
+    return decoded_lines(file.read_bytes(), lambda line, message: draft.problem(file, line, "encoding", message))
+
+
+def decoded_lines(
+    raw: bytes, report: Callable[[int | None, str], None] = lambda line, message: None
+) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a file's content; `report` is told where it is not UTF-8: a line, or None for all, and how it is
+    read."""
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         text = raw.decode("utf-16", "replace")
         broken = "" if text == raw.decode("utf-16", "ignore") else ", but for broken characters, read as \ufffd"
-        draft.problem(file, None, "encoding", f"UTF-16, expected UTF-8; read all the same{broken}")
+        report(None, f"UTF-16, expected UTF-8; read all the same{broken}")
         raw = text.encode()
     for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         line = line.removesuffix(b"\r")
@@ -72,7 +79,7 @@ def numbered_lines(draft: Draft, file: Path) -> Iterator[tuple[int, str]]:
         try:
             yield number, line.decode("utf-8")
         except UnicodeDecodeError:
-            draft.problem(file, number, "encoding", "not UTF-8; read as Windows-1252")
+            report(number, "not UTF-8; read as Windows-1252")
             yield number, line.decode("cp1252", "replace")
 
 

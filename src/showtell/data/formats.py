@@ -12,6 +12,7 @@ from typing import Any
 
 from showtell.data.draft import Draft
 from showtell.data.files import candidates, head, image_folders, numbered_lines, parse_json, split_in_the_name
+from showtell.data.packed import packed_files
 from showtell.data.splits import SPLIT_NAMES
 from showtell.data.tables import find_tables, read_captions, read_titles, text_of
 from showtell.errors import DataError
@@ -39,6 +40,11 @@ def read_draft(path: Path) -> Draft:
         draft = reader(path, root)
         if draft is not None:
             return draft
+    if packed := packed_files(path):
+        raise DataError(
+            f"{path} holds packed images ({packed[0].name}{', …' * (len(packed) > 1)}); unpack them first:  "
+            f"showtell data unpack {path} --to DIR"
+        )
     for file in candidates(path, (".json",)):
         _json(file)  # raises, with the reason, if it cannot be read
     names = ", ".join(sorted(p.name for p in root.iterdir())[:6]) or "nothing"

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,7 +101,7 @@ def _read_rows(draft: Draft, file: Path, split: str, *, within: str) -> None:
     """Reads one table; `split` is for rows that do not give theirs, `within` the folder that image names start from."""
     for number, row in (_json_rows if file.suffix == ".jsonl" else _table_rows)(draft, file):
         image = _value(row, _IMAGE_KEYS)
-        captions = _captions(row)
+        captions = captions_in(row)
         if not isinstance(image, str | int | float) or captions is None:
             draft.problem(file, number, "not-a-caption", "expected an image and a caption in this row; it is left out")
             continue
@@ -113,13 +113,13 @@ def _read_rows(draft: Draft, file: Path, split: str, *, within: str) -> None:
         draft.assign(name, _value(row, _SPLIT_KEYS) or split, file=file, line=number)
 
 
-def _captions(row: dict[str, Any]) -> list[Any] | None:
+def captions_in(row: dict[str, Any]) -> list[Any] | None:
     """A row's captions, of the first keys that have any; an empty one where all are empty, None where there is none.
 
     Empty ones among several columns are left out.
     """
     empty: list[Any] | None = None
-    for keys in _caption_keys(row):
+    for keys in caption_keys(row):
         values = [row[key] for key in keys if row.get(key) is not None]
         found = [caption for value in values for caption in (value if isinstance(value, list) else [value])]
         said = [caption for caption in found if not _is_empty(text_of(caption))]
@@ -129,15 +129,15 @@ def _captions(row: dict[str, Any]) -> list[Any] | None:
     return empty
 
 
-def _caption_keys(row: dict[str, Any]) -> Iterator[list[str]]:
+def caption_keys(row: Collection[str]) -> Iterator[list[str]]:
     """Keys that belong together: a plain one, then the numbered ones of its kind in their order; without a plain one, also
-    those for titles."""
+    those for titles. A plain one is named whether or not it is among the keys of the row."""
     numbered = sorted((int(match[2]), match[1], key) for key in row if (match := _NUMBERED.fullmatch(key)))
     for stem in _STEMS:
         several = [key for _, of, key in numbered if of == stem]
         if several or stem in _CAPTION_KEYS:
             yield [stem, *several]
-    if row.keys().isdisjoint(_CAPTION_KEYS):
+    if set(row).isdisjoint(_CAPTION_KEYS):
         yield from ([key] for key in _TITLE_KEYS)
 
 
