@@ -400,19 +400,22 @@ def test_wrong_sources_get_a_sentence(tmp_path: Path) -> None:
     tar(tmp_path / "empty.tar", {})
     refused(run("data", "unpack", tmp_path / "empty.tar", "--to", out), "no image with a caption")
     tar(tmp_path / "bare.tar", {"a.png": PICTURES["a.png"]})
-    refused(
-        run("data", "unpack", tmp_path / "bare.tar", "--to", out),
-        "1 broken ones, the first: bare.tar: a.png: no caption",
-    )
+    said = "1 broken ones, the first: bare.tar: a.png: no caption; an ordinary folder in a tar comes out with  tar -xf"
+    refused(run("data", "unpack", tmp_path / "bare.tar", "--to", out), said)
+    parquet(tmp_path / "twice.parquet", ("image", [b"x"]), ("caption", ["a"]), ("caption", ["b"]))
+    refused(run("data", "unpack", tmp_path / "twice.parquet", "--to", out), "several columns called caption")
     assert not out.exists()
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = parquet(tmp_path / "x.parquet", image=cells("a.png"), caption=["a thing"])
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").touch()
     refused(run("data", "unpack", source, "--to", tmp_path / "out"), "not an empty folder", "--to")
     (tmp_path / "out/thesis.tex").unlink()
+    with monkeypatch.context() as context:
+        context.chdir(tmp_path / "out")
+        refused(run("data", "unpack", source, "--to", "."), "the folder that you are in")
     assert run("data", "unpack", source, "--to", tmp_path / "out").exit_code == 0
 
 

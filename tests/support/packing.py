@@ -24,13 +24,14 @@ PICTURES = {f"{name}.png": picture(number) for number, name in enumerate(NAMES)}
 CAPTIONS = {f"{name}.png": [f"{word} thing {name}" for word in ("a plain", "a flat")] for name in NAMES}
 
 
-def parquet(path: Path, **columns: list[Any]) -> Path:
+def parquet(path: Path, *more: tuple[str, list[Any]], **columns: list[Any]) -> Path:
     """A Parquet file; images as the hub has them are dicts of bytes and a path."""
     import pyarrow as pa
     import pyarrow.parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(pa.table(columns), path)
+    names, values = zip(*columns.items(), *more, strict=True)
+    pyarrow.parquet.write_table(pa.table(list(map(pa.array, values)), names=list(names)), path)
     return path
 
 

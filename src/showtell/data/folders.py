@@ -19,10 +19,12 @@ _DEVICES = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", re.IGNORECASE)
 def new_folder(to: Path, error: type[ShowtellError]) -> Iterator[Path]:
     """An empty folder beside `to` that takes its place when the context ends well; otherwise it vanishes.
 
-    Raises `error` if `to` is there and no empty folder.
+    Raises `error` if `to` is there and no empty folder, or is the current one.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise error(f"{to} exists and is not an empty folder; name another one with --to")
+    if to.resolve() == Path.cwd():
+        raise error(f"{to} is the folder that you are in, which cannot be replaced; name another one with --to")
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as temporary:
         folder = Path(temporary) / "data"  # unlike its parent, others may read it

@@ -42,7 +42,7 @@ def read_draft(path: Path) -> Draft:
             return draft
     if packed := packed_files(path):
         raise DataError(
-            f"{path} holds packed images ({packed[0].name}{', …' * (len(packed) > 1)}); unpack them first:  "
+            f"{path} {'is' if path.is_file() else 'has'} packed data, as {packed[0].suffix} files are; unpack it first:  "
             f"showtell data unpack {path} --to DIR"
         )
     for file in candidates(path, (".json",)):

@@ -66,6 +66,8 @@ def read_parquet(source: Source, columns: Columns, progress: Progress) -> Iterat
         raise _damaged(source, error) from None
     with file:
         chosen = _choose(source, columns, {field.name: _kind(field.type) for field in file.schema_arrow})
+        if twice := [name for name in chosen.all() if file.schema_arrow.names.count(name) > 1]:
+            raise DataError(f"{source.file} has several columns called {twice[0]}; expected different names")
         batches = file.iter_batches(_ROWS, columns=chosen.all(), use_threads=False)
         done = 0
         while True:

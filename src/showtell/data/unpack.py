@@ -74,7 +74,8 @@ def unpack(
                     broken += [wrong] if len(broken) < _SHOWN else []
         if not writer.records:
             first = f"{count} broken ones, the first: {broken[0]}" if broken else "nothing at all"
-            raise DataError(f"{_listed(sources)}: no image with a caption, but {first}")
+            advice = "" if any(map(_is_parquet, found)) else "; an ordinary folder in a tar comes out with  tar -xf"
+            raise DataError(f"{_listed(sources)}: no image with a caption, but {first}{advice}")
         writer.finish()
     records = writer.records.values()
     return Unpacked(
