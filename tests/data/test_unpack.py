@@ -257,6 +257,11 @@ def test_a_text_without_its_image_and_an_ambiguous_one_are_told(tmp_path: Path) 
     assert reasons(result) == ["x.tar: b.png: there are several .txt files of this name, expected one"]
 
 
+def test_messages_hold_no_control_characters(tmp_path: Path) -> None:
+    source = tar(tmp_path / "x.tar", {"a.png": PICTURES["a.png"], "a.txt": b"a thing", "b\x1b[2J.png": b"none"})
+    assert reasons(unpacked(source)) == ["x.tar: b\ufffd[2J.png: no caption"]
+
+
 HOSTILE = (
     "../../evil.png",
     "/evil.png",
@@ -340,35 +345,42 @@ def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.parquet", "x.tar.gz"]
 
 
-def long_header(raw: bytes) -> bytes:
-    entry = tarfile.TarInfo("x")
-    entry.type, entry.size = tarfile.XHDTYPE, 1 << 30
-    return entry.tobuf() + raw
-
-
-def negative(raw: bytes) -> bytes:
+def header(kind: bytes, size: int) -> bytes:
     entry = tarfile.TarInfo("x.png")
-    entry.size = -1024
-    return raw[:512] + raw[512:1024] + entry.tobuf(tarfile.GNU_FORMAT) + raw[1024:]
+    entry.type, entry.size = kind, size
+    return entry.tobuf(tarfile.GNU_FORMAT)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda raw: b"no tar at all" * 100,
-        lambda raw: b"",
-        lambda raw: raw[:700],
-        lambda raw: raw[:1024] + b"x" * 512 + raw[1536:],
-        lambda raw: gzip.compress(raw)[:-30],
-        lambda raw: gzip.compress(raw)[:60] + b"\0" * 60,
-        long_header,
-        negative,
-    ],
-)
-def test_what_is_no_whole_tar_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+def endless_map() -> bytes:
+    """The header of a sparse file whose map goes on and on."""
+    block = bytearray(header(tarfile.GNUTYPE_SPARSE, 0))
+    block[482] = 1  # the map goes on
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + (b"1".rjust(504, b"1") + b"\1" + bytes(7)) * 9000
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "invalid header": lambda raw: b"no tar at all" * 100,
+    "empty file": lambda raw: b"",
+    "unexpected end of data": lambda raw: raw[:700],
+    "no header at byte 1024": lambda raw: raw[:1024] + b"x" * 512 + raw[1536:],
+    "end-of-stream": lambda raw: gzip.compress(raw)[:-30],
+    "while decompressing": lambda raw: gzip.compress(raw)[:60] + b"\0" * 60,
+    "a header goes on for 1073741824 bytes": lambda raw: header(tarfile.XHDTYPE, 1 << 30) + raw,
+    "a header goes on for -512 bytes": lambda raw: header(tarfile.GNUTYPE_LONGNAME, -512) + raw,
+    "negative size": lambda raw: raw[:1024] + header(tarfile.REGTYPE, -1024) + raw[1024:],
+    "a header goes on for 512 bytes": lambda raw: gzip.compress(endless_map()),
+    "as a tar (": lambda raw: (header(tarfile.GNUTYPE_LONGNAME, 10) + b"n" * 512) * 5000 + raw,  # too deep
+}
+
+
+@pytest.mark.parametrize("reason", DAMAGES)
+def test_what_is_no_whole_tar_is_refused(reason: str, tmp_path: Path) -> None:
     source = tar(tmp_path / "x.tar", {"a.png": PICTURES["a.png"], "a.txt": b"a thing"})
-    source.write_bytes(damage(source.read_bytes()))
-    refused(run("data", "unpack", source, "--to", tmp_path / "out"), "x.tar cannot be read as a tar", "fetch it again")
+    source.write_bytes(DAMAGES[reason](source.read_bytes()))
+    said = "x.tar cannot be read as a tar", reason, "fetch it again"
+    refused(run("data", "unpack", source, "--to", tmp_path / "out"), *said)
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import os
-import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -21,8 +19,8 @@ from showtell.errors import DataError, first_line
 from showtell.images import MAX_BYTES, SUFFIXES
 
 _TEXTS = (".txt", ".text", ".caption")
-_CHUNK = 1 << 20
 _LONGEST_TEXT = 1 << 20
+_LONGEST_HEADER = 1 << 20
 _DAMAGED = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, OverflowError, RecursionError)
 
 
@@ -120,10 +118,8 @@ def _split(value: dict[str, object], columns: Columns) -> str:
 
 
 def _content(source: Source, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    copied = io.BytesIO()
     with _damage_named(source), cast(IO[bytes], tar.extractfile(member)) as opened:  # None only for what is no file
-        shutil.copyfileobj(opened, copied, _CHUNK)
-    return copied.getvalue()
+        return opened.read()
 
 
 def _members(source: Source, progress: Progress, what: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
@@ -142,25 +138,30 @@ def _members(source: Source, progress: Progress, what: str) -> Iterator[tuple[ta
                 cast(Any, tar).members.clear()  # which would grow by a kilobyte for each
                 progress(f"{source.name}, {what}", min(packed.tell(), size), size)
                 if not PurePosixPath(member.name).name.startswith("._"):
+                    plain.left = member.size
                     yield tar, member
+                plain.left = _LONGEST_HEADER
             plain.seek(tar.offset)  # tarfile ends in silence at a header that is none
             if plain.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 raise tarfile.ReadError(f"there is no header at byte {tar.offset}")
 
 
 class _Bounded:
-    """A binary file that refuses to be read by more than a chunk at once, which keeps what headers claim out of memory,
-    or to more than a sane size, which stops decompression bombs."""
+    """A binary file of which no more than the `left` bytes may be read, which keeps what headers claim out of memory, and
+    none beyond a sane size, which stops decompression bombs."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file = file
         self._most = most_unpacked(size)
+        self.left = _LONGEST_HEADER
 
     def read(self, size: int = -1) -> bytes:
         """At most `size` bytes."""
-        if not 0 <= size <= _CHUNK:
-            raise tarfile.ReadError(f"a header of {size} bytes")
-        return self._file.read(size)
+        if not 0 <= size <= self.left:
+            raise tarfile.ReadError(f"a header goes on for {size} bytes")
+        content = self._file.read(size)
+        self.left -= len(content)
+        return content
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Moves to `offset`."""
