@@ -211,7 +211,7 @@ def test_broken_samples_are_named_and_the_rest_is_unpacked(tmp_path: Path) -> No
     assert result.exit_code == 1
     assert result.stdout == f"{tmp_path / 'out'}: 1 images with 1 captions\n"
     for row, reason in ((1, "its image cannot be identified"), (2, "no image"), (3, "no caption"), (4, "no caption")):
-        assert f"left out: x.parquet, row {row}: {reason}" in result.stderr
+        assert f"    x.parquet, row {row}: {reason}" in result.stderr
     assert [path.name for path in (tmp_path / "out/images").iterdir()] == ["a.png"]
 
 
@@ -219,8 +219,8 @@ def test_five_broken_samples_are_named_and_all_are_counted(tmp_path: Path) -> No
     members = {f"{n}.png": b"none" for n in range(8)} | {f"{n}.txt": b"a thing" for n in range(8)}
     source = tar(tmp_path / "x.tar", members | {"a.png": PICTURES["a.png"], "a.txt": b"a thing"})
     result = run("data", "unpack", source, "--to", tmp_path / "out")
-    assert (result.exit_code, result.stderr.count("left out")) == (1, 5)
-    assert "… and 3 more" in result.stderr
+    assert (result.exit_code, result.stderr.count(".png: its image")) == (1, 5)
+    assert "left out, as broken: 8\n" in result.stderr and "… and 3 more" in result.stderr
 
 
 def test_a_text_that_is_no_text_breaks_its_row_only(tmp_path: Path) -> None:

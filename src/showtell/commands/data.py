@@ -81,10 +81,8 @@ def unpack(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; nothing was written to {to}") from None
     typer.echo(result.line())
-    for example in result.examples:
-        note(f"left out: {example}")
-    if result.broken > len(result.examples):
-        note(f"… and {result.broken - len(result.examples)} more")
+    for line in result.troubles():
+        note(line)
     note(f"check it with  showtell data check {to}")
     if result.broken:
         raise typer.Exit(1)

@@ -72,9 +72,10 @@ def decoded_lines(
         broken = "" if text == raw.decode("utf-16", "ignore") else ", but for broken characters, read as \ufffd"
         report(None, f"UTF-16, expected UTF-8; read all the same{broken}")
         raw = text.encode()
+    last = raw.count(b"\n") + 1
     for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         line = line.removesuffix(b"\r")
-        if number > 1 and not line and number == raw.count(b"\n") + 1:
+        if number > 1 and not line and number == last:
             return
         try:
             yield number, line.decode("utf-8")

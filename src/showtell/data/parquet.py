@@ -15,18 +15,8 @@ _ROWS = 16  # held in memory at once, each with its image
 _BUFFER = 1 << 20  # bytes read at once; otherwise it is a whole row group
 _IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "img_bytes", "bytes")  # the likeliest first
 _PATHS = (
-    "image",
-    "image_path",
-    "img_path",
-    "file_name",
-    "filename",
-    "image_file",
-    "file_path",
-    "filepath",
-    "path",
-    "file",
-    "img",
-)
+    "image", "image_path", "img_path", "file_name", "filename", "image_file", "file_path", "filepath", "path", "file", "img",
+)  # fmt: skip
 _NAMES = (
     "file_name", "filename", "image_name", "img_name", "image_file", "image_filename", "file_path", "filepath", "image_path", "img_path",
 )  # fmt: skip

@@ -41,6 +41,14 @@ class Unpacked:
         joined = f", of {self.samples} rows" if self.samples > self.images else ""
         return f"{self.folder}: {self.images} images with {self.captions} captions{joined}{split}"
 
+    def troubles(self) -> Iterator[str]:
+        """The broken samples, for people; nothing where there are none."""
+        if self.broken:
+            yield f"left out, as broken: {self.broken}"
+            yield from (f"    {example}" for example in self.examples)
+        if self.broken > len(self.examples):
+            yield f"    … and {self.broken - len(self.examples)} more"
+
 
 def unpack(
     sources: Sequence[Path],
