@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from showtell.data.annotations import SPLIT_NAMES, has_a_word
+from showtell.data.draft import has_a_word
 from showtell.data.files import split_in_the_name
 from showtell.data.folders import new_folder, safe_name
 from showtell.data.packed import PACKED, Broken, Columns, Progress, Sample, Source, most_unpacked, packed_files
 from showtell.data.parquet import read_parquet
+from showtell.data.splits import SPLIT_NAMES
 from showtell.data.tars import read_tar
 from showtell.errors import DataError, ImageError
 from showtell.images import MAX_BYTES, SUFFIXES, suffix_of
