@@ -47,7 +47,7 @@ def test_a_captioner_that_says_markers_scores_as_its_captions_in_a_file(
     captioner = load_captioner(tiny_bundle)
     plain = evaluate_captioner(captioner, scenes)
     marked = [Caption(f"startseq {said} endseq .", 0.0, 0.0, ()) for said in plain.candidates]
-    monkeypatch.setattr(captioner, "caption_each", lambda sources, wishes, workers: iter(marked))
+    monkeypatch.setattr(captioner, "caption_each", lambda sources, **options: iter(marked))
     found = evaluate_captioner(captioner, scenes)
     rows = [{"image_id": i.image_id, "caption": c.text} for i, c in zip(plain.images, marked, strict=True)]
     (tmp_path / "own.json").write_text(json.dumps(rows))
@@ -101,7 +101,7 @@ def test_a_captioner_says_how_sure_it_is_and_what_that_is_worth(
         Caption(image.captions[0] if i % 2 else "a", -0.2 if i % 2 else -4.0 - i / 40, 0.0, (Word("a", -0.1, None),))
         for i, image in enumerate(images)
     ]
-    monkeypatch.setattr(captioner, "caption_each", lambda sources, wishes, workers: iter(captions))
+    monkeypatch.setattr(captioner, "caption_each", lambda sources, **options: iter(captions))
     found = replace(evaluate_captioner(captioner, scenes, split="train"), least=0.11)
     assert found.confidences == tuple(math.exp(caption.log_prob / 2) for caption in captions)
     known, asked, ciders = found.selection(), found.confident, found.report.each["cider"]

@@ -118,6 +118,9 @@ def choose_bundle_decoding(
     search: SearchConfig | None = None,
     most_views: int | None = None,
     place: str = "",
+    device: str | None = None,
+    batch_size: int = 32,
+    workers: int = 0,
     report: Callable[[Tried], None] = lambda tried: None,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
@@ -127,14 +130,18 @@ def choose_bundle_decoding(
     The search starts from `search`, by default the bundle's own; its number of views stays unless `most_views` is
     given, up to which 1, 2, 4 and 8 are tried. Features come from the encoder's cache, in the user's place or in
     `place`, and missing ones are added; those of further views are not kept, nor any where there is no cache. Raises
-    what `evaluate_bundle` does, and `DataError` for more views than the captioner has.
+    what `evaluate_bundle` does, and `DataError` for more views than the captioner has. `device`, `batch_size` (of images
+    encoded together) and `workers` are those of `evaluate_bundle`.
     """
-    captioner = Captioner.load(bundle)
+    captioner = Captioner.load(bundle, device)
     search = search or SearchConfig(**captioner.bundle.search)
     captioner.looking(most_views or search.views)  # an error before the work
     annotations, images = images_of(captioner, data, split, note)
     with tempfile.TemporaryDirectory() as temporary:
-        seen = _Seen(captioner, images, place=place, temporary=Path(temporary), progress=progress, note=note)
+        seen = _Seen(
+            captioner, images, place=place, temporary=Path(temporary), batch_size=batch_size,
+            workers=workers or decoding_threads(), progress=progress, note=note,
+        )  # fmt: skip
         if not seen.images:
             raise DataError(f"none of the {len(images)} images of the {split} split can be decoded")
         references = [list(image.captions) for image in seen.images]
@@ -168,11 +175,14 @@ class _Seen:
         *,
         place: str,
         temporary: Path,
+        batch_size: int,
+        workers: int,
         progress: Progress,
         note: Callable[[str], None],
     ) -> None:
         self._captioner, self._temporary, self._progress = captioner, temporary, progress
         self._fingerprint = captioner.bundle.encoder.fingerprint()
+        self._batch_size, self._workers = batch_size, workers
         self._caches: dict[View, FeatureCache] = {}
         self.images = tuple(images)
         folder = cache_folder(place, self._fingerprint)
@@ -203,7 +213,7 @@ class _Seen:
         )  # fmt: skip
         what = "encoding images" + f", view {number}" * (number > 1)
         return encode_into(
-            cache, [image.path for image in self.images], encode=self._captioner.features, transform=_Opened(view, self._captioner.enough), workers=decoding_threads(),
+            cache, [image.path for image in self.images], encode=self._captioner.features, transform=_Opened(view, self._captioner.enough), batch=self._batch_size, workers=self._workers,
             progress=lambda done, total: self._progress(what, done, total),
         )  # fmt: skip
 

@@ -118,13 +118,18 @@ def evaluate_bundle(
     clip: Clip | None = None,
     ensemble: Sequence[Path] = (),
     wishes: Wishes | None = None,
+    device: str | None = None,
+    batch_size: int = 32,
+    workers: int = 0,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Captions a split's images with the bundle's own decoding, free running, and scores them beside both floors.
 
     The bundles of `ensemble` join it, and `wishes` (consensus, views) replace the bundle's own settings. `more` is that
-    of `metrics.evaluate`; `clip` adds CLIPScore and RefCLIPScore.
+    of `metrics.evaluate`; `clip` adds CLIPScore and RefCLIPScore. `device` is that of `load_captioner`; `batch_size` images
+    are captioned together, decoded by `workers` threads, with 0 one per core and at most eight. `DataError` for a device
+    that is not there.
 
     Data without a split of its own is split as for the bundle's training. Images whose file is missing are left out and
     reported to `note`; those that cannot be decoded become `failures`. Raises `DataError` where none is left. Markers
@@ -132,10 +137,10 @@ def evaluate_bundle(
     """
     from showtell.loading import load_captioner
 
-    captioner = load_captioner(bundle, ensemble=ensemble)
+    captioner = load_captioner(bundle, ensemble=ensemble, device=device)
     return evaluate_captioner(
         captioner, data, split=split, seed=seed, more=more, clip=clip, wishes=wishes, members=1 + len(ensemble),
-        progress=progress, note=note,
+        batch_size=batch_size, workers=workers, progress=progress, note=note,
     )  # fmt: skip
 
 
@@ -149,6 +154,8 @@ def evaluate_captioner(
     clip: Clip | None = None,
     wishes: Wishes | None = None,
     members: int = 1,
+    batch_size: int = 32,
+    workers: int = 0,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
@@ -158,7 +165,9 @@ def evaluate_captioner(
     candidates: dict[int, str] = {}
     confidences: list[float] = []  # and not the whole captions, whose attention takes gigabytes for large splits
     failures: list[str] = []
-    results = captioner.caption_each([image.path for image in images], wishes=wishes, workers=decoding_threads())
+    results = captioner.caption_each(
+        [image.path for image in images], wishes=wishes, batch_size=batch_size, workers=workers or decoding_threads()
+    )
     for index, result in enumerate(results):
         if isinstance(result, ImageError):
             failures.append(str(result))

@@ -15,6 +15,7 @@ from torch import Tensor
 import showtell
 from showtell.bundle import load_bundle
 from showtell.decoding import SearchOptions
+from showtell.devices import choose_device
 from showtell.generate import find_captions
 from showtell.images import open_image
 from showtell.search import StepDecoder, beam_search
@@ -36,12 +37,13 @@ class Stage:
 
 
 @torch.inference_mode()
-def trace_image(bundle: Path, image: Path) -> Iterator[Stage]:
+def trace_image(bundle: Path, image: Path, *, device: str | None = None) -> Iterator[Stage]:
     """Takes one image through the evaluation path, stage by stage, with the bundle's own decoding, in its first view.
 
-    Raises `BundleError` and `ImageError`.
+    `device` is as in `choose_device`. Raises `BundleError`, `ImageError`, and `DataError` for a device that is not there.
     """
-    loaded = load_bundle(bundle)
+    place = choose_device(device)
+    loaded = load_bundle(bundle, place)
     encoder, vocabulary = loaded.encoder, loaded.vocabulary
     decoder: StepDecoder = loaded.decoder
     picture = open_image(image, enough=loaded.transform.enough)
@@ -52,7 +54,7 @@ def trace_image(bundle: Path, image: Path) -> Iterator[Stage]:
         views > 1
     )
     yield Stage("ImageTransform", value, _place(type(loaded.transform).__call__))
-    images = torch.from_numpy(pixels)[None]
+    images = torch.from_numpy(pixels)[None].to(place)
     features = encoder.encode(images)
     yield Stage("encoder.encode", _shape("(B,R,F)", features), _place(encoder.encode))
     memory = decoder.prepare(features)
@@ -60,7 +62,7 @@ def trace_image(bundle: Path, image: Path) -> Iterator[Stage]:
     options = SearchOptions(**loaded.search)
     state = decoder.init_state(memory, options.beam)
     yield Stage("decoder.init_state", _tensors(state), _place(decoder.init_state))
-    tokens = torch.full((1, options.beam), vocabulary.start_id)
+    tokens = torch.full((1, options.beam), vocabulary.start_id, device=place)
     step = decoder.step(tokens, state, memory)
     best = ", ".join(vocabulary.tokens(_spoken(step.logits[0, 0], vocabulary.unk_id)))
     value = f"{_shape('logits (B,K,V)', step.logits)}; likeliest first words: {best}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,7 +13,7 @@ import typer
 from showtell.commands.beside import TextFiles, with_own_texts
 from showtell.commands.inputs import Input, list_inputs, shard, sources
 from showtell.commands.rows import CaptionFile, Printer, check_caption_file, one_line
-from showtell.commands.terminal import CONSENSUS, ENSEMBLE, VIEWS, need_bundle, note
+from showtell.commands.terminal import BATCH, BATCH_SIZE, CONSENSUS, DEVICE, ENSEMBLE, VIEWS, WORKERS, need_bundle, note
 from showtell.decoding import Sampling, Wishes
 from showtell.errors import DataError, ImageError
 
@@ -52,13 +52,9 @@ def caption(
     part: Annotated[
         str, typer.Option("--shard", metavar="I/N", help="Every N-th image from number I on: 0/4, 1/4, 2/4, 3/4.")
     ] = "",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps [default: an accelerator if there is one].")
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=65536, help="Images captioned together.")] = 32,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Threads that decode images; 0: one per core, at most eight.")
-    ] = 0,
+    device: DEVICE = None,
+    batch: BATCH = None,
+    workers: WORKERS = None,
     n: Annotated[int, typer.Option("--n", min=1, max=100, help="Captions per image.")] = 1,
     beam: Annotated[
         int | None,
@@ -134,33 +130,15 @@ def caption(
     ensemble: ENSEMBLE = None,
 ) -> None:
     """Caption images. A broken one is reported on stderr and skipped (exit code 1)."""
-    if (diverse and n < 2) or (diversity is not None and not diverse):
-        raise typer.BadParameter("--diverse needs --n 2 or more, and --diversity needs --diverse")
+    drawing: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    drawing = {name: value for name, value in drawing.items() if value is not None}
+    _refuse_diversity(n, diverse, diversity)
     wishes = Wishes(
         tuple(required or ()), tuple(excluded or ()), diverse, consensus=consensus, views=views,
         **({} if diversity is None else {"diversity": diversity}), begins=begins, min_tokens=min_length, max_tokens=max_length, length_penalty=length_penalty, no_repeat_ngram=no_repeat,
     )  # fmt: skip
-    if sample and wishes.searched():
-        raise typer.BadParameter(
-            "--with, --without, --diverse, --consensus and --length-penalty search, and --sample does not; leave out one"
-        )
-    if sample and beam is not None:
-        raise typer.BadParameter("--beam searches, and --sample does not; leave out one")
-    if beam is not None and n > beam:
-        raise typer.BadParameter(f"--n {n} captions need --beam {n} or more, found {beam}")
-    drawing: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
-    drawing = {name: value for name, value in drawing.items() if value is not None}
-    if drawing and not sample:
-        raise typer.BadParameter("--temperature, --top-p and --seed go with --sample, which is missing")
-    if out is not None and beside:
-        raise typer.BadParameter("--out is one file, and --beside writes one for each image; leave out one")
-    if (out is not None or beside) and (format is not None or attention is not None):
-        where = "--beside writes files" if beside else "--out is a file"
-        raise typer.BadParameter(f"--format and --attention go with what is printed, and {where}; leave out one")
-    if sample and (out is not None or beside or part):
-        raise typer.BadParameter(
-            "--sample draws by an image's place among all, which --out, --beside and --shard change; leave out one"
-        )
+    _refuse_search(wishes, n=n, beam=beam, sample=sample, drawing=drawing)
+    _refuse_outputs(out, beside=beside, printed=format is not None or attention is not None, sample=sample, part=part)
     if out is not None:
         check_caption_file(out, n)
     folder, *others = (need_bundle(name) for name in (bundle, *(ensemble or ())))
@@ -182,7 +160,7 @@ def caption(
         names: deque[Input] = deque()
         results = captioner.caption_each(
             sources(inputs if file is None else file.left(inputs), names), beam=beam, n=n, sampling=sampling,
-            wishes=wishes if wishes != Wishes() else None, batch_size=batch, workers=workers or decoding_threads(),
+            wishes=wishes if wishes != Wishes() else None, batch_size=batch or BATCH_SIZE, workers=workers or decoding_threads(),
         )  # fmt: skip
         done, failed = _write_all(results, names, file or texts or Printer(format or "text", n), draw)
         before = len(file.done) if file is not None else texts.before if texts is not None else 0
@@ -195,6 +173,39 @@ def caption(
     if failed:
         note(f"{done} captioned, {failed} failed")
         raise typer.Exit(1)
+
+
+def _refuse_diversity(n: int, diverse: bool, diversity: float | None) -> None:
+    """Raises `BadParameter` for differing captions without several, or a penalty without them."""
+    if (diverse and n < 2) or (diversity is not None and not diverse):
+        raise typer.BadParameter("--diverse needs --n 2 or more, and --diversity needs --diverse")
+
+
+def _refuse_search(wishes: Wishes, *, n: int, beam: int | None, sample: bool, drawing: Mapping[str, float]) -> None:
+    """Raises `BadParameter` for options of searching and of sampling (`drawing`) that do not go together."""
+    if sample and wishes.searched():
+        raise typer.BadParameter(
+            "--with, --without, --diverse, --consensus and --length-penalty search, and --sample does not; leave out one"
+        )
+    if sample and beam is not None:
+        raise typer.BadParameter("--beam searches, and --sample does not; leave out one")
+    if beam is not None and n > beam:
+        raise typer.BadParameter(f"--n {n} captions need --beam {n} or more, found {beam}")
+    if drawing and not sample:
+        raise typer.BadParameter("--temperature, --top-p and --seed go with --sample, which is missing")
+
+
+def _refuse_outputs(out: Path | None, *, beside: bool, printed: bool, sample: bool, part: str) -> None:
+    """Raises `BadParameter` for several places to write to, and for samples that a place would change."""
+    if out is not None and beside:
+        raise typer.BadParameter("--out is one file, and --beside writes one for each image; leave out one")
+    if (out is not None or beside) and printed:
+        where = "--beside writes files" if beside else "--out is a file"
+        raise typer.BadParameter(f"--format and --attention go with what is printed, and {where}; leave out one")
+    if sample and (out is not None or beside or part):
+        raise typer.BadParameter(
+            "--sample draws by an image's place among all, which --out, --beside and --shard change; leave out one"
+        )
 
 
 def _how_many(failed: int) -> str:

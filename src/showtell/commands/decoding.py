@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from showtell.commands.evaluate import SPLITS
-from showtell.commands.terminal import need_bundle, need_data, note, progress
+from showtell.commands.terminal import BATCH, BATCH_SIZE, DEVICE, WORKERS, need_bundle, need_data, note, progress
 from showtell.errors import BundleError, DataError
 
 
@@ -25,6 +25,9 @@ def decoding(
             show_default=False,
         ),
     ] = None,
+    device: DEVICE = None,
+    batch: BATCH = None,
+    workers: WORKERS = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say which decoding is best and leave the bundle unchanged.")
     ] = False,
@@ -47,6 +50,9 @@ def decoding(
             data,
             split=split,
             most_views=views,
+            device=device,
+            batch_size=batch or BATCH_SIZE,
+            workers=workers or 0,
             report=lambda tried: typer.echo(str(tried)),
             progress=bar,
             note=note,

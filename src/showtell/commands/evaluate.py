@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from showtell.commands.terminal import (
+    BATCH,
+    BATCH_SIZE,
     CONSENSUS,
+    DEVICE,
     ENSEMBLE,
     VIEWS,
+    WORKERS,
     need_bundle,
     need_data,
     need_file,
@@ -80,6 +84,9 @@ def evaluate(
     consensus: CONSENSUS = None,
     views: VIEWS = None,
     ensemble: ENSEMBLE = None,
+    device: DEVICE = None,
+    batch: BATCH = None,
+    workers: WORKERS = None,
     confidence: Annotated[
         float | None,
         typer.Option(
@@ -96,26 +103,15 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
     """Score captions: BLEU-1…4, ROUGE-L and CIDEr with their protocol; for a bundle also two floors."""
-    if (bundle is None) == (predictions is None):
-        raise typer.BadParameter("expected either a bundle or --predictions FILE")
-    if images is not None and predictions is None and against is None:
-        raise typer.BadParameter("--images goes with --predictions or --against, which are missing")
-    if split_of is not None and predictions is None:
-        raise typer.BadParameter(
-            "--split-of goes with --predictions; a bundle's own data settings are those of its training anyway"
-        )
-    if predictions is not None and (consensus is not None or views is not None or ensemble):
-        raise typer.BadParameter(
-            "--consensus, --views and --ensemble caption with a bundle; --predictions are captions already"
-        )
-    if confidence is not None and bundle is None:
-        raise typer.BadParameter("--confidence goes with a bundle; --predictions are captions without one")
+    more = _more(metrics)
+    _refuse(
+        bundle, predictions, against=against, images=images, split_of=split_of, confidence=confidence, clip=clip, more=more,
+        ways=consensus is not None or views is not None or bool(ensemble), device=device,
+        speed=batch is not None or workers is not None,
+    )  # fmt: skip
     if split not in SPLITS:
         raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
     need_data(data)
-    more = _more(metrics)
-    if clip is not None and _CLIP not in more:
-        raise typer.BadParameter("--clip names the model of --metrics clip, which is missing")
     from showtell.against import compare_evaluations
     from showtell.evaluation import evaluate_bundle, evaluate_predictions
     from showtell.results import check_results, write_results
@@ -127,7 +123,7 @@ def evaluate(
     trained = split_of if bundle is None else bundle
     folder = None if trained is None else need_bundle(trained)
 
-    scorer = _scorer(clip) if _CLIP in more else None
+    scorer = _scorer(clip, device) if _CLIP in more else None
     more = [name for name in more if name != _CLIP]
 
     def score(file: Path) -> Evaluation:
@@ -149,7 +145,7 @@ def evaluate(
         with progress() as bar:
             result = evaluate_bundle(
                 folder, data, split=split, more=more, clip=scorer, ensemble=others, progress=bar, note=note,
-                wishes=wishes if wishes != Wishes() else None,
+                wishes=wishes if wishes != Wishes() else None, device=device, batch_size=batch or BATCH_SIZE, workers=workers or 0,
             )  # fmt: skip
         result = replace(result, least=confidence)
     for failure in result.failures:
@@ -162,6 +158,46 @@ def evaluate(
         write_results(captions, result)
     if result.failures and bundle is not None:
         raise typer.Exit(1)
+
+
+def _refuse(
+    bundle: Path | None,
+    predictions: Path | None,
+    *,
+    against: Path | None,
+    images: Path | None,
+    split_of: Path | None,
+    confidence: float | None,
+    clip: str | None,
+    more: Sequence[str],
+    ways: bool,
+    device: str | None,
+    speed: bool,
+) -> None:
+    """Raises `BadParameter` for options that do not go together.
+
+    `ways`: there are other ways to caption than the bundle's own; `speed`: --batch or --workers is given.
+    """
+    if (bundle is None) == (predictions is None):
+        raise typer.BadParameter("expected either a bundle or --predictions FILE")
+    if images is not None and predictions is None and against is None:
+        raise typer.BadParameter("--images goes with --predictions or --against, which are missing")
+    if split_of is not None and predictions is None:
+        raise typer.BadParameter(
+            "--split-of goes with --predictions; a bundle's own data settings are those of its training anyway"
+        )
+    if predictions is not None and ways:
+        raise typer.BadParameter(
+            "--consensus, --views and --ensemble caption with a bundle; --predictions are captions already"
+        )
+    if predictions is not None and speed:
+        raise typer.BadParameter("--batch and --workers caption with a bundle; --predictions are captions already")
+    if predictions is not None and device is not None and _CLIP not in more:
+        raise typer.BadParameter("--device is for a bundle or --metrics clip; nothing here computes on one")
+    if confidence is not None and bundle is None:
+        raise typer.BadParameter("--confidence goes with a bundle; --predictions are captions without one")
+    if clip is not None and _CLIP not in more:
+        raise typer.BadParameter("--clip names the model of --metrics clip, which is missing")
 
 
 def _print(result: Evaluation, compared: Against | None, as_json: bool) -> None:
@@ -185,7 +221,7 @@ def _more(metrics: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _scorer(name: str | None) -> Callable[[], ClipScorer]:
+def _scorer(name: str | None, device: str | None) -> Callable[[], ClipScorer]:
     """Loads the CLIP model when it is asked for, once."""
 
     @functools.cache
@@ -194,7 +230,7 @@ def _scorer(name: str | None) -> Callable[[], ClipScorer]:
 
         source = PAPERS if name is None else name
         note(f"loading the CLIP model {source}")
-        return ClipScorer.load(source)
+        return ClipScorer.load(source, device=device)
 
     return load
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from showtell.commands.evaluate import SPLITS
-from showtell.commands.terminal import need_bundle, need_data, note, progress
+from showtell.commands.terminal import BATCH, BATCH_SIZE, DEVICE, WORKERS, need_bundle, need_data, note, progress
 from showtell.errors import DataError, check_target
 
 
@@ -26,6 +26,9 @@ def report(
             help="The page [default: report.html in the first run's folder, or beside the first bundle].",
         ),
     ] = None,
+    device: DEVICE = None,
+    batch: BATCH = None,
+    workers: WORKERS = None,
 ) -> None:
     """Write one self-contained HTML file: scores, curves, captions, and where the model looked for each word."""
     if split not in SPLITS:
@@ -42,7 +45,17 @@ def report(
 
     with progress() as bar:
         reports = [
-            collect(bundle, data, name=_name(run), split=split, progress=bar, note=note)
+            collect(
+                bundle,
+                data,
+                name=_name(run),
+                split=split,
+                device=device,
+                batch_size=batch or BATCH_SIZE,
+                workers=workers or 0,
+                progress=bar,
+                note=note,
+            )
             for run, bundle in zip(runs, bundles, strict=True)
         ]
     write_page(page, reports, title=" · ".join(dict.fromkeys(report.name for report in reports)))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from showtell.commands.terminal import need_bundle
+from showtell.commands.terminal import DEVICE, need_bundle
 from showtell.errors import DataError, MissingExtraError
 
 _TOKEN = "SHOWTELL_TOKEN"  # noqa: S105 (the variable's name)
@@ -19,6 +19,7 @@ def serve(
     bundle: Annotated[Path, typer.Argument(help="A bundle, an exported folder, or user/name on the hub.")],
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    device: DEVICE = None,
     batch: Annotated[int, typer.Option(min=1, max=256, help="Images that go through the model at once.")] = 16,
     wait_ms: Annotated[
         int, typer.Option(min=0, max=10_000, help="How long a batch waits for images that are still arriving.")
@@ -59,7 +60,7 @@ def serve(
     settings = Settings(
         limits=limits, batch=batch, wait=wait_ms / 1000, token=secret, allow_urls=allow_urls, digest=digest_of(folder)
     )
-    serve(load_captioner(folder), settings, host=host, port=port)
+    serve(load_captioner(folder, device=device), settings, host=host, port=port)
 
 
 def _at_most(name: str, value: int, other: str, most: int) -> None:

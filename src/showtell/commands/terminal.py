@@ -37,6 +37,20 @@ ENSEMBLE = Annotated[
     list[Path] | None,
     typer.Option(metavar="BUNDLE", help="Another bundle with the same vocabulary; probabilities are averaged. May be repeated."),
 ]  # fmt: skip
+DEVICE = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1 or mps [default: an accelerator if there is one].")
+]  # fmt: skip
+BATCH_SIZE = 32
+BATCH = Annotated[
+    int | None,
+    typer.Option(min=1, max=65536, help=f"Images captioned together [default: {BATCH_SIZE}].", show_default=False),
+]  # fmt: skip
+WORKERS = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Threads that decode images; 0: one per core, at most eight. [default: 0]", show_default=False
+    ),
+]  # fmt: skip
 
 ProgressCallback = Callable[[str, int, int], None]
 

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from showtell.commands.terminal import need_bundle
+from showtell.commands.terminal import DEVICE, need_bundle
 
 
 def trace(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or user/name on the hub.")],
     image: Annotated[Path, typer.Argument(help="An image.")],
+    device: DEVICE = None,
 ) -> None:
     """Print one image after every stage: its shape, and the file and line that made it."""
     folder = need_bundle(bundle)
@@ -21,5 +22,5 @@ def trace(
     open_image(image)  # a bad image fails before torch is imported
     from showtell.trace import trace_image
 
-    for stage in trace_image(folder, image):
+    for stage in trace_image(folder, image, device=device):
         typer.echo(stage.line())

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,9 @@ def collect(
     split: str = "test",
     examples: int = 8,
     evaluation: Evaluation | None = None,
+    device: str | None = None,
+    batch_size: int = 32,
+    workers: int = 0,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> RunReport:
@@ -90,12 +93,12 @@ def collect(
 
     `run` is the folder of a run, a bundle or an exported captioner (which has no epochs); `data` defaults to what the
     run was trained on; `evaluation` is the bundle's on that split, if there is one already; `name` is what the report
-    calls the run. Raises `BundleError` and `DataError` as evaluation does.
+    calls the run; `device`, `batch_size` and `workers` are those of `evaluate_bundle`. Raises `BundleError` and `DataError` as evaluation does.
     """
     from showtell.loading import load_captioner
 
     bundle = run if (run / "config.json").is_file() else run / "bundle"
-    captioner = load_captioner(bundle)
+    captioner = load_captioner(bundle, device=device)
     recipe = captioner.recipe
     folder = bundle.resolve().parent if bundle.resolve().name == "bundle" else bundle.resolve()
     data = data or _trained_on(folder, recipe)
@@ -103,7 +106,9 @@ def collect(
         raise DataError(
             f"no data set at '{data}', which is all that {run} knows of where it was; name its folder with --data"
         )
-    evaluation = evaluation or evaluate_captioner(captioner, data, split=split, progress=progress, note=note)
+    evaluation = evaluation or evaluate_captioner(
+        captioner, data, split=split, batch_size=batch_size, workers=workers, progress=progress, note=note
+    )
     training = training_captions(read_annotations(data, require_images=False, **shares_of(recipe)))
     return RunReport(
         name=name or folder.name,
@@ -112,7 +117,7 @@ def collect(
         evaluation=evaluation,
         spoken=evaluation.spoken or describe(evaluation.candidates, training),
         written=evaluation.written or describe([image.captions[0] for image in evaluation.images], training),
-        examples=_examples(captioner.caption, evaluation, examples),
+        examples=_examples(partial(captioner.caption, batch_size=batch_size), evaluation, examples),
         transform=captioner.transform,
     )
 
