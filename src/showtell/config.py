@@ -297,11 +297,15 @@ class SearchConfig(_Section):
 
     def describe(self) -> str:
         """The decoding as a protocol names it; anything not named has its default."""
+        return ", ".join([f"beam {self.beam}", f"length normalisation {self.length_penalty:g}", *self.further()])
+
+    def further(self) -> list[str]:
+        """What `describe` names beside beam and length normalisation."""
         usual = type(self).model_fields["max_length"].default
         more = [f"max length {self.max_length}"] * (self.max_length != usual)
         more += [f"no {self.no_repeat_ngram}-gram twice"] * (self.no_repeat_ngram > 0)
         more += [f"consensus of {self.consensus}"] * (self.consensus > 1) + [f"{self.views} views"] * (self.views > 1)
-        return ", ".join([f"beam {self.beam}", f"length normalisation {self.length_penalty:g}", *more])
+        return more
 
 
 class Recipe(_Section):

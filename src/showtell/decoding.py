@@ -71,6 +71,10 @@ class Sampling:
         if not 0 <= self.seed < 2**31:
             raise DataError(f"seed is {self.seed}, expected 0 to {2**31 - 1}")
 
+    def describe(self) -> str:
+        """The sampling as a protocol names it."""
+        return f"sampled at temperature {self.temperature:g} from {self.top_p:g} of the probability, seed {self.seed}"
+
 
 @dataclass(frozen=True, slots=True)
 class Wishes:

@@ -7,6 +7,7 @@ need no torch.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,13 +30,16 @@ from showtell.metrics import (
     describe,
     evaluate,
     read_predictions,
+    read_sets,
+    score_people,
+    score_sets,
 )
-from showtell.scores import Evaluation
+from showtell.scores import Evaluation, Several
 
 if TYPE_CHECKING:
     from showtell.captioning import BaseCaptioner
     from showtell.clip import ClipScorer
-    from showtell.decoding import Wishes
+    from showtell.decoding import Sampling, Wishes
 
 Progress = Callable[[str, int, int], None]
 Clip = Callable[[], "ClipScorer"]  # loads it when it is needed
@@ -56,6 +60,7 @@ def evaluate_predictions(
     predictions: Path,
     data: Path,
     *,
+    n: int = 1,
     split: str = "test",
     listed: Path | None = None,
     allow_missing: bool = False,
@@ -68,21 +73,22 @@ def evaluate_predictions(
     """Scores a file of predictions against the references of a split; only `clip` needs the image files.
 
     Where the file has captions alone, one per line, they belong to the split's images in order, or to the images that
-    the file `listed` names, one per line. `more` is that of `metrics.evaluate`. Data without splits of its own is split
+    the file `listed` names, one per line. With `n` above 1, the first n captions of each image are also scored as a set:
+    the file is read by `read_sets`. `more` is that of `metrics.evaluate`. Data without splits of its own is split
     as for the training of `trained`, a bundle or an exported folder; without it, by the recipe's defaults. Markers
     around the predictions ("startseq … endseq") are removed where half of them or more have one, and the report says
     so. Raises `DataError` where images of the split have no prediction, or no file that `clip` needs, unless
-    `allow_missing` leaves them out, or where none has.
+    `allow_missing` leaves them out, or where none has, and where none has more than one caption for an `n` above 1.
     """
     shares = {} if trained is None else shares_of(read_config(trained)["recipe"])
     annotations = read_annotations(data, require_images=False, **shares)
     images = annotations.split(split)
     order = [image.image_id for image in images] if listed is None else _lines(listed)
     place = f"the {split} split of {data}" if listed is None else str(listed)
-    found = read_predictions(predictions, order, listed_in=place)
-    known = Predictions(found, annotations.images)
+    found = _found(predictions, order, place, n)
+    known = Predictions({name: name for name in found}, annotations.images)  # by whose name an image is in the file
     said = ((image, known.of(image)) for image in images)
-    pairs = [(image, caption) for image, caption in said if caption is not None]
+    pairs = [(image, found[name][:n]) for image, name in said if name is not None]
     missing = len(images) - len(pairs)
     if not pairs:
         raise DataError(
@@ -103,7 +109,7 @@ def evaluate_predictions(
         pairs = seen or pairs
     kept = [image for image, _ in pairs]
     return _scored(
-        [caption for _, caption in pairs], annotations, kept, split=split, decoding=decoding, clip=scorer,
+        [captions for _, captions in pairs], annotations, kept, n=n, split=split, decoding=decoding, clip=scorer,
         judge=_judge(scorer, kept, progress), more=more, failures=left_out,
     )  # fmt: skip
 
@@ -112,6 +118,8 @@ def evaluate_bundle(
     bundle: Path,
     data: Path,
     *,
+    n: int = 1,
+    sampling: Sampling | None = None,
     split: str = "test",
     seed: int = 0,
     more: Sequence[str] = (),
@@ -126,10 +134,10 @@ def evaluate_bundle(
 ) -> Evaluation:
     """Captions a split's images with the bundle's own decoding, free running, and scores them beside both floors.
 
-    The bundles of `ensemble` join it, and `wishes` (consensus, views) replace the bundle's own settings. `more` is that
-    of `metrics.evaluate`; `clip` adds CLIPScore and RefCLIPScore. `device` is that of `load_captioner`; `batch_size` images
-    are captioned together, decoded by `workers` threads, with 0 one per core and at most eight. `DataError` for a device
-    that is not there.
+    With `n` above 1, the n captions of each image are also scored as a set. The bundles of `ensemble` join it, `wishes`
+    (consensus, views, diverse captions) replace the bundle's own settings, and with `sampling` captions are drawn.
+    `more` is that of `metrics.evaluate`; `clip` adds CLIPScore and RefCLIPScore. `device` is that of `load_captioner`;
+    `batch_size` images are captioned together, decoded by `workers` threads: 0 is one per core, at most eight.
 
     Data without a split of its own is split as for the bundle's training. Images whose file is missing are left out and
     reported to `note`; those that cannot be decoded become `failures`. Raises `DataError` where none is left. Markers
@@ -139,8 +147,8 @@ def evaluate_bundle(
 
     captioner = load_captioner(bundle, ensemble=ensemble, device=device)
     return evaluate_captioner(
-        captioner, data, split=split, seed=seed, more=more, clip=clip, wishes=wishes, members=1 + len(ensemble),
-        batch_size=batch_size, workers=workers, progress=progress, note=note,
+        captioner, data, n=n, sampling=sampling, split=split, seed=seed, more=more, clip=clip, wishes=wishes,
+        members=1 + len(ensemble), batch_size=batch_size, workers=workers, progress=progress, note=note,
     )  # fmt: skip
 
 
@@ -148,6 +156,8 @@ def evaluate_captioner(
     captioner: BaseCaptioner,
     data: Path,
     *,
+    n: int = 1,
+    sampling: Sampling | None = None,
     split: str = "test",
     seed: int = 0,
     more: Sequence[str] = (),
@@ -162,38 +172,40 @@ def evaluate_captioner(
     """`evaluate_bundle` for a captioner that is already loaded, an ensemble of `members` bundles."""
     scorer = None if clip is None else clip()  # first: a wrong name fails before captioning
     annotations, images = images_of(captioner, data, split, note)
-    candidates: dict[int, str] = {}
+    said: dict[int, list[str]] = {}
     confidences: list[float] = []  # and not the whole captions, whose attention takes gigabytes for large splits
     failures: list[str] = []
     results = captioner.caption_each(
-        [image.path for image in images], wishes=wishes, batch_size=batch_size, workers=workers or decoding_threads()
-    )
+        [image.path for image in images], n=n, sampling=sampling, wishes=wishes, batch_size=batch_size,
+        workers=workers or decoding_threads(),
+    )  # fmt: skip
     for index, result in enumerate(results):
         if isinstance(result, ImageError):
             failures.append(str(result))
         else:
-            candidates[index] = result.text
+            said[index] = [caption.text for caption in (result, *result.alternatives)]
             confidences.append(result.confidence)
         progress(f"captioning the {split} split", index + 1, len(images))
-    if not candidates:
+    if not said:
         raise DataError(f"none of the {len(images)} images of the {split} split can be decoded; first: {failures[0]}")
-    kept = [images[index] for index in candidates]
+    kept = [images[index] for index in said]
     if more:
         note(f"computing {' and '.join(more)}: Java, for the captions and for both floors")
     judge, constant = _judge(scorer, kept, progress), constant_caption(annotations)
     found = _scored(
-        list(candidates.values()), annotations, kept, split=split, decoding=_decoding(captioner, wishes, members),
-        clip=scorer, judge=judge, more=more, failures=failures,
+        list(said.values()), annotations, kept, n=n, split=split, clip=scorer, judge=judge, more=more, failures=failures,
+        decoding=_decoding(captioner, wishes, members, n, sampling),
     )  # fmt: skip
     floors = _floors(found, constant, seed=seed, judge=judge, more=more)
     return replace(found, floors=floors, constant=constant, confidences=tuple(confidences))
 
 
 def _scored(
-    captions: list[str],
+    said: Sequence[Sequence[str]],
     annotations: Annotations,
     images: Sequence[CaptionedImage],
     *,
+    n: int,
     split: str,
     decoding: str,
     clip: ClipScorer | None,
@@ -201,17 +213,29 @@ def _scored(
     more: Sequence[str],
     failures: Sequence[str],
 ) -> Evaluation:
-    """Scores one caption of each of the images, without markers, against their references."""
-    candidates, marked = _unmarked(captions)
+    """Scores the first caption of each of the images, without markers, against their references; with `n` above 1, also
+    up to n of each as a set."""
+    sets, marked = _unmarked(said)
+    candidates = [first for first, *_ in sets]
     references = [list(image.captions) for image in images]
+    decoding += f", {n} captions an image" * (n > 1)
     protocol = make_protocol(annotations, split, references, decoding=decoding, clip=clip)
     report = evaluate(candidates, references, protocol=protocol, more=more, further=judge(candidates))
     report = replace(report, notes=[*annotations.notes, *marked, *report.notes])
     spoken, written = _described(annotations, images, candidates)
     return Evaluation(
         report, failures=tuple(failures), images=tuple(images), candidates=tuple(candidates), spoken=spoken,
-        written=written,
+        written=written, several=_several(sets, references, n) if n > 1 else None,
+        alternatives=tuple(tuple(others) for _, *others in sets) if n > 1 else (),
     )  # fmt: skip
+
+
+def _several(sets: Sequence[Sequence[str]], references: Sequence[Sequence[str]], n: int) -> Several:
+    """What up to `n` captions an image are worth. Where a search found fewer, they count again from the first: a set of
+    fewer would be compared with larger ones, and would look more diverse for having failed to differ."""
+    whole = [list(itertools.islice(itertools.cycle(captions), n)) for captions in sets]
+    short = sum(len(captions) < n for captions in sets)
+    return Several(score_sets(whole, references), score_people(references, n), short)
 
 
 def _floors(found: Evaluation, constant: str, *, seed: int, judge: Judge, more: Sequence[str]) -> dict[str, Report]:
@@ -238,16 +262,31 @@ def _judge(scorer: ClipScorer | None, images: Sequence[CaptionedImage], progress
     return scorer.look_at([i.path for i in images], [i.captions for i in images], progress=progress)
 
 
-def _unmarked(candidates: list[str]) -> tuple[list[str], list[str]]:
-    """The candidates without markers, and a note that names any that were found.
+def _unmarked(said: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[str]]:
+    """Each image's captions without markers, and a note that names any that were found.
 
     Markers are how a captioner was taught, not what it says, and the references have none; refusing the file would only
     make its author remove them.
     """
-    markers = find_markers(candidates)
+    markers = find_markers(itertools.chain.from_iterable(said))
     if not markers:
-        return candidates, []
-    return [without_markers(caption) for caption in candidates], [told(markers, of="the predictions")]
+        return [list(captions) for captions in said], []
+    plain = [[without_markers(caption) for caption in captions] for captions in said]
+    return plain, [told(markers, of="the predictions")]
+
+
+def _found(predictions: Path, order: Sequence[str], place: str, n: int) -> dict[str, tuple[str, ...]]:
+    """The captions in a file by image, one of each where `n` is 1; `DataError` if none has several where it is more."""
+    if n == 1:
+        one = read_predictions(predictions, order, listed_in=place)
+        return {image: (caption,) for image, caption in one.items()}
+    found = read_sets(predictions, order, listed_in=place)
+    if max(map(len, found.values())) == 1:
+        raise DataError(
+            f"{predictions} has one caption an image, and {n} are asked for; leave out --n, or write several with  "
+            f"showtell caption --n {n} --out captions.jsonl"
+        )
+    return found
 
 
 def constant_caption(annotations: Annotations) -> str:
@@ -316,17 +355,20 @@ def shares_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {name: settings[key] for key, name in named.items() if key in settings}
 
 
-def _decoding(captioner: BaseCaptioner, wishes: Wishes | None, bundles: int) -> str:
-    """The decoding as a protocol names it: the captioner's own, changed by the wishes."""
+def _decoding(captioner: BaseCaptioner, wishes: Wishes | None, bundles: int, n: int, sampling: Sampling | None) -> str:
+    """The decoding as a protocol names it: the captioner's own, changed by the wishes, or a sampling."""
     from showtell.config import SearchConfig
 
-    options = captioner.options(wishes=wishes)
+    options = captioner.options(n=n, wishes=wishes)
     search = SearchConfig(**{key: getattr(options, key) for key in SearchConfig.model_fields})
     more = [f"{options.min_length} tokens or more"] * (options.min_length > 0) + ["made to end"] * options.closing
     more += ["a given beginning"] * bool(options.beginning)
     more += ["words asked for or ruled out"] * bool(options.required or options.forbidden)
-    more += [f"{options.groups} groups"] * (options.groups > 1) + [f"ensemble of {bundles}"] * (bundles > 1)
-    return ", ".join([search.describe(), *more])
+    more += [f"{options.groups} groups, {options.diversity:g} nats apart"] * (options.groups > 1)
+    more += [f"ensemble of {bundles}"] * (bundles > 1)
+    if sampling is None:
+        return ", ".join([search.describe(), *more])
+    return ", ".join([sampling.describe(), *search.model_copy(update={"consensus": 0}).further(), *more])
 
 
 def _lines(path: Path) -> list[str]:

@@ -9,9 +9,72 @@ from functools import cached_property
 from typing import Any
 
 from showtell.data.annotations import CaptionedImage
-from showtell.metrics import Interval, Kept, Report, Selection, TextStatistics, bootstrap, keep_above, select_surest
+from showtell.metrics import (
+    Interval,
+    Kept,
+    Ranked,
+    Report,
+    Selection,
+    SetScores,
+    TextStatistics,
+    bootstrap,
+    keep_above,
+    select_surest,
+)
 from showtell.metrics.confidence import SHARES
 from showtell.metrics.evaluate import NAMES
+
+
+@dataclass(frozen=True)
+class Several:
+    """What several captions an image are worth, and people's beside them."""
+
+    own: SetScores
+    people: SetScores | None  # None where no image has two references
+    short: int = 0  # images with fewer captions, which were repeated from the first
+
+    def to_dict(self) -> dict[str, Any]:
+        """For --json."""
+        people = {} if self.people is None else {"people": asdict(self.people)}
+        return asdict(self.own) | {"images_with_fewer": self.short} | people
+
+    def lines(self) -> list[str]:
+        """For people: a table of the scores, and one of how much the captions differ."""
+        own, people, n = self.own, self.people, self.own.n
+        head = f"{f'of the {n} captions':24s}{'first':>9s}{'mean':>9s}{'best':>9s}"
+        scores = [_cells(name, [score.first, score.mean, score.best]) for name, score in _scored(own).items()]
+        differ = f"{'how they differ':24s}{'these':>9s}"
+        spread = [_cells(name, [value]) for name, value in _spread(own).items()]
+        legend = [
+            "first, mean, best: of each image's captions, averaged over images; BLEU-4 too, and so is none of the corpus",
+            "mBLEU-4 is low where captions differ, the others are high",
+        ]
+        legend += [f"{self.short} images have fewer than {n} captions, which count again from the first"] * (
+            self.short > 0
+        )
+        if people is not None:
+            head += f"{'people: mean':>16s}{'best':>9s}"
+            ranked = zip(scores, _scored(people).values(), strict=True)
+            scores = [f"{row}{100 * score.mean:16.2f}{100 * score.best:9.2f}" for row, score in ranked]
+            differ += f"{'people':>9s}"
+            spread = [f"{row}{100 * value:9.2f}" for row, value in zip(spread, _spread(people).values(), strict=True)]
+            legend.append(f"people: {people.n} references of an image, each scored against its others")
+        return [head, *scores, differ, *spread, *legend]
+
+
+def _scored(scores: SetScores) -> dict[str, Ranked]:
+    return {"CIDEr": scores.cider, "BLEU-4 of each image": scores.bleu_4}
+
+
+def _spread(scores: SetScores) -> dict[str, float]:
+    return {
+        "distinct captions": scores.distinct, "Div-1": scores.div_1, "Div-2": scores.div_2,
+        "mBLEU-4": scores.mbleu_4, "self-CIDEr": scores.self_cider,
+    }  # fmt: skip
+
+
+def _cells(name: str, values: Sequence[float]) -> str:
+    return f"{name:24s}" + "".join(f"{100 * value:9.2f}" for value in values)
 
 
 @dataclass(frozen=True)
@@ -26,6 +89,8 @@ class Evaluation:
     candidates: tuple[str, ...] = ()  # one per image, in the order of `images`
     spoken: TextStatistics | None = None  # of the candidates; None without a train split to compare with
     written: TextStatistics | None = None  # of people's captions, the split's first references
+    several: Several | None = None  # where there are several captions an image
+    alternatives: tuple[tuple[str, ...], ...] = ()  # each image's captions after its candidate, if there are several
     confidences: tuple[float, ...] = ()  # of a captioner in its candidates
     least: float | None = None  # the captions of at least this confidence are also scored by themselves
 
@@ -59,6 +124,8 @@ class Evaluation:
             result["notes"] = list(self.report.notes)
         if self.spoken and self.written:
             result["captions"] = {"candidates": asdict(self.spoken), "people": asdict(self.written)}
+        if self.several is not None:
+            result["several"] = self.several.to_dict()
         if known := self.selection():
             between = {"rank_correlation": known.correlation, "interval": [known.low, known.high]}
             result["selection"] = {**between, "surest": [_told(kept) for kept in known.surest]}
@@ -83,7 +150,17 @@ class Evaluation:
         if "shuffled" in self.floors:
             legend.append("shuffled floor: each image's caption given to another image")
         said = _statistics(self.spoken, self.written) if self.spoken and self.written else []
-        return [head, *table, *legend, *said, *self._surest(), *self.report.notes, f"protocol: {self.report.protocol}"]
+        several = self.several.lines() if self.several is not None else []
+        return [
+            head,
+            *table,
+            *legend,
+            *said,
+            *self._surest(),
+            *several,
+            *self.report.notes,
+            f"protocol: {self.report.protocol}",
+        ]
 
     def _surest(self) -> list[str]:
         """A table of the CIDEr of the captions that the captioner is surest of."""

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from showtell.commands.beside import TextFiles, with_own_texts
 from showtell.commands.inputs import Input, list_inputs, shard, sources
 from showtell.commands.rows import CaptionFile, Printer, check_caption_file, one_line
+from showtell.commands.several import (
+    DIVERSE,
+    DIVERSITY,
+    SAMPLE,
+    SEED,
+    TEMPERATURE,
+    TOP_P,
+    N,
+    drawn,
+    penalty,
+    refuse_searching,
+)
 from showtell.commands.terminal import BATCH, BATCH_SIZE, CONSENSUS, DEVICE, ENSEMBLE, VIEWS, WORKERS, need_bundle, note
-from showtell.decoding import Sampling, Wishes
+from showtell.decoding import Wishes
 from showtell.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from showtell.captioning import BaseCaptioner, Caption
+    from showtell.decoding import Sampling
 
 
 def caption(
@@ -55,7 +68,7 @@ def caption(
     device: DEVICE = None,
     batch: BATCH = None,
     workers: WORKERS = None,
-    n: Annotated[int, typer.Option("--n", min=1, max=100, help="Captions per image.")] = 1,
+    n: N = 1,
     beam: Annotated[
         int | None,
         typer.Option(
@@ -68,22 +81,10 @@ def caption(
         Path | None,
         typer.Option(metavar="OUT", help="Draw where the model looked: a .png for one image, a folder for several."),
     ] = None,
-    sample: Annotated[
-        bool, typer.Option("--sample", help="Sample captions instead of searching for the likeliest.")
-    ] = False,
-    temperature: Annotated[
-        float | None,
-        typer.Option(help="With --sample: below 1 for plainer captions, above 1 for wilder ones [default: 1.0]."),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            help="With --sample: sample from the likeliest words that have this share of the probability [default: 0.9]."
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="With --sample: the same seed gives the same captions [default: 0].")
-    ] = None,
+    sample: SAMPLE = False,
+    temperature: TEMPERATURE = None,
+    top_p: TOP_P = None,
+    seed: SEED = None,
     required: Annotated[
         list[str] | None,
         typer.Option(
@@ -93,10 +94,8 @@ def caption(
     excluded: Annotated[
         list[str] | None, typer.Option("--without", metavar="WORD", help="A word that must not occur. May be repeated.")
     ] = None,
-    diverse: Annotated[bool, typer.Option("--diverse", help="With --n: captions in different words.")] = False,
-    diversity: Annotated[
-        float | None, typer.Option(help="With --diverse: penalty for another caption's words, in nats [default: 0.5].")
-    ] = None,
+    diverse: DIVERSE = False,
+    diversity: DIVERSITY = None,
     begins: Annotated[
         str, typer.Option(metavar="WORDS", help="Words that every caption begins with: 'a photo of'.")
     ] = "",
@@ -130,14 +129,13 @@ def caption(
     ensemble: ENSEMBLE = None,
 ) -> None:
     """Caption images. A broken one is reported on stderr and skipped (exit code 1)."""
-    drawing: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
-    drawing = {name: value for name, value in drawing.items() if value is not None}
-    _refuse_diversity(n, diverse, diversity)
     wishes = Wishes(
-        tuple(required or ()), tuple(excluded or ()), diverse, consensus=consensus, views=views,
-        **({} if diversity is None else {"diversity": diversity}), begins=begins, min_tokens=min_length, max_tokens=max_length, length_penalty=length_penalty, no_repeat_ngram=no_repeat,
+        tuple(required or ()), tuple(excluded or ()), diverse, consensus=consensus, views=views, diversity=penalty(diverse, diversity, n),
+        begins=begins, min_tokens=min_length, max_tokens=max_length, length_penalty=length_penalty, no_repeat_ngram=no_repeat,
     )  # fmt: skip
-    _refuse_search(wishes, n=n, beam=beam, sample=sample, drawing=drawing)
+    refuse_searching(sample, wishes, options="--with, --without, --diverse, --consensus and --length-penalty")
+    _refuse_beams(beam, n=n, sample=sample)
+    sampling = drawn(sample, temperature=temperature, top_p=top_p, seed=seed)
     _refuse_outputs(out, beside=beside, printed=format is not None or attention is not None, sample=sample, part=part)
     if out is not None:
         check_caption_file(out, n)
@@ -153,7 +151,6 @@ def caption(
     from showtell.images import decoding_threads
     from showtell.loading import load_captioner
 
-    sampling = Sampling(**drawing) if sample else None
     captioner = load_captioner(folder, ensemble=others, device=device)
     with nullcontext() if out is None else CaptionFile(out, n) as file:
         draw = _drawer(attention, captioner, sampling) if attention is not None else None
@@ -175,24 +172,12 @@ def caption(
         raise typer.Exit(1)
 
 
-def _refuse_diversity(n: int, diverse: bool, diversity: float | None) -> None:
-    """Raises `BadParameter` for differing captions without several, or a penalty without them."""
-    if (diverse and n < 2) or (diversity is not None and not diverse):
-        raise typer.BadParameter("--diverse needs --n 2 or more, and --diversity needs --diverse")
-
-
-def _refuse_search(wishes: Wishes, *, n: int, beam: int | None, sample: bool, drawing: Mapping[str, float]) -> None:
-    """Raises `BadParameter` for options of searching and of sampling (`drawing`) that do not go together."""
-    if sample and wishes.searched():
-        raise typer.BadParameter(
-            "--with, --without, --diverse, --consensus and --length-penalty search, and --sample does not; leave out one"
-        )
+def _refuse_beams(beam: int | None, *, n: int, sample: bool) -> None:
+    """Raises `BadParameter` for beams where captions are sampled, and for fewer than captions."""
     if sample and beam is not None:
         raise typer.BadParameter("--beam searches, and --sample does not; leave out one")
     if beam is not None and n > beam:
         raise typer.BadParameter(f"--n {n} captions need --beam {n} or more, found {beam}")
-    if drawing and not sample:
-        raise typer.BadParameter("--temperature, --top-p and --seed go with --sample, which is missing")
 
 
 def _refuse_outputs(out: Path | None, *, beside: bool, printed: bool, sample: bool, part: str) -> None:

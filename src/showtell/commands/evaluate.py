@@ -10,6 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from showtell.commands.several import (
+    DIVERSE,
+    DIVERSITY,
+    SAMPLE,
+    SEED,
+    TEMPERATURE,
+    TOP_P,
+    N,
+    drawn,
+    penalty,
+    refuse_searching,
+)
 from showtell.commands.terminal import (
     BATCH,
     BATCH_SIZE,
@@ -25,6 +37,7 @@ from showtell.commands.terminal import (
     print_json,
     progress,
 )
+from showtell.decoding import Wishes
 from showtell.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -81,6 +94,13 @@ def evaluate(
             help="Score the predictions even if some images have none, or no file that --metrics clip needs.",
         ),
     ] = False,
+    n: N = 1,
+    diverse: DIVERSE = False,
+    diversity: DIVERSITY = None,
+    sample: SAMPLE = False,
+    temperature: TEMPERATURE = None,
+    top_p: TOP_P = None,
+    seed: SEED = None,
     consensus: CONSENSUS = None,
     views: VIEWS = None,
     ensemble: ENSEMBLE = None,
@@ -102,13 +122,17 @@ def evaluate(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
 ) -> None:
-    """Score captions: BLEU-1…4, ROUGE-L and CIDEr with their protocol; for a bundle also two floors."""
+    """Score captions: BLEU-1…4, ROUGE-L and CIDEr with their protocol; for a bundle also two floors; with --n also the
+    best and the mean of several captions an image, and how much they differ."""
     more = _more(metrics)
     _refuse(
         bundle, predictions, against=against, images=images, split_of=split_of, confidence=confidence, clip=clip, more=more,
-        ways=consensus is not None or views is not None or bool(ensemble), device=device,
+        ways=consensus is not None or views is not None or bool(ensemble), several=diverse or sample, device=device,
         speed=batch is not None or workers is not None,
     )  # fmt: skip
+    wishes = Wishes(diverse=diverse, diversity=penalty(diverse, diversity, n), consensus=consensus, views=views)
+    refuse_searching(sample, wishes, options="--diverse and --consensus")
+    sampling = drawn(sample, temperature=temperature, top_p=top_p, seed=seed)
     if split not in SPLITS:
         raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
     need_data(data)
@@ -117,7 +141,7 @@ def evaluate(
     from showtell.results import check_results, write_results
 
     if captions is not None:
-        check_results(captions)
+        check_results(captions, n)
     given = [*_captions_in(predictions, "--predictions"), *_captions_in(against, "--against")]
     listed = None if images is None else _list_of(given, images)
     trained = split_of if bundle is None else bundle
@@ -126,25 +150,22 @@ def evaluate(
     scorer = _scorer(clip, device) if _CLIP in more else None
     more = [name for name in more if name != _CLIP]
 
-    def score(file: Path) -> Evaluation:
+    def score(file: Path, n: int = 1) -> Evaluation:
         with progress() as bar:
             return evaluate_predictions(
-                file, data, split=split, listed=listed, allow_missing=allow_missing, more=more, clip=scorer,
+                file, data, n=n, split=split, listed=listed, allow_missing=allow_missing, more=more, clip=scorer,
                 trained=folder, progress=bar,
             )  # fmt: skip
 
     other = None if against is None else score(against)  # first: a bad file fails before captioning
     if predictions is not None:
-        result = score(predictions)
+        result = score(predictions, n)
     else:
         assert folder is not None
-        from showtell.decoding import Wishes
-
         others = [need_bundle(name) for name in ensemble or ()]
-        wishes = Wishes(consensus=consensus, views=views)
         with progress() as bar:
             result = evaluate_bundle(
-                folder, data, split=split, more=more, clip=scorer, ensemble=others, progress=bar, note=note,
+                folder, data, n=n, sampling=sampling, split=split, more=more, clip=scorer, ensemble=others, progress=bar, note=note,
                 wishes=wishes if wishes != Wishes() else None, device=device, batch_size=batch or BATCH_SIZE, workers=workers or 0,
             )  # fmt: skip
         result = replace(result, least=confidence)
@@ -171,12 +192,14 @@ def _refuse(
     clip: str | None,
     more: Sequence[str],
     ways: bool,
+    several: bool,
     device: str | None,
     speed: bool,
 ) -> None:
     """Raises `BadParameter` for options that do not go together.
 
-    `ways`: there are other ways to caption than the bundle's own; `speed`: --batch or --workers is given.
+    `ways`: there are other ways to caption than the bundle's own; `several`: --diverse or --sample is given; `speed`:
+    --batch or --workers is.
     """
     if (bundle is None) == (predictions is None):
         raise typer.BadParameter("expected either a bundle or --predictions FILE")
@@ -190,6 +213,8 @@ def _refuse(
         raise typer.BadParameter(
             "--consensus, --views and --ensemble caption with a bundle; --predictions are captions already"
         )
+    if predictions is not None and several:
+        raise typer.BadParameter("--diverse and --sample caption with a bundle; --predictions are captions already")
     if predictions is not None and speed:
         raise typer.BadParameter("--batch and --workers caption with a bundle; --predictions are captions already")
     if predictions is not None and device is not None and _CLIP not in more:

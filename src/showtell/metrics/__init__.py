@@ -3,9 +3,10 @@
 from showtell.metrics.bleu import bleu
 from showtell.metrics.cider import cider_d
 from showtell.metrics.confidence import Kept, Selection, keep_above, select_surest
+from showtell.metrics.diversity import Ranked, SetScores, score_people, score_sets
 from showtell.metrics.evaluate import Protocol, Report, evaluate
 from showtell.metrics.floors import best_constant_caption, leave_one_out
-from showtell.metrics.predictions import read_predictions
+from showtell.metrics.predictions import read_predictions, read_sets
 from showtell.metrics.rouge import rouge_l
 from showtell.metrics.significance import Comparison, Interval, bootstrap, compare, verdict
 from showtell.metrics.statistics import TextStatistics, describe
@@ -16,8 +17,10 @@ __all__ = [
     "Interval",
     "Kept",
     "Protocol",
+    "Ranked",
     "Report",
     "Selection",
+    "SetScores",
     "TextStatistics",
     "best_constant_caption",
     "bleu",
@@ -29,7 +32,10 @@ __all__ = [
     "keep_above",
     "leave_one_out",
     "read_predictions",
+    "read_sets",
     "rouge_l",
+    "score_people",
+    "score_sets",
     "select_surest",
     "tokenize",
     "verdict",

@@ -53,15 +53,10 @@ def length_penalty(spoken: Ints, written: Ints) -> Floats:
 
 def _cosines(table: Ngrams, image: Ints, images: int) -> Floats:
     """(references,): for one n, the clipped tf·idf cosine of each reference and its image's candidate."""
-    size = max(1, table.size)
     spoken = table.caption < images
     keys = table.ngram * images + image[table.caption]
-    written = keys[~spoken]  # sorted: equal keys are adjacent
-    first = np.diff(written, prepend=-1) != 0
-    documents = np.bincount(table.ngram[~spoken][first], minlength=size)  # images whose references have the n-gram
-    idf = math.log(images) - np.log(np.maximum(1, documents))
-    weights = table.times * idf[table.ngram]
-    norms = np.sqrt(np.bincount(table.caption, weights**2, minlength=len(image)))
+    written = keys[~spoken]
+    weights, norms = weigh(table, image, candidates=images, images=images)
     references = len(image) - images
     candidate = keys[spoken]  # sorted, each once
     if not len(candidate):
@@ -73,3 +68,18 @@ def _cosines(table: Ngrams, image: Ints, images: int) -> Floats:
     total = np.bincount(table.caption[~spoken][shared] - images, products, minlength=references)
     both = norms[image[images:]] * norms[images:]
     return np.where(both > 0, total / np.where(both > 0, both, 1.0), total)
+
+
+def weigh(table: Ngrams, image: Ints, *, candidates: int, images: int) -> tuple[Floats, Floats]:
+    """(entries,), (captions,): for one n, tf·idf of a table's entries, and the norm of each caption's.
+
+    The first `candidates` captions are candidates, the others references; `image` says whose. An n-gram's document
+    frequency is the number of images whose references have it, at least one.
+    """
+    written = table.caption >= candidates
+    keys = table.ngram[written] * images + image[table.caption[written]]
+    first = np.diff(keys, prepend=-1) != 0  # sorted, if references are in the images' order: equal keys are adjacent
+    documents = np.bincount(table.ngram[written][first], minlength=max(1, table.size))
+    idf = math.log(images) - np.log(np.maximum(1, documents))
+    weights = table.times * idf[table.ngram]
+    return weights, np.sqrt(np.bincount(table.caption, weights**2, minlength=len(image)))

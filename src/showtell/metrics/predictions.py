@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,40 @@ def read_predictions(path: Path, order: Sequence[str] = (), *, listed_in: str = 
     which errors call `listed_in`. `DataError` for a missing file, an unexpected shape or number of lines, or two
     captions of one image.
     """
+    found: dict[str, str] = {}
+    for number, (image, caption) in enumerate(_read(path, order, listed_in), start=1):
+        if image in found:
+            raise DataError(f"{path}, entry {number}: a second caption of {image}; expected one an image")
+        found[image] = caption
+    return found
+
+
+def read_sets(path: Path, order: Sequence[str] = (), *, listed_in: str = "the split") -> dict[str, tuple[str, ...]]:
+    """`read_predictions` where images may have several captions: image id or file name -> its captions, the best first.
+
+    They are an entry's caption and its `alternatives`, as  showtell caption --n  writes them in JSON lines; entries with
+    a `rank`, as in its CSV, in the order of that; or several entries of an image, in the file's order.
+    """
+    found: dict[str, list[str]] = {}
+    for image, caption in _read(path, order, listed_in, every=True):
+        found.setdefault(image, []).append(caption)
+    return {image: tuple(captions) for image, captions in found.items()}
+
+
+def _read(path: Path, order: Sequence[str], listed_in: str, *, every: bool = False) -> list[Row]:
+    """The rows of a file, one or more; of several captions of an image the first alone, unless `every`."""
     if not path.is_file():
         what = f"{path} is a folder" if path.is_dir() else f"no file {path}"
         raise DataError(f"{what}; expected predictions as {_FORMATS}")
     try:
-        rows = _rows(path, read_text(path), order, listed_in)
+        rows = _rows(path, read_text(path), order, listed_in, every)
     except RecursionError:
         raise DataError(f"{path} cannot be read (nested too deeply); expected {_FORMATS}") from None
     except (ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error}); expected {_FORMATS}") from None
-    found: dict[str, str] = {}
-    for number, (image, caption) in enumerate(rows, start=1):
-        if image in found:
-            raise DataError(f"{path}, entry {number}: a second caption of {image}; expected one an image")
-        found[image] = caption
-    if not found:
+    if not rows:
         raise DataError(f"{path} holds no predictions; expected one caption an image")
-    return found
+    return rows
 
 
 def is_text(path: Path) -> bool:
@@ -84,7 +101,7 @@ def _decoded(line: bytes) -> str:
         return line.decode("cp1252", "replace")
 
 
-def _rows(path: Path, text: str, order: Sequence[str], listed_in: str) -> list[Row]:
+def _rows(path: Path, text: str, order: Sequence[str], listed_in: str, every: bool) -> list[Row]:
     objects: Any
     if path.suffix.lower() == ".csv" or (is_text(path) and _has_columns(text)):
         objects = _table(text)
@@ -101,7 +118,11 @@ def _rows(path: Path, text: str, order: Sequence[str], listed_in: str) -> list[R
     numbered = [
         (number, {_key(key): value for key, value in row.items()}) for number, row in enumerate(objects, start=1)
     ]
-    chosen = [(number, row) for number, row in numbered if "rank" not in row or _is_first(path, number, row["rank"])]
+    ranked = [(_rank(path, number, row), number, row) for number, row in numbered]
+    if every:
+        by_rank = sorted(ranked, key=lambda item: item[0])  # stable: as in the file where ranks are equal
+        return [pair for _, number, row in by_rank for pair in _captions(path, number, row)]
+    chosen = [(number, row) for rank, number, row in ranked if rank == 1]
     if numbered and not chosen:
         raise DataError(
             f"{path}: none of its {len(numbered)} entries has rank 1; expected the best caption's rank to be 1"
@@ -130,12 +151,25 @@ def _key(name: Any) -> str:
     return str(name).strip().lower()
 
 
-def _is_first(path: Path, number: int, rank: Any) -> bool:
-    """Whether it is the best of several captions per image, from `showtell caption --n`."""
+def _rank(path: Path, number: int, row: dict[str, Any]) -> float:
+    """The place among several captions of an image, from `showtell caption --n`; 1 is the best, and where none is told."""
+    rank = row.get("rank", 1)
     try:
-        return float(rank) == 1
+        return float(rank)
     except (TypeError, ValueError):
         raise DataError(f"{path}, entry {number}: the rank is {json.dumps(rank)[:60]}; expected a number") from None
+
+
+def _captions(path: Path, number: int, row: dict[str, Any]) -> Iterator[Row]:
+    """An entry's caption, then its alternatives."""
+    image, caption = _row(path, number, row)
+    yield image, caption
+    others = row.get("alternatives") or []
+    if not isinstance(others, list) or not all(isinstance(other, dict | str) for other in others):
+        raise DataError(f"{path}, entry {number}: the alternatives are no list of captions; expected one")
+    for other in others:
+        named = {"caption": other} if isinstance(other, str) else {_key(key): value for key, value in other.items()}
+        yield _row(path, number, {"image": image, **named})
 
 
 def _row(path: Path, number: int, row: dict[str, Any]) -> Row:
