@@ -46,7 +46,7 @@ class Several:
         differ = f"{'how they differ':24s}{'these':>9s}"
         spread = [_cells(name, [value]) for name, value in _spread(own).items()]
         legend = [
-            "first, mean, best: of each image's captions, averaged over images; BLEU-4 too, and so is none of the corpus",
+            "first, mean, best: of each image's captions, averaged over images; BLEU-4 too, so it is not the corpus's",
             "mBLEU-4 is low where captions differ, the others are high",
         ]
         legend += [f"{self.short} images have fewer than {n} captions, which count again from the first"] * (
