@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from showtell.commands.terminal import need_bundle, print_json
+from showtell.commands.terminal import DEVICE, need_bundle, print_json
 from showtell.errors import DataError
 from showtell.paths import write_whole
 
@@ -27,9 +27,7 @@ def explain(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw it: a .png with the photo once for each word.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps [default: an accelerator if there is one].")
-    ] = None,
+    device: DEVICE = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object with the maps, for programs.")] = False,
 ) -> None:
     """Say how likely each word of a caption is with the photo and without, and which part of the photo it needs most."""
