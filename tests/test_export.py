@@ -22,6 +22,7 @@ from showtell.bundle import build_encoder, build_model, save_bundle
 from showtell.cli import app
 from showtell.data.annotations import read_annotations
 from showtell.data.vocabulary import Vocabulary
+from showtell.decoding import Wishes
 from showtell.errors import BundleError, DataError
 from showtell.export import export_onnx
 from showtell.loading import load_captioner
@@ -228,6 +229,13 @@ def test_other_providers_than_the_cpu(exported: Path, photos: list[Path], monkey
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["MadeUp", "CPUExecutionProvider"])
     with pytest.raises(DataError, match="'MadeUp' could not be started here"):
         OnnxCaptioner.load(exported, providers=["MadeUp"])
+
+
+@pytest.mark.slow
+def test_an_export_says_that_no_caption_was_found(exported: Path, photos: list[Path]) -> None:
+    wishes = Wishes(no_repeat_ngram=1, min_tokens=90, max_tokens=95)
+    with pytest.raises(DataError, match="repeats no 1 words, was found"):
+        OnnxCaptioner.load(exported).caption(photos[:1], wishes=wishes)
 
 
 @pytest.mark.slow

@@ -102,7 +102,9 @@ def test_samples_depend_on_the_seed(captioner: Captioner, photos: list[Path]) ->
     assert texts(1) == first != texts(2)
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": 0.0}, {"temperature": 1e-40}, {"top_p": 0.0}, {"top_p": 1.5}, {"seed": -1}]
+)
 def test_sampling_refuses_nonsense(wrong: dict[str, float]) -> None:
     with pytest.raises(DataError, match=f"{next(iter(wrong))} is"):
         Sampling(**wrong)  # type: ignore[arg-type]

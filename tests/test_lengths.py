@@ -102,6 +102,17 @@ def test_draws_keep_to_it(wished: dict[str, Any]) -> None:
             assert len({h.tokens for h in hypotheses}) > 1 or len(possible) == 1
 
 
+def test_draws_that_may_say_no_more_are_refused() -> None:
+    toy, features = Toy(0), images(0)
+    options = SearchOptions(n=2, max_length=6, min_length=4, no_repeat_ngram=1)  # of two words
+    ids: dict[str, Any] = {"start_id": START, "end_id": END, "banned": BANNED}
+    generators = [np.random.default_rng(seed) for seed in range(3)]
+    with pytest.raises(DataError, match="repeats no 1 words, was found"):
+        sample(toy, features, options=options, **ids)
+    with pytest.raises(DataError, match="repeats no 1 words, was found"):
+        array_search.sample(*arrays(toy, features), options=options, generators=generators, **ids)
+
+
 @pytest.mark.parametrize("ways", [{"required": (((5,),),)}, {"forbidden": ((5, 5),)}, {"groups": 2, "diversity": 0.0}])
 def test_a_beginning_goes_with_other_wishes(ways: dict[str, Any]) -> None:
     for seed in range(3):
@@ -207,6 +218,8 @@ def test_a_wish_replaces_the_bundles_own() -> None:
         ({"min_tokens": 5, "max_tokens": 4}, "5 words at least: expected 0 to 4"),
         ({"min_tokens": -1}, "-1 words at least"),
         ({"length_penalty": -0.5}, "length normalisation is -0.5"),
+        ({"length_penalty": 1000.0}, "length normalisation is 1000.0, expected 0 to 10"),
+        ({"diversity": float("inf")}, "diversity is inf, expected 0 to 10"),
         ({"length_penalty": float("nan")}, "length normalisation is nan"),
         ({"no_repeat_ngram": -1}, "no -1 words twice"),
     ],

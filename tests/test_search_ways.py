@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from showtell.decoding import Phrase, SearchOptions
 from showtell.search import EnsembleDecoder, Hypothesis, Member, beam_search, draw, sample
+from showtell.search.automaton import Automaton
 from tests.test_search import BANNED, END, START, UNK, Toy, every_caption, pictures, real
 
 WORDS = (4, 5)  # what a Toy can say
@@ -64,6 +66,23 @@ def test_constrained_search_equals_brute_force(
         assert [h.tokens for h in ended] == [words for _, words in allowed[:4]]
         assert [h.score for h in ended] == pytest.approx([score for score, _ in allowed[:4]], abs=1e-5)
         assert narrow[image][0].tokens in {words for _, words in allowed}
+
+
+@pytest.mark.parametrize("continuing", [(), (5, 7)])
+def test_the_width_of_a_search_is_known_before_it(continuing: tuple[int, ...]) -> None:
+    rng = random.Random(0)
+    equal = 0
+    for _ in range(200):
+        phrases = [tuple(rng.choices(range(4, 9), k=rng.choice([1, 1, 2, 3]))) for _ in range(9)]
+        required = tuple((phrases[i], phrases[i + 1]) for i in range(rng.randrange(4)))
+        forbidden = tuple(phrases[5 : rng.randrange(5, 9)])
+        options = SearchOptions(required=required, forbidden=forbidden, continuing=continuing)
+        built = Automaton.build(required, forbidden, end_id=END, continuing=continuing).states
+        assert built <= options.states
+        equal += built == options.states
+    assert equal > 20  # it is a bound, but no wild one
+    words = tuple(((word,),) for word in (4, 6, 8, 10))
+    assert SearchOptions(required=words).states == 16 == Automaton.build(words, (), end_id=END).states
 
 
 def test_a_beam_of_one_still_says_what_it_must() -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from showtell.decoding import SearchOptions
+from showtell.decoding import SearchOptions, none_found
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -121,6 +121,8 @@ def sample(
         log_probs, state, _ = step(tokens, state, memory)
         allowed = log_probs.copy()
         _forbid(allowed, history, banned, options, end_id)
+        if (np.isneginf(allowed.max(-1)) & ~ended).any():
+            raise none_found(options)
         drawn = np.where(ended, end_id, _draw(allowed / options.temperature, options.top_p, generators))
         said = np.take_along_axis(log_probs, drawn[..., None], -1) * ~ended[..., None]
         history, kept = np.concatenate((history, drawn[..., None]), -1), np.concatenate((kept, said), -1)

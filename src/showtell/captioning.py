@@ -152,9 +152,20 @@ class BaseCaptioner(ABC):
         """Prepares one decoded image for `caption_seen`; may run in any thread."""
         return self.transform(image)
 
-    def caption_seen(self, seen: Sequence[Any], options: SearchOptions) -> list[Caption]:
-        """`caption` for one batch of images that `see` has prepared with the same options."""
-        return self._caption_seen(seen, range(len(seen)), options, None)
+    def caption_seen(
+        self,
+        seen: Sequence[Any],
+        options: SearchOptions,
+        *,
+        sampling: Sampling | None = None,
+        places: Sequence[int] | None = None,
+    ) -> list[Caption]:
+        """`caption` for one batch of images that `see` has prepared with the same options.
+
+        `places` are those of the images among all that they came with, from 0, by default those in the batch: what is
+        drawn depends on them.
+        """
+        return self._caption_seen(seen, range(len(seen)) if places is None else places, options, sampling)
 
     def _caption_batch(
         self, loaded: list[Any], first: int, options: SearchOptions, sampling: Sampling | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from showtell.errors import DataError
@@ -10,6 +9,8 @@ from showtell.errors import DataError
 MOST_VIEWS = 8
 MOST_TOKENS = 100  # of a caption whose length is asked for
 MOST_REQUIRED = 4  # every subset of them has a beam of its own
+MOST_PENALTY = 10.0  # of a length or of another caption's words: more would leave the range of float32
+TEMPERATURES = (0.01, 100.0)  # likewise
 Phrase = tuple[int, ...]  # token ids that follow each other
 
 
@@ -42,6 +43,19 @@ class SearchOptions:
     consensus: int = 0
     views: int = 1
 
+    @property
+    def states(self) -> int:
+        """The groups of `beam` beams that a search for `required` and `forbidden` has, at most: one for each set of
+        requirements met and each beginning of a phrase; 1 without such words."""
+        goes_on = bool(self.continuing)  # then a phrase that is whole may not yet be said
+        begun = {p[:k] for p in self.forbidden for k in range(1, len(p) + goes_on)}
+        awaited: dict[Phrase, set[int]] = {}  # beginnings that count until the requirements that they belong to are met
+        for number, any_of in enumerate(self.required):
+            for beginning in {p[:k] for p in any_of for k in range(1, len(p) + goes_on)} - begun:
+                awaited.setdefault(beginning, set()).add(number)
+        subsets = 1 << len(self.required)
+        return subsets * (1 + len(begun)) + sum(subsets - (subsets >> len(whose)) for whose in awaited.values())
+
     def only(self, step: int, end_id: int) -> int | None:
         """The token that has to come as number `step`, counted from 1; None where there is a choice."""
         if step <= len(self.beginning):
@@ -64,8 +78,9 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise DataError(f"temperature is {self.temperature}, expected more than 0")
+        low, high = TEMPERATURES
+        if not low <= self.temperature <= high:
+            raise DataError(f"temperature is {self.temperature}, expected {low:g} to {high:g}")
         if not 0 < self.top_p <= 1:
             raise DataError(f"top_p is {self.top_p}, expected more than 0 and at most 1")
         if not 0 <= self.seed < 2**31:
@@ -105,8 +120,8 @@ class Wishes:
     def __post_init__(self) -> None:
         if len(self.required) > MOST_REQUIRED:
             raise DataError(f"{len(self.required)} words are required, expected at most {MOST_REQUIRED}")
-        if not self.diversity >= 0:
-            raise DataError(f"diversity is {self.diversity}, expected 0 or more")
+        if not 0 <= self.diversity <= MOST_PENALTY:
+            raise DataError(f"diversity is {self.diversity}, expected 0 to {MOST_PENALTY:g}")
         if self.consensus is not None and not 0 <= self.consensus <= 100:
             raise DataError(f"a consensus of {self.consensus} candidates: expected 0 to 100")
         if self.views is not None and not 1 <= self.views <= MOST_VIEWS:
@@ -120,11 +135,20 @@ class Wishes:
         most = self.max_tokens or MOST_TOKENS
         if not 0 <= self.min_tokens <= most:
             raise DataError(f"{self.min_tokens} words at least: expected 0 to {most}")
-        if self.length_penalty is not None and not 0 <= self.length_penalty < math.inf:
-            raise DataError(f"length normalisation is {self.length_penalty}, expected 0 or more")
+        if self.length_penalty is not None and not 0 <= self.length_penalty <= MOST_PENALTY:
+            raise DataError(f"length normalisation is {self.length_penalty}, expected 0 to {MOST_PENALTY:g}")
         if self.no_repeat_ngram is not None and self.no_repeat_ngram < 0:
             raise DataError(f"no {self.no_repeat_ngram} words twice: expected 0 (no such rule) or more")
 
     def searched(self) -> bool:
         """Whether some of them can only be searched for."""
         return bool(self.required or self.excluded or self.diverse or self.consensus or self.length_penalty is not None)
+
+
+def none_found(options: SearchOptions) -> DataError:
+    """What a search raises that found no caption of an image."""
+    repeats = f", and repeats no {options.no_repeat_ngram} words," if options.no_repeat_ngram else ""
+    return DataError(
+        f"no caption of {options.max_length - 1} words or fewer has all that must occur and nothing that must not{repeats} was found; "
+        "ask for fewer words, or search with a wider beam"
+    )

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from showtell.data.vocabulary import Vocabulary
-from showtell.decoding import SearchOptions
-from showtell.errors import DataError
+from showtell.decoding import SearchOptions, none_found
 from showtell.metrics.consensus import expected_utility
 from showtell.search import Hypothesis, StepDecoder, beam_search, sample
 
@@ -33,11 +32,7 @@ def find_captions(
         start_id=vocabulary.start_id, end_id=vocabulary.end_id, banned=unspoken(vocabulary), attention=attention,
     )  # fmt: skip
     if not all(found):
-        repeats = f", and repeats no {options.no_repeat_ngram} words," if options.no_repeat_ngram else ""
-        raise DataError(
-            f"no caption of {options.max_length - 1} words or fewer has all that must occur and nothing that must not{repeats} was found; "
-            "ask for fewer words, or search with a wider beam"
-        )
+        raise none_found(options)
     if options.groups > 1:
         found = [_distinct(hypotheses) for hypotheses in found]
     if options.consensus > 1:

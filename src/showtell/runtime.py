@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from showtell.array_search import Arrays, Floats, Hypothesis, Ints, beam_search, sample
 from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
-from showtell.decoding import Sampling, SearchOptions
+from showtell.decoding import Sampling, SearchOptions, none_found
 from showtell.errors import BundleError, DataError, MissingExtraError, first_line
 from showtell.images import ImageTransform
 from showtell.paths import EXPORT_FILES
@@ -98,6 +98,8 @@ class OnnxCaptioner(BaseCaptioner):
         ids: dict[str, Any] = {"start_id": _START, "end_id": _END, "banned": (_PAD, _START, _UNK)}
         if sampling is None:
             found = beam_search(self._run_step, memory, state, options=options, **ids)
+            if not all(found):
+                raise none_found(options)
         else:
             options = replace(options, temperature=sampling.temperature, top_p=sampling.top_p)
             seeds = [random.Random(f"{sampling.seed}/{place}").getrandbits(32) for place in places]

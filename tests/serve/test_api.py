@@ -8,6 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
-from showtell.decoding import Sampling, SearchOptions
+from showtell.captioning import BaseCaptioner, Caption, Pixels, Word, measured
+from showtell.decoding import Sampling, SearchOptions, Wishes, none_found
 from showtell.errors import DataError
 from showtell.images import ImageTransform, open_image
 
@@ -25,6 +26,7 @@ from fastapi.testclient import TestClient
 
 from showtell.serve import problems
 from showtell.serve.app import Settings, build_app
+from showtell.serve.asked import LISTS, OPTIONS
 from showtell.serve.body import clean_name
 from showtell.serve.limits import Limits
 
@@ -64,6 +66,28 @@ class Broken(Meter):
         if pixels.max() > 0.5:
             raise ValueError("the model is broken")
         return super()._search(pixels, *others)
+
+
+class Granting(Meter):
+    """Takes every wish, and remembers what was asked; dark photos have no caption that meets one about words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wishes: list[Wishes] = []
+        self.drawn: list[tuple[Sampling | None, list[int]]] = []
+
+    def _wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
+        self.wishes.append(wishes)
+        phrases = tuple(tuple((hash(word),) for word in words.split("|")) for words in wishes.required)
+        return replace(measured(options, wishes), required=phrases)
+
+    def _search(
+        self, pixels: Pixels, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
+    ) -> list[list[Caption]]:
+        self.drawn.append((sampling, list(places)))
+        if options.required and pixels.min() < -0.9:
+            raise none_found(options)
+        return super()._search(pixels, places, options, sampling)
 
 
 def photo(shade: int = 200, size: tuple[int, int] = (40, 20), kind: str = "PNG") -> bytes:
@@ -170,6 +194,121 @@ def test_the_beam_is_the_captioners_and_at_least_n(start: Start) -> None:
         assert captioner.asked[-1].beam == beam
 
 
+WISHED: dict[str, Any] = {
+    "with": ["dog|dogs", "red ball"], "without": ["cat"], "begins": "a photo of", "min_length": 3, "max_length": 9,
+    "length_penalty": 0.5, "no_repeat": 2,
+}  # fmt: skip
+
+
+def test_wishes_are_the_librarys_and_the_same_however_they_come(start: Start) -> None:
+    captioner = Granting()
+    client = start(captioner)
+    body = {"images": [text64(photo())]}
+    ways = (
+        {"files": files(photo()), "data": WISHED},
+        {"files": files(photo()), "params": WISHED},
+        {"json": {**body, **WISHED}},
+        {"json": {**body, **WISHED}, "params": {"with": ["other", "words"], "begins": "the"}},  # the body decides
+    )
+    for way in ways:
+        assert client.post("/v1/captions", **way).status_code == 200
+    wished = Wishes(("dog|dogs", "red ball"), ("cat",), begins="a photo of", min_tokens=3, max_tokens=9,
+                    length_penalty=0.5, no_repeat_ngram=2)  # fmt: skip
+    assert captioner.wishes == [wished] * 4
+    assert captioner.asked[-1].beam == 20  # as `caption` has where captions are to end in time
+    diverse = {**body, "n": 3, "diverse": True, "diversity": 2}
+    assert client.post("/v1/captions", json=diverse).status_code == 200
+    assert captioner.wishes[-1] == Wishes(diverse=True, diversity=2.0)
+    assert client.post("/v1/captions", json={**body, "with": [], "begins": ""}).status_code == 200
+    assert len(captioner.wishes) == 5  # without a wish, an exported captioner is not asked for one either
+
+
+def test_an_exported_captioner_refuses_in_its_own_words(start: Start) -> None:
+    client = start()  # a Meter searches as exports do
+    for wishes in ({"with": ["dog"]}, {"without": ["dog"]}, {"begins": "a"}, {"diverse": True, "n": 2}):
+        refused = client.post("/v1/captions", json={"images": [text64(photo())], **wishes})
+        assert code(refused) == (422, "wrong_option")
+        with pytest.raises(DataError) as told:
+            Meter().options(wishes=Wishes(begins="a"))
+        assert refused.json()["error"]["message"] == str(told.value)
+    assert client.post("/v1/captions?max_length=4&no_repeat=2", files=files(photo())).status_code == 200
+
+
+def test_an_image_without_a_caption_that_meets_the_wishes_spoils_no_other(start: Start) -> None:
+    client = start(Granting())
+    answer = client.post("/v1/captions", files=files(photo(200), photo(0), photo(90)), data={"with": "dog"})
+    assert answer.status_code == 200
+    good, none, other = answer.json()["results"]
+    assert none["error"]["code"] == "no_caption" and "has all that must occur" in none["error"]["message"]
+    for result, shade in ((good, 200), (other, 90)):
+        assert result["captions"][0]["text"] == Meter().caption(photo(shade))[0].text
+    assert code(client.post("/v1/captions", files=files(photo(0)), data={"with": "dog"})) == (422, "no_caption")
+
+
+def test_draws_are_by_the_images_place_in_the_request(start: Start) -> None:
+    captioner = Granting()
+    client = start(captioner, batch=1)
+    draws = {"sample": "true", "temperature": "2", "seed": "7", "n": "2"}
+    assert client.post("/v1/captions", files=files(photo(), b"broken", photo()), data=draws).status_code == 200
+    sampling = Sampling(temperature=2.0, seed=7)
+    assert sorted(captioner.drawn[-2:], key=str) == [(sampling, [0]), (sampling, [2])]
+    assert client.post("/v1/captions", files=files(photo())).status_code == 200
+    assert captioner.drawn[-1] == (None, [0])
+
+
+def test_words_that_take_a_wide_search_take_more_room(start: Start) -> None:
+    client = start(Granting(), limits=Limits(queue=40))
+    service = client.app.state.service  # type: ignore[attr-defined]
+    four = {"with": list("abcd"), "beam": 20}  # sixteen times the widest beam
+    assert client.post("/v1/captions", files=files(photo(), photo()), data=four).status_code == 200
+    refused = client.post("/v1/captions", files=files(*[photo()] * 3), data=four)
+    assert code(refused) == (422, "wrong_option")
+    assert "3 images need the room of 48, and the queue has 40" in refused.json()["error"]["message"]
+    with service.batcher.reserve(25):
+        assert code(client.post("/v1/captions", files=files(photo()), data=four)) == (503, "busy")
+        assert client.post("/v1/captions", files=files(photo()), data={**four, "beam": 5}).status_code == 200
+    assert service.batcher.reserved == 0
+
+
+def test_a_bundles_answers_to_wishes_are_the_librarys(start: Start, tiny_bundle: Path, scenes: Path) -> None:
+    from showtell.inference import Captioner
+
+    captioner = Captioner.load(tiny_bundle)
+    client = start(captioner)
+    paths = sorted(scenes.rglob("*.png"))[:3]
+    sent = files(*(path.read_bytes() for path in paths))
+    first, second = captioner.bundle.vocabulary.listed()[4:6]
+    asked: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"with": [second]}, {"wishes": Wishes((second,))}),
+        ({"without": [first, second], "n": 2}, {"wishes": Wishes(excluded=(first, second)), "n": 2}),
+        ({"begins": first, "max_length": 3}, {"wishes": Wishes(begins=first, max_tokens=3)}),
+        ({"n": 2, "diverse": True, "diversity": 3}, {"n": 2, "wishes": Wishes(diverse=True, diversity=3.0)}),
+        (
+            {"n": 2, "sample": True, "seed": 5, "temperature": 2, "min_length": 4},
+            {"n": 2, "sampling": Sampling(seed=5, temperature=2.0), "wishes": Wishes(min_tokens=4)},
+        ),
+    ]
+    for options, meant in asked:
+        answer = client.post("/v1/captions?attention=true", files=sent, data=options)
+        found = [[caption["text"] for caption in result["captions"]] for result in answer.json()["results"]]
+        best = captioner.caption(paths, **meant)
+        assert found == [[one.text, *(other.text for other in one.alternatives)] for one in best]
+    words = {
+        "with": [f"{first} {second} {first}", f"{second} {second} {first}"],
+        "without": [f"{first} {first} {first}"],
+    }
+    many = {"with": [f"{first} {second}"] * 4, "without": [f"{second} {first}"], "beam": 20}
+    for options, said in (
+        ({"with": ["xyzzy"]}, "the captioner's vocabulary does not have 'xyzzy'"),
+        ({"with": [""]}, "'' is no word"),
+        (words, "6 tokens, and captions end after 5"),
+        ({**many, "max_length": 60}, "need 47 times the 20 beams, expected at most 16 times"),
+    ):
+        refused = client.post("/v1/captions", files=sent, data=options)
+        assert code(refused) == (422, "wrong_option")
+        assert said in refused.json()["error"]["message"]
+
+
 def test_a_broken_image_among_good_ones(start: Start) -> None:
     client = start()
     answer = client.post("/v1/captions", files=files(photo(10), b"nothing", photo(20)[:40], photo(30)))
@@ -197,7 +336,7 @@ REFUSED: list[tuple[dict[str, Any], tuple[int, str]]] = [
     ({"json": {"images": [{}]}}, (400, "malformed")),
     ({"json": {"images": [{"path": "/etc/passwd"}]}}, (400, "malformed")),
     ({"json": {"images": [{"data": "AAAA", "url": "http://a/"}]}}, (400, "malformed")),
-    ({"json": {"images": ["AAAA"], "sample": True}}, (422, "wrong_option")),
+    ({"json": {"images": ["AAAA"], "views": 2}}, (422, "wrong_option")),
     ({"json": {"images": ["AAAA"], "n": 0}}, (422, "wrong_option")),
     ({"json": {"images": ["?"]}}, (422, "bad_image")),
     ({"json": {"images": [text64(photo(size=(301, 300)))]}}, (422, "bad_image")),
@@ -214,6 +353,11 @@ REFUSED: list[tuple[dict[str, Any], tuple[int, str]]] = [
     ({"files": files(photo()), "data": {"n": "9" * 101}}, (422, "wrong_option")),
     ({"files": files(photo()), "params": {"n": 4, "beam": 2}}, (422, "wrong_option")),
     ({"files": files(photo()), "params": {"seed": 4}}, (422, "wrong_option")),
+    ({"files": files(photo()), "params": {"with": list("abcde")}}, (422, "wrong_option")),
+    ({"files": files(photo()), "data": {"with": list("abcde")}}, (422, "wrong_option")),
+    ({"files": files(photo()), "data": {"without": ["a"] * 300}}, (422, "wrong_option")),
+    ({"files": files(photo()), "data": {"begins": "x" * 401}}, (422, "wrong_option")),
+    ({"files": files(photo()), "data": {"with": "red"}}, (422, "wrong_option")),
     ({"content": b"--b\r\n", "headers": {"Content-Type": "multipart/form-data"}}, (400, "malformed")),
     ({"content": b"--b\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=b"}}, (400, "malformed")),
     ({"content": b"--b--", "headers": {"Content-Type": "multipart/form-data; boundary=b"}}, (400, "malformed")),
@@ -243,6 +387,30 @@ def test_refusals(start: Start, request_: dict[str, Any], expected: tuple[int, s
         ({"images": ["AAAA"], "n": "x"}, 'n is "x": expected a whole number'),
         ({"images": ["AAAA"], "n": 99}, "n is 99: expected to be less than or equal to 10"),
         ({"images": ["AAAA"], "attention": "maybe"}, 'attention is "maybe": expected true or false'),
+        ({"images": ["AAAA"], "with": "dog"}, 'with is "dog": expected a list of texts'),
+        ({"images": ["AAAA"], "with": ["a", 5]}, "with.1 is 5: expected text"),
+        ({"images": ["AAAA"], "with": list("abcde")}, 'with is ["a", "b", "c", "d", "e"]: expected at most 4 texts'),
+        ({"images": ["AAAA"], "begins": "x" * 101}, f'begins is "{"x" * 39}: expected to have at most 100 characters'),
+        ({"images": ["AAAA"], "max_length": True}, "max_length is true: expected a whole number"),
+        ({"images": ["AAAA"], "length_penalty": True}, "length_penalty is true: expected a number"),
+        ({"images": ["AAAA"], "length_penalty": math.inf}, "length_penalty is Infinity: expected a number"),
+        ({"images": ["AAAA"], "top_p": 0}, "top_p is 0: expected to be greater than 0"),
+        ({"images": ["AAAA"], "min_length": 3, "max_length": 2}, "3 words at least: expected 0 to 2"),
+        ({"images": ["AAAA"], "diverse": True}, "diverse captions are several and n is 1, expected 2 or more"),
+        ({"images": ["AAAA"], "diversity": 1}, "diversity goes with diverse, which is missing"),
+        ({"images": ["AAAA"], "seed": 1}, "temperature, top_p and seed go with sample, which is missing"),
+        (
+            {"images": ["AAAA"], "sample": True, "beam": 3},
+            "with, without, diverse, length_penalty and beam search, and sample does not; leave out one",
+        ),
+        (
+            {"images": ["AAAA"], "n": 2, "diverse": True, "without": ["a"]},
+            "diverse captions and words that must or must not occur do not go together; ask for one",
+        ),
+        (
+            {"images": ["AAAA"], "with": ["a|b"] * 4, "without": ["a|b"] * 17},
+            "with and without name 42 words, expected at most 40, alternatives counted",
+        ),
     ],
 )
 def test_what_is_wrong_with_json_is_said(start: Start, body: Any, said: str) -> None:
@@ -367,15 +535,38 @@ def test_pages_ask_nobody_else(start: Start) -> None:
 def test_the_description_knows_options_and_codes(start: Start) -> None:
     schema = start().get("/openapi.json").json()
     operation = schema["paths"]["/v1/captions"]["post"]
-    assert {p["name"] for p in operation["parameters"]} == {"n", "beam", "attention"}
+    parameters = {p["name"]: p["schema"] for p in operation["parameters"]}
+    assert tuple(parameters) == OPTIONS
+    for name, most in LISTS.items():
+        limits = {"maxItems": most, "items": {"type": "string", "maxLength": 100}}
+        assert limits.items() <= parameters[name].items()
+    for kind, content in operation["requestBody"]["content"].items():
+        assert {"images", *OPTIONS} == set(content["schema"]["properties"]), kind
     assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
     said = json.dumps(operation["responses"])
     for name, (status, _) in problems.CODES.items():
         assert status in (404, 405) or f"`{name}`" in said
 
 
-def test_codes_are_documented() -> None:
+def test_the_reference_names_limits(start: Start) -> None:
+    text = start().get("/docs").text
+    for said in ("list of at most 4 string of 100 characters at most", "integer 1 … 100", "number not 0 … 1"):
+        assert said in text
+
+
+def test_options_are_the_command_lines() -> None:
+    from inspect import signature
+
+    from showtell.commands.caption import caption
+
+    said = str(signature(caption))
+    assert all(f"--{name}" in said or f" {name}:" in said for name in OPTIONS)
+
+
+def test_codes_and_options_are_documented() -> None:
     text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    for option in OPTIONS:
+        assert f"| `{option}` |" in text
     for name, (status, _) in problems.CODES.items():
         assert f"| {status} | `{name}` |" in text
 

@@ -17,9 +17,10 @@ from showtell.images import ImageTransform
 pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 from starlette.exceptions import HTTPException
 
+from showtell.serve.asked import Way
 from showtell.serve.batching import Batcher
 
-ONE, TWO = SearchOptions(n=1, beam=3), SearchOptions(n=2, beam=3)
+ONE, TWO = Way(SearchOptions(n=1, beam=3)), Way(SearchOptions(n=2, beam=3))
 
 
 class Gated(BaseCaptioner):
@@ -34,7 +35,7 @@ class Gated(BaseCaptioner):
 
     def __init__(self) -> None:
         self.gate, self.batches = threading.Event(), list[tuple[int, int]]()
-        self.running = threading.Event()
+        self.running, self.places = threading.Event(), list[list[int]]()
 
     def _search(
         self, pixels: Pixels, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
@@ -43,6 +44,7 @@ class Gated(BaseCaptioner):
             self.running.set()
             assert self.gate.wait(20)
             self.batches.append((len(pixels), options.n))
+            self.places.append(list(places))
             if pixels.max() > 99:
                 raise MemoryError("too much")
         return [[Caption(f"{image[0, 0, 0]:g}", 0.0, 0.0, ())] * options.n for image in pixels]
@@ -87,6 +89,39 @@ def test_what_queues_shares_batches_by_options(captioner: Gated) -> None:
 
     assert asyncio.run(run()) == [str(value) for value in range(1, 13)]
     assert captioner.batches == [(1, 1), (4, 1), (4, 2), (3, 1)]  # oldest first, four at most, equal options alone
+    batcher.close()
+
+
+def test_wide_searches_make_smaller_batches(captioner: Gated) -> None:
+    batcher = started(captioner)
+    two, whole = Way(SearchOptions(n=3), weight=2), Way(SearchOptions(n=4), weight=16)
+
+    async def run() -> None:
+        first = await occupied(captioner, batcher)
+        asked = [two, whole, two, two, whole]
+        rest = [asyncio.create_task(batcher.caption(image(5), way)) for way in asked]
+        await asyncio.sleep(0)
+        captioner.gate.set()
+        await asyncio.gather(first, *rest)
+
+    asyncio.run(run())
+    assert captioner.batches == [(1, 1), (2, 3), (1, 4), (1, 3), (1, 4)]
+    batcher.close()
+
+
+def test_equal_options_drawn_otherwise_share_no_batch(captioner: Gated) -> None:
+    batcher = started(captioner)
+    ways = [Way(ONE.options, sampling) for sampling in (None, Sampling(seed=1), Sampling(seed=2), Sampling(seed=1))]
+
+    async def run() -> None:
+        first = await occupied(captioner, batcher)
+        rest = [asyncio.create_task(batcher.caption(image(place + 2), way, place)) for place, way in enumerate(ways)]
+        await asyncio.sleep(0)
+        captioner.gate.set()
+        await asyncio.gather(first, *rest)
+
+    asyncio.run(run())
+    assert captioner.places == [[0], [0], [1, 3], [2]]
     batcher.close()
 
 

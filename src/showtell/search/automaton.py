@@ -84,11 +84,15 @@ class Automaton:
         return Automaton(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-@dataclass(frozen=True)
 class _Rules:
-    required: Sequence[Sequence[Phrase]]
-    forbidden: Sequence[Phrase]
-    continuing: frozenset[int]
+    """How states follow each other."""
+
+    def __init__(
+        self, required: Sequence[Sequence[Phrase]], forbidden: Sequence[Phrase], continuing: frozenset[int]
+    ) -> None:
+        self.required, self.forbidden = [frozenset(any_of) for any_of in required], frozenset(forbidden)
+        self.continuing = continuing
+        self._begun: dict[tuple[frozenset[int], bool], frozenset[Phrase]] = {}
 
     def next(self, state: _State, token: int) -> _State | None:
         """The state after one more token; None where it completes a forbidden phrase."""
@@ -104,21 +108,20 @@ class _Rules:
     def closed(self, state: _State) -> _State | None:
         """The state with the phrases at its end complete; None where one of them is forbidden."""
         met, said = state
-        if any(_ends_with(said, phrase) for phrase in self.forbidden):
+        ends = {said[k:] for k in range(len(said))}
+        if not ends.isdisjoint(self.forbidden):
             return None
-        met |= {i for i, any_of in enumerate(self.required) if any(_ends_with(said, phrase) for phrase in any_of)}
+        met |= {i for i, any_of in enumerate(self.required) if not ends.isdisjoint(any_of)}
         return met, self._growing(said, met, whole=False)
 
     def _growing(self, said: Phrase, met: frozenset[int], *, whole: bool) -> Phrase:
         """The longest end of `said` that may grow into a phrase, or, with `whole`, that is one."""
-        wanted = [*self.forbidden, *(p for i, any_of in enumerate(self.required) if i not in met for p in any_of)]
-        ends = (said[k:] for k in range(len(said)))
-        return next((end for end in ends if any(_begins_with(phrase, end, whole) for phrase in wanted)), ())
+        begun = self._beginnings(met, whole)
+        return next((said[k:] for k in range(len(said)) if said[k:] in begun), ())
 
-
-def _ends_with(said: Phrase, phrase: Phrase) -> bool:
-    return said[-len(phrase) :] == phrase
-
-
-def _begins_with(phrase: Phrase, begun: Phrase, whole: bool) -> bool:
-    return len(begun) < len(phrase) + whole and phrase[: len(begun)] == begun
+    def _beginnings(self, met: frozenset[int], whole: bool) -> frozenset[Phrase]:
+        """Those of all phrases that still matter, looked up instead of compared: there may be hundreds."""
+        if (met, whole) not in self._begun:
+            wanted = self.forbidden.union(*(any_of for i, any_of in enumerate(self.required) if i not in met))
+            self._begun[met, whole] = frozenset(p[:k] for p in wanted for k in range(1, len(p) + whole))
+        return self._begun[met, whole]

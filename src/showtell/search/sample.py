@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from showtell.decoding import SearchOptions
+from showtell.decoding import SearchOptions, none_found
 from showtell.search.protocol import Hypothesis, StepDecoder, forbid, keep_images, start_rows, worth_leaving
 
 
@@ -42,7 +42,8 @@ def draw(
     Words are sampled at `options.temperature` from the smallest set that holds `options.top_p` of the probability; the
     reported log-probabilities are the model's own. With one generator per image (on the CPU), an image's captions do
     not depend on the rest of its batch. With `together`, all captions take `options.max_length` steps, so that the
-    computation does not depend on the words, as a CUDA graph requires.
+    computation does not depend on the words, as a CUDA graph requires. `DataError` where a caption has said all that it
+    may before it may end.
     """
     memory, state, tokens = start_rows(decoder, features, options.n, start_id)
     alive = torch.arange(len(tokens), device=tokens.device)
@@ -57,6 +58,8 @@ def draw(
         chosen = None if generators is None else [generators[i] for i in alive.tolist()]
         allowed = log_probs / options.temperature
         forbid(allowed, history, banned, options, step=t + 1, end_id=end_id)
+        if options.no_repeat_ngram and t < options.min_length and (allowed.amax(-1).isneginf() & ~ended).any():
+            raise none_found(options)
         tokens = _draw(allowed, options.top_p, chosen).masked_fill(ended, end_id)  # (A,K)
         said[t, alive] = tokens
         kept[t, alive] = log_probs.gather(-1, tokens[..., None])[..., 0].masked_fill(ended, 0.0)

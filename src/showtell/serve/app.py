@@ -25,8 +25,9 @@ from showtell.errors import ImageError
 from showtell.images import open_sized
 from showtell.serve import problems
 from showtell.serve.answers import Answer, Refusal, result_of
+from showtell.serve.asked import Asked, Way, way_of
 from showtell.serve.batching import Batcher
-from showtell.serve.body import Asked, JsonBody, Memory, Upload, Wanted, decode_base64, read_wanted
+from showtell.serve.body import JsonBody, Memory, Upload, Wanted, decode_base64, read_wanted
 from showtell.serve.fetch import Judge, fetch, is_public
 from showtell.serve.gate import Gate
 from showtell.serve.limits import Limits
@@ -95,9 +96,11 @@ class Service:
             with self.batcher.arriving():
                 self.batcher.need_room(1)  # a full queue refuses before reading the body
                 wanted = await read_wanted(request, self.limits, take)
+                loop = asyncio.get_running_loop()
+                way = await loop.run_in_executor(self._pool, way_of, self.captioner, wanted.options)
             request.state.images = len(wanted.images)
-            room.enter_context(self.batcher.reserve(len(wanted.images)))
-            work = self._results(wanted, take)
+            room.enter_context(self.batcher.reserve(self._weight(wanted, way)))
+            work = self._results(wanted, way, take)
             try:
                 async with asyncio.timeout(self.limits.answer_seconds):
                     results = await _unless_gone(request, work)
@@ -115,22 +118,37 @@ class Service:
         statuses = {problems.CODES[result["error"]["code"]][0] for result in results}
         return statuses.pop() if len(statuses) == 1 else 422
 
-    async def _results(self, wanted: Wanted, take: Callable[[int], None]) -> list[dict[str, Any]]:
+    def _weight(self, wanted: Wanted, way: Way) -> int:
+        """The room that a request's images take in the queue; refuses more than it ever has."""
+        weight = len(wanted.images) * way.weight
+        if weight > self.limits.queue:
+            raise refusal(
+                "wrong_option",
+                f"with so many words asked for, {len(wanted.images)} images need the room of {weight}, and the queue has {self.limits.queue}; "
+                "send them in several requests",
+            )
+        return weight
+
+    async def _results(self, wanted: Wanted, way: Way, take: Callable[[int], None]) -> list[dict[str, Any]]:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._result(upload, wanted.options, take)) for upload in wanted.images]
+            tasks = [
+                group.create_task(self._result(upload, place, wanted.options, way, take))
+                for place, upload in enumerate(wanted.images)
+            ]
         return [task.result() for task in tasks]
 
-    async def _result(self, upload: Upload, asked: Asked, take: Callable[[int], None]) -> dict[str, Any]:
+    async def _result(
+        self, upload: Upload, place: int, asked: Asked, way: Way, take: Callable[[int], None]
+    ) -> dict[str, Any]:
         """One image's captions, or why it has none."""
-        options = self.captioner.options(beam=asked.beam, n=asked.n)
         try:
             with self.batcher.arriving():
                 data = await self._bytes(upload, take)
                 loop = asyncio.get_running_loop()
-                seen, size = await loop.run_in_executor(self._pool, self._load, upload.name, data, options)
+                seen, size = await loop.run_in_executor(self._pool, self._load, upload.name, data, way.options)
+            best = await self.batcher.caption(seen, way, place)
         except HTTPException as error:
             return {"name": upload.name, **problems.body_of(error)}
-        best = await self.batcher.caption(seen, options)
         return result_of(
             upload.name, size, best, n=asked.n, attention=asked.attention, transform=self.captioner.transform
         )

@@ -17,7 +17,8 @@ from typing import Any
 from PIL import Image
 
 from showtell.captioning import BaseCaptioner, Caption
-from showtell.decoding import SearchOptions
+from showtell.errors import DataError
+from showtell.serve.asked import Way
 from showtell.serve.problems import refusal
 
 _log = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ _log = logging.getLogger(__name__)
 @dataclass(slots=True, eq=False)
 class _Waiting:
     seen: Any  # what the captioner's `see` gave
-    options: SearchOptions
+    way: Way
+    place: int  # among the images of its request
     answer: asyncio.Future[Caption]
     loop: asyncio.AbstractEventLoop
     since: float = field(default_factory=time.monotonic)
@@ -35,8 +37,8 @@ class _Waiting:
 class Batcher:
     """Owns the thread that runs the captioner.
 
-    A batch is the image that has waited longest and those behind it with equal options, at most `size` in all. The
-    thread waits for more, at most `wait` seconds, only while requests are being read or decoded: a lone one is served
+    A batch is the image that has waited longest and those behind it that are captioned in the same way, at most `size`
+    in all, or fewer where each weighs more. The thread waits for more, at most `wait` seconds, only while requests are being read or decoded: a lone one is served
     at once.
     """
 
@@ -51,7 +53,7 @@ class Batcher:
     ) -> None:
         self._captioner, self._size, self._wait, self._observe = captioner, size, wait, observe
         self.capacity = capacity
-        self.reserved = 0  # images accepted and not yet answered; used only on the event loop
+        self.reserved = 0  # the weight of images accepted and not yet answered; used only on the event loop
         self._arriving = 0
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
@@ -87,26 +89,27 @@ class Batcher:
         finally:
             self._add_arriving(-1)
 
-    def need_room(self, images: int) -> None:
-        """Refuses ("busy") if the queue has no room for `images` more."""
-        if self.reserved + images > self.capacity:
+    def need_room(self, weight: int) -> None:
+        """Refuses ("busy") if the queue has no room for so many ordinary images more."""
+        if self.reserved + weight > self.capacity:
             raise refusal("busy", f"{self.reserved} images wait, room is for {self.capacity}; try again later")
 
     @contextlib.contextmanager
-    def reserve(self, images: int) -> Iterator[None]:
+    def reserve(self, weight: int) -> Iterator[None]:
         """Reserves room for a request's images until it is answered; refuses ("busy") if there is none."""
-        self.need_room(images)
-        self.reserved += images
+        self.need_room(weight)
+        self.reserved += weight
         try:
             yield
         finally:
-            self.reserved -= images
+            self.reserved -= weight
 
-    async def caption(self, seen: Any, options: SearchOptions) -> Caption:
+    async def caption(self, seen: Any, way: Way, place: int = 0) -> Caption:
         """The best caption of one image, the others as its alternatives; `seen` is what the captioner's `see` gave for
-        these options. An image cancelled in the queue is not captioned."""
+        the options of `way`, and `place` the image's among those of its request. An image cancelled in the queue is not
+        captioned. Refuses ("no_caption") where a search finds none that is as was asked."""
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(seen, options, loop.create_future(), loop)
+        waiting = _Waiting(seen, way, place, loop.create_future(), loop)
         with self._changed:
             self._queue.append(waiting)
             self._changed.notify()
@@ -126,14 +129,27 @@ class Batcher:
             os.kill(os.getpid(), signal.SIGTERM)  # an exit is noticed, a server that never gets ready is not
             return
         while batch := self._next():
-            started = time.monotonic()
-            try:
-                captions = self._captioner.caption_seen([item.seen for item in batch], batch[0].options)
-            except BaseException as error:  # whatever a runtime raises: these requests fail, the next ones do not
-                _deliver(batch, error)
+            self._answer(batch)
+
+    def _answer(self, batch: list[_Waiting]) -> None:
+        """Captions a batch; where one of its images has no caption as was asked, each by itself."""
+        started, way = time.monotonic(), batch[0].way
+        try:
+            captions = self._captioner.caption_seen(
+                [item.seen for item in batch],
+                way.options,
+                sampling=way.sampling,
+                places=[item.place for item in batch],
+            )
+        except BaseException as error:  # whatever a runtime raises: these requests fail, the next ones do not
+            if isinstance(error, DataError) and len(batch) > 1:
+                for item in batch:
+                    self._answer([item])
             else:
-                self._observe(len(batch), time.monotonic() - started)  # first: answered clients find it counted
-                _deliver(batch, captions)
+                _deliver(batch, error)
+        else:
+            self._observe(len(batch), time.monotonic() - started)  # first: answered clients find it counted
+            _deliver(batch, captions)
 
     def _warm_up(self) -> None:
         options = self._captioner.options()
@@ -154,15 +170,19 @@ class Batcher:
                     continue
                 batch = self._gather()
                 left = self._wait - (time.monotonic() - self._queue[0].since)
-                if len(batch) == self._size or left <= 0 or not self._arriving or self._closing:
+                if len(batch) == self._room(batch[0]) or left <= 0 or not self._arriving or self._closing:
                     for item in batch:
                         self._queue.remove(item)
                     return batch
                 self._changed.wait(left)
 
     def _gather(self) -> list[_Waiting]:
-        wanted = self._queue[0].options
-        return [item for item in self._queue if item.options == wanted][: self._size]
+        first = self._queue[0]
+        return [item for item in self._queue if item.way == first.way][: self._room(first)]
+
+    def _room(self, item: _Waiting) -> int:
+        """How many images of its weight make up a batch."""
+        return max(1, self._size // item.way.weight)
 
     def _drop_cancelled(self) -> None:
         if any(item.answer.cancelled() for item in self._queue):
@@ -179,7 +199,9 @@ def _deliver(batch: list[_Waiting], result: list[Caption] | BaseException) -> No
 def _settle(answer: asyncio.Future[Caption], value: Caption | BaseException) -> None:
     if answer.done():  # cancelled meanwhile
         return
-    if isinstance(value, BaseException):
+    if isinstance(value, DataError):
+        answer.set_exception(refusal("no_caption", str(value)))
+    elif isinstance(value, BaseException):
         answer.set_exception(RuntimeError(f"the captioner failed: {type(value).__name__}: {value}"))
     else:
         answer.set_result(value)

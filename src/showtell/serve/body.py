@@ -6,33 +6,36 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from showtell.errors import ShowtellError
+from showtell.errors import DataError, ShowtellError
+from showtell.serve.asked import LISTS, OPTIONS, Asked, check_together
 from showtell.serve.limits import Limits
 from showtell.serve.problems import refusal
 
 _MANY = 10_000  # separators in a JSON body; 32 images and their options need a few hundred, attacks have millions
-_FIELD_BYTES = 100  # of an option in a form
+_FIELD_BYTES = 400  # of an option in a form: a hundred characters
 _NAME_LENGTH = 255
-_OPTIONS = ("n", "beam", "attention")
 _EXPECTED = {
     "model_type": "expected an object with 'images'",
     "model_attributes_type": "expected an object with 'images'",
-    "list_type": "expected a list of images",
     "too_short": "expected at least one image",
     "string_type": "expected text",
     "int_type": "expected a whole number",
     "int_parsing": "expected a whole number",
     "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "finite_number": "expected a number",
     "bool_type": "expected true or false",
     "bool_parsing": "expected true or false",
 }  # of pydantic's types of errors
@@ -45,23 +48,6 @@ class JsonImage(BaseModel):
     data: str | None = Field(None, description="the file in base64")
     url: str | None = Field(None, max_length=2048, description="http or https; only where the server allows URLs")
     name: str | None = Field(None, description="what the answer calls it")
-
-
-class Asked(BaseModel):
-    """The options of a request, from a form, a query or JSON."""
-
-    model_config = ConfigDict(extra="forbid")
-    n: int = Field(1, ge=1, le=10, description="captions an image")
-    beam: int | None = Field(None, ge=1, le=20, description="beams an image; by default the model's, at least n")
-    attention: bool = Field(False, description="say where the model looked for each word")
-
-    @field_validator("n", "beam", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any) -> Any:
-        """pydantic reads true as 1."""
-        if isinstance(value, bool):
-            raise PydanticCustomError("int_type", "Expected a whole number")
-        return value
 
 
 class JsonBody(Asked):
@@ -121,7 +107,7 @@ async def read_wanted(request: Request, limits: Limits, take: Callable[[int], No
         raise refusal("wrong_type", f"the content type is '{found}', expected multipart/form-data or application/json")
     if length > limits.request_bytes:
         raise _too_large("the request", limits.request_bytes)
-    query = dict(request.query_params)
+    query = _query(request.query_params)
     chunks = _chunks(request, limits, take)
     try:
         async with asyncio.timeout(limits.body_seconds):
@@ -145,15 +131,20 @@ async def _chunks(request: Request, limits: Limits, take: Callable[[int], None])
         yield chunk
 
 
-def _from_json(body: bytes, query: dict[str, str], limits: Limits) -> Wanted:
+def _query(parameters: QueryParams) -> dict[str, Any]:
+    """What the query says, unknown names included; of an option that is not a list, the last value."""
+    return {name: parameters.getlist(name) if name in LISTS else value for name, value in parameters.items()}
+
+
+def _from_json(body: bytes, query: dict[str, Any], limits: Limits) -> Wanted:
     if sum(body.count(sign) for sign in (b",", b"[", b"{")) > _MANY:
-        raise refusal("malformed", f"the JSON has more than {_MANY} elements, expected images and three options")
+        raise refusal("malformed", f"the JSON has more than {_MANY} elements, expected images and options")
     try:
         asked = JsonBody.model_validate_json(body)
     except ValidationError as error:
         _explain(error)
     _count(len(asked.images), limits)
-    given = asked.model_dump(include=set(_OPTIONS), exclude_unset=True)
+    given = asked.model_dump(exclude={"images"}, exclude_unset=True, by_alias=True)
     options = _options({**query, **given})
     return Wanted([_upload(item, place, limits) for place, item in enumerate(asked.images, 1)], options)
 
@@ -187,7 +178,7 @@ class _Form:
     def __init__(self, boundary: bytes, limits: Limits) -> None:
         self._limits, self._part, self._ended = limits, _Part(), False
         self._images: list[Upload] = []
-        self._options: dict[str, str] = {}
+        self._options: dict[str, Any] = {}
         callbacks: Any = {
             "on_part_begin": self._begin,
             "on_header_field": lambda data, start, end: self._header(data[start:end], b""),
@@ -208,7 +199,7 @@ class _Form:
         with _form_errors():
             self._parser.write(chunk)
 
-    def wanted(self, query: dict[str, str]) -> Wanted:
+    def wanted(self, query: dict[str, Any]) -> Wanted:
         """The request, once the body has ended."""
         if not self._ended:
             raise refusal("malformed", "the form ends before its last boundary")
@@ -231,8 +222,8 @@ class _Form:
     def _end_headers(self) -> None:
         _, values = parse_options_header(self._part.headers.get(b"content-disposition"))
         name = values.get(b"name", b"").decode("utf-8", "replace")
-        if name not in ("images", *_OPTIONS):
-            raise refusal("wrong_option", f"the form has a field '{name[:40]}', expected images, {', '.join(_OPTIONS)}")
+        if name not in ("images", *OPTIONS):
+            raise refusal("wrong_option", f"the form has a field '{name[:40]}', expected images, {', '.join(OPTIONS)}")
         if name == "images":
             _count(len(self._images) + 1, self._limits)
         self._part.name = name
@@ -253,8 +244,16 @@ class _Form:
             name = part.filename or f"image-{len(self._images) + 1}"
             self._images.append(Upload(name, data=bytes(part.data)))
         else:
-            self._options[part.name] = part.data.decode("utf-8", "replace")
+            self._set(part.name, part.data.decode("utf-8", "replace"))
         self._part = _Part()
+
+    def _set(self, name: str, text: str) -> None:
+        if name not in LISTS:
+            self._options[name] = text
+        elif len(texts := self._options.setdefault(name, [])) < LISTS[name]:
+            texts.append(text)
+        else:
+            raise refusal("wrong_option", f"the form has more than {LISTS[name]} fields '{name}'")
 
     def _finish(self) -> None:
         self._ended = True
@@ -279,10 +278,11 @@ def clean_name(name: str) -> str:
 def _options(values: dict[str, Any]) -> Asked:
     try:
         asked = Asked.model_validate(values)
+        check_together(asked)
     except ValidationError as error:
         _explain(error)
-    if asked.beam is not None and asked.beam < asked.n:
-        raise refusal("wrong_option", f"n is {asked.n} and beam {asked.beam}, expected a beam of at least n")
+    except DataError as error:
+        raise refusal("wrong_option", str(error)) from None
     return asked
 
 
@@ -295,17 +295,21 @@ def _explain(error: ValidationError) -> NoReturn:
         raise refusal("malformed", f"the body is not JSON: {first['ctx']['error']}") from None
     if first["type"] == "extra_forbidden":
         option = not where.startswith("images")
-        expected = f"images, {', '.join(_OPTIONS)}" if option else "data, url, name"
+        expected = f"images, {', '.join(OPTIONS)}" if option else "data, url, name"
         raise refusal(
             "wrong_option" if option else "malformed", f"'{where[:60]}' is unknown, expected {expected}"
         ) from None
     if first["type"] == "missing":
         raise refusal("malformed", f"'{where}' is missing") from None
     found = json.dumps(first["input"], ensure_ascii=False, default=str)[:40]
-    expected = _EXPECTED.get(first["type"], first["msg"].lower().replace("input should ", "expected to "))
+    expected = _EXPECTED.get(first["type"], re.sub(r"^\w+ should ", "expected to ", first["msg"].lower()))
+    if first["type"] == "list_type":
+        expected = f"expected a list of {'images' if where == 'images' else 'texts'}"
+    if first["type"] == "too_long":
+        expected = f"expected at most {first['ctx']['max_length']} texts"
     if where.removeprefix("images.").isdigit():
         expected = "expected base64 text, or an object with 'data' or 'url'"
-    code = "wrong_option" if where in _OPTIONS else "malformed"
+    code = "wrong_option" if where.partition(".")[0] in OPTIONS else "malformed"
     raise refusal(code, f"{where or 'the body'} is {found}: {expected}") from None
 
 

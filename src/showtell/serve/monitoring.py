@@ -32,7 +32,9 @@ class Numbers:
         self.batch_seconds = Histogram(
             "showtell_batch_seconds", "How long the model took for a batch.", buckets=_SECONDS, registry=registry
         )
-        Gauge("showtell_queue_images", "Images accepted and not answered.", registry=registry).set_function(waiting)
+        Gauge(
+            "showtell_queue_images", "Images accepted and not answered, wide searches as several.", registry=registry
+        ).set_function(waiting)
         Gauge("showtell_ready", "1 while requests are taken.", registry=registry).set_function(lambda: float(ready()))
 
     def observe_batch(self, images: int, seconds: float) -> None:

@@ -85,10 +85,14 @@ def _type(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(_type(item) for item in schema["anyOf"] if item.get("type") != "null")
     if schema.get("type") == "array":
-        return f"list of {_type(schema['items'])}"
+        most = f"at most {schema['maxItems']} " if "maxItems" in schema else ""
+        return f"list of {most}{_type(schema['items'])}"
     if schema.get("type") == "object":
         return f"{{{', '.join(schema['properties'])}}}"
-    limits = [f"{schema[key]}" for key in ("minimum", "maximum") if key in schema]
+    keys = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+    limits = [f"{'not ' * key.startswith('exclusive')}{schema[key]}" for key in keys if key in schema]
+    if "maxLength" in schema:
+        limits = [f"of {schema['maxLength']} characters at most"]
     return " ".join(filter(None, [schema.get("format") or schema.get("type", ""), " … ".join(limits)]))
 
 
