@@ -251,6 +251,24 @@ def attacks(rng: random.Random, photo: bytes) -> list[tuple[str, Attack]]:
     b64 = base64.b64encode(photo).decode()
     nasty = rng.choice(["../../etc/passwd", "C:\\windows\\x", "a\0b", "<script>", "x" * 1500, "‮gpj.exe"])
     option = rng.choice(["n=0", "n=11", "n=x", "n=1e9", "beam=0", "beam=999", "n=5&beam=2", "attention=maybe", "m=1"])
+    word = rng.choice(
+        [
+            "xyzzy" * 3,
+            "x" * rng.randrange(101, 9000),
+            "",
+            " ",
+            "<end>",
+            "a\0b",
+            "\ud7ff",
+            "|",
+            "'; DROP TABLE",
+            "%n" * 30,
+        ]
+    )
+    wish = rng.choice([{"with": ["a", word]}, {"without": [word] * rng.randrange(1, 4000)}, {"with": ["a"] * 5}, {"with": word}, {"begins": word + "xyzzy"},
+                       {"without": ["|".join("abcdefgh" * 6)]}, {"min_length": 9, "max_length": 3}, {"max_length": 1e9}, {"length_penalty": 1e308},
+                       {"diverse": True}, {"n": 2, "diverse": True, "with": ["a"]}, {"temperature": 1}, {"sample": True, "temperature": 1e-40},
+                       {"sample": True, "beam": 2}, {"sample": True, "seed": -1}, {"sample": True, "top_p": 0}, {"with": [["a"]]}, {"with": {"a": 1}}])  # fmt: skip
     no_token = rng.choice(
         ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "\xe9"]
     )
@@ -274,6 +292,7 @@ def attacks(rng: random.Random, photo: bytes) -> list[tuple[str, Attack]]:
         ("long JSON", (post(b'{"images": ["' + b"A" * 5_000_000 + b'"]}', "application/json"), "413 too_large", 0)),
         ("no base64", (post_json({"images": [rng.choice(["***", "a", "é", "data:,"])]}), "422 bad_image", 0)),
         ("option", (request("POST", f"/v1/captions?{option}", form(image), content_type=f"multipart/form-data; boundary={BOUNDARY}", authorization=f"Bearer {TOKEN}"), "422 wrong_option", 0)),
+        ("wish", (post_json({"images": [b64], **wish}), "422 wrong_option", 0)),
         ("no image", (post(form(("images", "a.jpg", noise))), "422 bad_image", 0)),
         ("truncated", (post(form(("images", "a.jpg", cut))), "422 bad_image", 0)),
         ("name", (post(form(("images", nasty, cut))), "422 bad_image|400 malformed", 0)),

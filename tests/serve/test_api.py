@@ -203,6 +203,7 @@ WISHED: dict[str, Any] = {
 def test_wishes_are_the_librarys_and_the_same_however_they_come(start: Start) -> None:
     captioner = Granting()
     client = start(captioner)
+    captioner.wishes.clear()  # the page has asked what it may offer
     body = {"images": [text64(photo())]}
     ways = (
         {"files": files(photo()), "data": WISHED},
@@ -221,6 +222,11 @@ def test_wishes_are_the_librarys_and_the_same_however_they_come(start: Start) ->
     assert captioner.wishes[-1] == Wishes(diverse=True, diversity=2.0)
     assert client.post("/v1/captions", json={**body, "with": [], "begins": ""}).status_code == 200
     assert len(captioner.wishes) == 5  # without a wish, an exported captioner is not asked for one either
+
+
+def test_the_page_offers_what_the_captioner_takes(start: Start) -> None:
+    assert '<body class="plain">' in start(Meter()).get("/").text
+    assert "<body>" in start(Granting()).get("/").text
 
 
 def test_an_exported_captioner_refuses_in_its_own_words(start: Start) -> None:

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
-from showtell.decoding import Sampling, SearchOptions
+from showtell.decoding import Sampling, SearchOptions, Wishes
 from showtell.images import ImageTransform
 
 pytest.importorskip("uvicorn", reason="needs the extra 'serve'")
@@ -43,6 +43,11 @@ class Parrot(BaseCaptioner):
         self, texts: Sequence[str] = ("a red dog runs", "a dog", "the dog runs"), *, looks: bool = True
     ) -> None:
         self.texts, self.looks = texts, looks
+        self.wished: list[Wishes] = []
+
+    def _wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
+        self.wished.append(wishes)
+        return options
 
     def _search(
         self, pixels: Pixels, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
@@ -209,6 +214,53 @@ def test_a_caption_and_where_the_model_looked(visit: Callable[..., Opened], addr
     api.expect(words).to_have_count(2)
     api.expect(card.get_by_label("Alt text")).to_have_value("a dog")
     assert here.cover(0.5, 0.5) == -1
+
+
+def test_wishes_of_the_settings(visit: Callable[..., Opened], serving: Callable[..., Any]) -> None:
+    parrot = Parrot()
+    with serving(parrot) as url:
+        here = visit(url)
+        parrot.wished.clear()
+        here.give(photo())
+        here.captioned(1)
+        assert not parrot.wished  # nothing is asked for until somebody does
+        here.page.get_by_text("Settings").click()
+        wishes = here.page.get_by_role("group", name="Wishes")
+        different = wishes.get_by_label("Captions in different words")
+        different.check()
+        here.give(photo("two.jpg"))
+        here.captioned(2)
+        wishes.get_by_label("Words that must occur").fill(" dog|dogs, red ball,")
+        api.expect(different).to_be_disabled()  # and no longer asked for
+        wishes.get_by_label("Words that must not occur").fill("cat")
+        wishes.get_by_label("First words").fill("a photo of ")
+        wishes.get_by_label("Words at most").select_option("12")
+        here.give(photo("three.jpg"))
+        here.captioned(3)
+        assert parrot.wished == [
+            Wishes(diverse=True),
+            Wishes(("dog|dogs", "red ball"), ("cat",), begins="a photo of", max_tokens=12),
+        ]
+        for label in ("Words that must occur", "Words that must not occur"):
+            wishes.get_by_label(label).fill("")
+        api.expect(different).to_be_enabled()
+        here.page.get_by_label("Captions for each photo").select_option("1")
+        api.expect(different).to_be_disabled()
+        assert here.page.evaluate("document.documentElement.scrollWidth") == DESK[0]
+
+
+def test_a_captioner_without_words_to_ask_for(visit: Callable[..., Opened], serving: Callable[..., Any]) -> None:
+    class Exported(Parrot):
+        _wished = BaseCaptioner._wished  # type: ignore[assignment]
+
+    with serving(Exported()) as url:
+        here = visit(url)
+        here.page.get_by_text("Settings").click()
+        wishes = here.page.get_by_role("group", name="Wishes")
+        api.expect(wishes.locator("input:visible, select:visible")).to_have_count(1)
+        wishes.get_by_label("Words at most").select_option("12")
+        here.give(photo())
+        here.captioned(1)
 
 
 def test_the_keyboard_alone(visit: Callable[..., Opened], address: str) -> None:
@@ -392,7 +444,7 @@ def test_a_phone(visit: Callable[..., Opened], address: str) -> None:
     assert here.cover(0.125, 75 / 200 - 0.06) < 90 < here.cover(0.875, 0.7)
     assert here.page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
     small = here.page.locator(
-        "button:visible, select:visible, summary:visible, textarea:visible, .choice:visible"
+        "button:visible, select:visible, input:not(.choice *):visible, summary:visible, textarea:visible, .choice:visible"
     ).evaluate_all(
         "all => all.map(e => [e.textContent, e.offsetWidth, e.offsetHeight]).filter(([, w, h]) => w < 44 || h < 44)"
     )

@@ -20,8 +20,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import showtell
 from showtell.captioning import BaseCaptioner
-from showtell.decoding import SearchOptions
-from showtell.errors import ImageError
+from showtell.decoding import SearchOptions, Wishes
+from showtell.errors import DataError, ImageError
 from showtell.images import open_sized
 from showtell.serve import problems
 from showtell.serve.answers import Answer, Refusal, result_of
@@ -189,7 +189,7 @@ def build_app(captioner: BaseCaptioner, settings: Settings | None = None) -> Fas
     app.add_exception_handler(HTTPException, _refuse)
     _add_captions(app, service)
     _add_operations(app, service)
-    _add_pages(app)
+    _add_pages(app, words=_takes_words(captioner))
     app.add_middleware(Gate, router=app.router, numbers=service.numbers, limits=service.limits)
     return app
 
@@ -225,8 +225,19 @@ def _add_operations(app: FastAPI, service: Service) -> None:
         return Response(service.numbers.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _add_pages(app: FastAPI) -> None:
-    page = page_response(_PAGE.read_text(encoding="utf-8")) if _PAGE.is_file() else None
+def _takes_words(captioner: BaseCaptioner) -> bool:
+    """Whether wishes about words and differing captions can be met; not by exported captioners."""
+    try:
+        captioner.options(n=2, wishes=Wishes(diverse=True))
+    except DataError:
+        return False
+    return True
+
+
+def _add_pages(app: FastAPI, *, words: bool) -> None:
+    """The page, without the settings about words where these cannot be met, and the reference."""
+    html = _PAGE.read_text(encoding="utf-8") if _PAGE.is_file() else ""
+    page = page_response(html if words else html.replace("<body>", '<body class="plain">')) if html else None
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
