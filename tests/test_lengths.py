@@ -102,6 +102,17 @@ def test_draws_keep_to_it(wished: dict[str, Any]) -> None:
             assert len({h.tokens for h in hypotheses}) > 1 or len(possible) == 1
 
 
+def test_the_smallest_share_draws_the_likeliest_words() -> None:
+    toy, features = Toy(0), images(0)
+    ids: dict[str, Any] = {"start_id": START, "end_id": END, "banned": BANNED}
+    coldest = sample(toy, features, options=SearchOptions(max_length=4, temperature=1e-4), **ids)
+    options = SearchOptions(max_length=4, top_p=1e-300)
+    generators = [np.random.default_rng(seed) for seed in range(3)]
+    drawn = array_search.sample(*arrays(toy, features), options=options, generators=generators, **ids)
+    for found in (sample(toy, features, options=options, **ids), drawn):
+        assert [best.tokens for (best,) in found] == [best.tokens for (best,) in coldest]
+
+
 def test_draws_that_may_say_no_more_are_refused() -> None:
     toy, features = Toy(0), images(0)
     options = SearchOptions(n=2, max_length=6, min_length=4, no_repeat_ngram=1)  # of two words

@@ -255,7 +255,8 @@ def _draw(log_probs: Floats, top_p: float, generators: Sequence[np.random.Genera
     if top_p < 1:
         order = np.argsort(-probabilities, axis=-1, kind="stable")
         ordered = np.take_along_axis(probabilities, order, -1)
-        tail = np.cumsum(ordered, -1) - ordered >= top_p  # the first word is always kept
+        tail = np.cumsum(ordered, -1) - ordered >= top_p
+        tail[..., 0] = False
         np.put_along_axis(probabilities, order, np.where(tail, 0, ordered), -1)
     # Of exponential clocks with rates p, the one of word w rings first with probability p_w.
     clocks = np.stack([g.standard_exponential(log_probs.shape[1:]) for g in generators])

@@ -97,7 +97,8 @@ def _draw(allowed: Tensor, top_p: float, generators: Sequence[torch.Generator] |
     shares = allowed.softmax(-1)
     if top_p < 1:
         ordered, order = shares.sort(-1, descending=True)
-        tail = ordered.cumsum(-1) - ordered >= top_p  # the likeliest word is always kept
+        tail = ordered.cumsum(-1) - ordered >= top_p
+        tail[..., 0] = False  # the likeliest word is kept, also where float32 has no number as small as `top_p`
         shares = torch.zeros_like(shares).scatter(-1, order, ordered.masked_fill(tail, 0.0))
     exact = torch.float32 if shares.device.type == "mps" else torch.float64  # Apple's GPU has no float64
     upto = shares.to(exact).cumsum(-1)
