@@ -48,6 +48,7 @@ class DemoResult:
         yield f"bundle    {self.bundle}"
         yield f"report    {self.page}"
         yield f"try       showtell caption {self.bundle} {self.data / 'images'}"
+        yield f"          showtell explain {self.bundle} {self.test.images[0].path}"
         yield f"          showtell trace {self.bundle} {self.test.images[0].path}"
         cider, floors = self.test.report.scores["cider"], self.test.floors
         constant, shuffled = floors["constant"].scores["cider"], floors["shuffled"].scores["cider"]

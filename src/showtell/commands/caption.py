@@ -226,10 +226,13 @@ def _drawer(
 ) -> Callable[[str, Path | bytes, Caption], None]:
     """A function that saves a drawing of a caption: as `out` if that is a .png (one image only), else in a folder."""
     if sampling is not None or captioner.grid is None:
-        why = "sampled captions keep none" if sampling is not None else "its decoder has none"
-        raise DataError(
-            f"--attention: there is no attention to draw, {why}; expected a search with an attention decoder"
-        )
+        why, instead = "sampled captions keep none", "search for it"
+        if captioner.grid is None:
+            why, instead = (
+                "its decoder has none",
+                "showtell explain  finds which part of a photo a word needs, for every decoder",
+            )
+        raise DataError(f"--attention: there is no attention to draw, {why}; {instead}")
     from showtell.images import SUFFIXES
 
     single = out.suffix.lower() == ".png"
