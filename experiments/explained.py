@@ -25,21 +25,25 @@ from showtell.images import open_image
 TOP, CELLS = 8, 8
 
 
-@torch.inference_mode()
-def loss(
-    captioner: Captioner, pixels: torch.Tensor, tokens: Sequence[int], place: int, covered: Sequence[int]
-) -> float:
-    """The nats that token number `place` of `tokens` loses where the `covered` cells of the image (3,S,S) are."""
-    side = pixels.shape[-1]
-    changed = pixels.clone()
-    for cell in covered:
+def cover(pixels: torch.Tensor, cells: Sequence[int]) -> torch.Tensor:
+    """The image (3,S,S) with some of its cells in its mean colour."""
+    covered, side = pixels.clone(), pixels.shape[-1]
+    for cell in cells:
         rows, columns = (slice(at * side // CELLS, (at + 1) * side // CELLS) for at in divmod(cell, CELLS))
-        changed[:, rows, columns] = pixels.mean((1, 2), keepdim=True)
-    features = captioner.features(torch.stack((pixels, changed)))
-    ids = torch.tensor(tokens).expand(2, 1, -1)
-    logits = captioner.bundle.decoder(features, ids[..., :-1]).logits[:, 0, place].float()
-    before, after = logits.log_softmax(-1)[:, tokens[place + 1]].tolist()
-    return float(before - after)
+        covered[:, rows, columns] = pixels.mean((1, 2), keepdim=True)
+    return covered
+
+
+@torch.inference_mode()
+def log_probs(captioner: Captioner, images: Sequence[torch.Tensor], tokens: Sequence[int]) -> torch.Tensor:
+    """images (3,S,S) -> the log-probability (N,T) of each token after the first."""
+    found = []
+    for first in range(0, len(images), 16):
+        features = captioner.features(torch.stack(list(images[first : first + 16])))
+        ids = torch.tensor(tokens).expand(len(features), 1, -1)
+        logits = captioner.bundle.decoder(features, ids[..., :-1]).logits[:, 0].float()
+        found.append(logits.log_softmax(-1).gather(-1, ids[:, 0, 1:, None])[..., 0])
+    return torch.cat(found)
 
 
 def ranks(values: NDArray[np.float32]) -> NDArray[np.intp]:
@@ -60,16 +64,18 @@ def main(bundle: str, data: str, photos: int = 40) -> None:
         ids = torch.tensor(tokens)[None, None, :-1]
         with torch.inference_mode():
             looked = captioner.bundle.decoder(captioner.features(pixels[None]), ids).attention[0, 0, :, : CELLS**2]
+        chosen: list[tuple[int, bool, str, list[int]]] = []
         for place in range(len(said)):
             word, attention = found.words[place], looked[place].numpy()
             seen = word.log_prob - word.unseen >= 1
-            maps = {"explain": word.cells.flatten(), "attention": attention}
-            chosen = {name: np.argsort(-values)[:TOP].tolist() for name, values in maps.items()}
-            chosen["chance"] = draw.sample(range(CELLS**2), TOP)
-            for name, cells in chosen.items():
-                lost.setdefault((seen, name), []).append(loss(captioner, pixels, tokens, place, cells))
-            rho = np.corrcoef(ranks(maps["explain"]), ranks(attention))[0, 1]
+            for name, values in (("explain", word.cells.flatten()), ("attention", attention)):
+                chosen.append((place, seen, name, np.argsort(-values)[:TOP].tolist()))
+            chosen.append((place, seen, "chance", draw.sample(range(CELLS**2), TOP)))
+            rho = np.corrcoef(ranks(word.cells.flatten()), ranks(attention))[0, 1]
             agreement.setdefault(seen, []).append(float(rho))
+        before, *after = log_probs(captioner, [pixels, *(cover(pixels, cells) for *_, cells in chosen)], tokens)
+        for (place, seen, name, _), changed in zip(chosen, after, strict=True):
+            lost.setdefault((seen, name), []).append(float(before[place] - changed[place]))
     for seen in (True, False):
         print(f"words that the photo gives {'a nat or more' if seen else 'less'}: {len(agreement[seen])}")
         print(f"    attention ranks cells as explain does: {np.mean(agreement[seen]):.2f}")

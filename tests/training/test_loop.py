@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from showtell.data.dataset import Batch
 from showtell.training.learner import Learner
 from showtell.training.lesson import Lesson
 from showtell.training.loop import train_steps
-from showtell.training.optim import build_optimizer
+from showtell.training.optim import AveragedWeights, build_optimizer
 
 STEPS = 4
 
@@ -59,3 +60,19 @@ def test_its_gradient_does_not_count_for_the_norm() -> None:
     """With a small enough limit AdamW's epsilon shows how far gradients were scaled down."""
     small, large = (final(early_size=size, clip=1e-8, waits=True)[1] for size in (1.0, 1e6))
     assert torch.equal(small["1.weight"], large["1.weight"])
+
+
+def test_averaged_weights_are_there_inside_and_gone_after_an_error() -> None:
+    weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+    averaged = AveragedWeights({"weight": weight}, decay=0.5)
+    averaged.average["weight"].copy_(torch.tensor([3.0, 4.0]))
+    learner = Learner(None, None, {"weight": weight}, None, averaged, epochs=1)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt), learner.averages():
+        assert weight.tolist() == [3.0, 4.0]
+        raise KeyboardInterrupt
+    assert weight.tolist() == [1.0, 2.0]
+    assert averaged.average["weight"].tolist() == [3.0, 4.0]
+    assert learner.finite(0.5).item() == 1
+    assert learner.finite(float("nan")).item() == 0
+    averaged.average["weight"][0] = float("inf")
+    assert learner.finite(0.5).item() == 0
