@@ -67,9 +67,16 @@ def test_averaged_weights_are_there_inside_and_gone_after_an_error() -> None:
     averaged = AveragedWeights({"weight": weight}, decay=0.5)
     averaged.average["weight"].copy_(torch.tensor([3.0, 4.0]))
     learner = Learner(None, None, {"weight": weight}, None, averaged, epochs=1)  # type: ignore[arg-type]
-    with pytest.raises(KeyboardInterrupt), learner.averages():
-        assert weight.tolist() == [3.0, 4.0]
-        raise KeyboardInterrupt
+    inside: list[list[float]] = []
+
+    def interrupted() -> None:
+        with learner.averages():
+            inside.append(weight.tolist())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert inside == [[3.0, 4.0]]
     assert weight.tolist() == [1.0, 2.0]
     assert averaged.average["weight"].tolist() == [3.0, 4.0]
     assert learner.finite(0.5).item() == 1
