@@ -29,7 +29,7 @@ def cover(pixels: torch.Tensor, cells: Sequence[int]) -> torch.Tensor:
     """The image (3,S,S) with some of its cells in its mean colour."""
     covered, side = pixels.clone(), pixels.shape[-1]
     for cell in cells:
-        rows, columns = (slice(at * side // CELLS, (at + 1) * side // CELLS) for at in divmod(cell, CELLS))
+        rows, columns = (slice(round(at * side / CELLS), round((at + 1) * side / CELLS)) for at in divmod(cell, CELLS))
         covered[:, rows, columns] = pixels.mean((1, 2), keepdim=True)
     return covered
 
@@ -51,7 +51,7 @@ def ranks(values: NDArray[np.float32]) -> NDArray[np.intp]:
 
 
 def main(bundle: str, data: str, photos: int = 40) -> None:
-    captioner, draw = Captioner.load(bundle), random.Random(0)
+    captioner, draw = Captioner.load(bundle, "cpu"), random.Random(0)
     images = draw.sample(list(read_annotations(Path(data)).split("val")), photos)
     lost: dict[tuple[bool, str], list[float]] = {}
     agreement: dict[bool, list[float]] = {}

@@ -16,8 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from showtell import Captioner, explain
+from showtell.commands.explain import _percent, _where
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import DataError
+from showtell.explaining import Evidence
 from showtell.images import ImageTransform
 from showtell.model.contract import Output
 from showtell.report.attention import draw_explanation
@@ -66,10 +68,10 @@ def test_a_word_needs_what_it_was_made_from() -> None:
     assert dog.log_prob == pytest.approx(log_prob(1), abs=1e-6)
     assert dog.unseen == pytest.approx(log_prob(mean), rel=1e-5)
     assert found.log_prob == pytest.approx(dog.log_prob - 2 * math.log(len(WORDS)))
-    # The corner cell is covered by one square alone, which covers all that the word needs.
-    assert dog.cells[0, 7] == dog.cells.max() == pytest.approx(log_prob(1) - log_prob(mean), rel=1e-5)
-    half = log_prob(1) - log_prob((1 + mean) / 2)
-    assert dog.cells[0, 6] == pytest.approx((log_prob(1) - log_prob(mean) + half) / 2, rel=1e-5)
+    # Of the four squares that cover a cell of the place, one covers all of it, two a half and one a quarter.
+    left = [log_prob(1 - share * (1 - mean)) for share in (1, 1 / 2, 1 / 2, 1 / 4)]
+    assert np.allclose(dog.cells[:2, 6:], log_prob(1) - np.mean(left), rtol=1e-5)
+    assert dog.cells.max() == dog.cells[:2, 6:].max()
     assert np.allclose(dog.cells[3:], 0)
     assert np.allclose(dog.cells[:, :5], 0)
 
@@ -96,11 +98,15 @@ def test_its_own_caption_has_its_own_probability(tiny_bundle: Path, scenes: Path
     assert [word.text for word in found.words] == ["a", "red", "circle"]
     assert all(word.cells.shape == (8, 8) and np.isfinite(word.cells).all() for word in found.words)
     assert any(np.abs(word.cells).max() > 1e-4 for word in found.words)
-    with pytest.raises(DataError, match=r"^the caption is empty; expected one or more words$"):
-        explain(captioner, image, " ")
+    for empty in (" ", "...", "\0"):
+        with pytest.raises(DataError, match=r"^the caption has 0 words; expected 1 to 100$"):
+            explain(captioner, image, empty)
+    for marked in ("<start> a red circle <end>", "a red circle <pad>", "a <end> circle"):
+        with pytest.raises(DataError, match=r"^the caption has the marker <\w+>; expected words alone$"):
+            explain(captioner, image, marked)
     with pytest.raises(DataError, match=r"^the captioner does not know 'Zebra', 'yak'; expected a caption in its own"):
         explain(captioner, image, "a Zebra a yak a Zebra")
-    with pytest.raises(DataError, match=r"^the caption has 101 words; expected 100 at most$"):
+    with pytest.raises(DataError, match=r"^the caption has 101 words; expected 1 to 100$"):
         explain(captioner, image, "a " * 101)
     own = captioner.caption(image)[0]
     again = explain(captioner, image)
@@ -108,8 +114,16 @@ def test_its_own_caption_has_its_own_probability(tiny_bundle: Path, scenes: Path
     assert again.log_prob == pytest.approx(own.log_prob, abs=1e-4)
 
 
+def test_what_speaks_against_a_word_is_told() -> None:
+    cells = np.full((8, 8), -0.5, np.float32)
+    assert _where(Evidence("dog", -9.0, -5.0, cells)) == "- (the photo speaks against it)"
+    cells[7, 4] = 2.0
+    assert _where(Evidence("dog", -1.0, -5.0, cells)) == "bottom centre (5.0 % where that is covered)"
+    assert [_percent(math.log(p)) for p in (0.714, 0.0123, 0.00456)] == ["71.4 %", "1.2 %", "0.46 %"]
+
+
 def test_by_command(tiny_bundle: Path, scenes: Path, tmp_path: Path) -> None:
-    image, out = sorted((scenes / "images").iterdir())[0], tmp_path / "new" / "explained.png"
+    image, out = sorted((scenes / "images").iterdir())[0], tmp_path / "explained.png"
     told = run("explain", tiny_bundle, image, "--caption", "a red circle", "--out", out)
     assert told.exit_code == 0, told.output
     lines = told.stdout.splitlines()
@@ -119,6 +133,7 @@ def test_by_command(tiny_bundle: Path, scenes: Path, tmp_path: Path) -> None:
     found = json.loads(run("explain", tiny_bundle, image, "--caption", "a red circle", "--json").stdout)
     assert found["log_prob"] == pytest.approx(sum(word["log_prob"] for word in found["words"]) + found["end"])
     assert np.array(found["words"][2]["cells"]).shape == (8, 8)
-    refused(run("explain", tiny_bundle, image, "--out", tmp_path / "explained.jpg"), "name one .png")
+    for wrong in (tmp_path / "explained.jpg", tmp_path, out / "explained.png"):
+        refused(run("explain", tiny_bundle, image, "--out", wrong), "--out")
     refused(run("explain", tiny_bundle, scenes / "captions.jsonl"), "captions.jsonl")
     refused(run("explain", scenes, image), "scenes")

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from showtell.data.vocabulary import SPECIAL, Vocabulary
 from showtell.decoding import MOST_TOKENS
 from showtell.errors import DataError
 from showtell.images import Source, open_image
@@ -52,19 +53,17 @@ class Explanation:
 def explain(captioner: Captioner, image: Source, caption: str | None = None) -> Explanation:
     """Explains a caption of `image`: the captioner's own, or any other in its words. Works for any encoder and decoder.
 
-    A square of a quarter of the side is moved over the image by an eighth, in what the encoder sees of it, and covers it
-    with the image's mean colour; a cell's value is the mean over the squares that cover it (occlusion: Zeiler & Fergus,
-    "Visualizing and Understanding Convolutional Networks", 2014, section 4.2). Each square is an encoding, 51 in all. The
-    first bundle explains, by the first view of the image.
+    A square of a quarter of the side is moved over the image by an eighth, in what the encoder sees of it and beyond its
+    edges, and covers it with the image's mean colour; a cell's value is the mean over the four squares that cover it
+    (occlusion: Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks", 2014, section 4.2). Each square
+    is an encoding, 83 in all. The first bundle explains, by the first view of the image; of its own caption the text, as
+    the vocabulary splits it.
 
-    Raises `ImageError`; `DataError` for a caption with unknown words, none or too many.
+    Raises `ImageError`; `DataError` for a caption with unknown words, with markers, with none or too many words.
     """
     picture = open_image(image, enough=captioner.transform.enough)
-    if caption is not None and not caption.strip():
-        raise DataError("the caption is empty; expected one or more words")
-    text = captioner.caption(picture)[0].text if caption is None else caption
     vocabulary = captioner.bundle.vocabulary
-    tokens = _tokens(captioner, text)
+    tokens = vocabulary.encode(captioner.caption(picture)[0].text) if caption is None else _tokens(vocabulary, caption)
     pixels = torch.from_numpy(captioner.transform(picture))
     places, covered = zip(*_covered(pixels), strict=True)
     log_probs = torch.cat(
@@ -78,16 +77,17 @@ def explain(captioner: Captioner, image: Source, caption: str | None = None) -> 
     return Explanation(vocabulary.decode(tokens), tuple(words), float(log_probs[0, -1]))
 
 
-def _tokens(captioner: Captioner, text: str) -> list[int]:
+def _tokens(vocabulary: Vocabulary, text: str) -> list[int]:
     """The ids of a caption, `<start>` and `<end>` included; `DataError` for one that cannot be said."""
-    vocabulary = captioner.bundle.vocabulary
     if unknown := vocabulary.unknown_words(text):
         raise DataError(
             f"the captioner does not know {', '.join(map(repr, unknown))}; expected a caption in its own words"
         )
     tokens = vocabulary.encode(text)
-    if len(tokens) > MOST_TOKENS + 2:
-        raise DataError(f"the caption has {len(tokens) - 2} words; expected {MOST_TOKENS} at most")
+    if marker := next((SPECIAL[i] for i in tokens[1:-1] if i < len(SPECIAL)), ""):
+        raise DataError(f"the caption has the marker {marker}; expected words alone")
+    if not 2 < len(tokens) <= MOST_TOKENS + 2:
+        raise DataError(f"the caption has {len(tokens) - 2} words; expected 1 to {MOST_TOKENS}")
     return tokens
 
 
@@ -97,7 +97,8 @@ def _covered(pixels: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
     everything = slice(0, _CELLS)
     yield (slice(0, 0), slice(0, 0)), pixels
     yield (everything, everything), mean.expand_as(pixels)
-    spans = [slice(first, first + _WIDTH) for first in range(_CELLS - _WIDTH + 1)]
+    firsts = range(1 - _WIDTH, _CELLS)  # beyond the edges too, so that all cells are covered equally often
+    spans = [slice(max(0, first), min(_CELLS, first + _WIDTH)) for first in firsts]
     for rows in spans:
         for columns in spans:
             covered = pixels.clone()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from showtell.commands.terminal import DEVICE, need_bundle, print_json
-from showtell.errors import DataError
+from showtell.errors import check_target
 from showtell.paths import write_whole
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="One JSON object with the maps, for programs.")] = False,
 ) -> None:
     """Say how likely each word of a caption is with the photo and without, and which part of the photo it needs most."""
-    if out is not None and out.suffix.lower() != ".png":
-        raise DataError(f"--out {out}: drawings are PNG files; name one .png")
+    if out is not None:
+        check_target(out, (".png",), option="--out", what="drawings are")
     folder = need_bundle(bundle)
     from showtell.images import open_image
 
@@ -51,7 +51,6 @@ def explain(
 
         drawn = io.BytesIO()
         draw_explanation(picture, found, captioner.transform).save(drawn, "PNG")
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, drawn.getvalue())
 
 
@@ -62,19 +61,26 @@ def _lines(found: Explanation) -> Iterator[str]:
     width = max(map(len, ["word", *(word.text for word in found.words)]))
     yield f"{'word':{width}}  probability  without photo  needs most"
     for word in found.words:
-        percents = f"{100 * math.exp(word.log_prob):9.1f} %  {100 * math.exp(word.unseen):11.1f} %"
-        yield f"{word.text:{width}}  {percents}  {_where(word)}"
+        yield f"{word.text:{width}}  {_percent(word.log_prob):>11}  {_percent(word.unseen):>13}  {_where(word)}"
+
+
+def _percent(log_prob: float) -> str:
+    """A probability in percent, with one decimal, or two digits where that would be 0.0."""
+    percent = 100 * math.exp(log_prob)
+    return f"{percent:.1f} %" if percent >= 1 else f"{percent:.2g} %"
 
 
 def _where(word: Evidence) -> str:
     """The part of the photo without which the word loses most, and to what its probability falls there."""
     lost = float(word.cells.max())
+    if word.log_prob < word.unseen:
+        return "- (the photo speaks against it)"
     if lost < math.log(1.1):
         return "-"
     rows, columns = word.cells.shape
     row, column = divmod(int(word.cells.argmax()), columns)
     place = f"{_third(row, rows, ('top', 'middle', 'bottom'))} {_third(column, columns, ('left', 'centre', 'right'))}"
-    return f"{place} ({100 * math.exp(word.log_prob - lost):.1f} % where that is covered)"
+    return f"{place} ({_percent(word.log_prob - lost)} where that is covered)"
 
 
 def _third(at: int, of: int, names: tuple[str, str, str]) -> str:
