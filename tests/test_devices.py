@@ -74,6 +74,7 @@ def test_a_device_that_is_not_there_is_told_in_one_sentence(tiny_bundle: Path, s
         ("decoding", tiny_bundle, "--data", scenes, "--dry-run"),
         ("report", tiny_bundle, "--data", scenes, "--out", tmp_path / "report.html"),
         ("trace", tiny_bundle, image),
+        ("explain", tiny_bundle, image),
         ("serve", tiny_bundle, "--port", 0),
     ):
         refused(run(*command, "--device", "gpu"), "device 'gpu'", "expected cpu")

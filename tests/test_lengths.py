@@ -118,9 +118,9 @@ def test_draws_that_may_say_no_more_are_refused() -> None:
     options = SearchOptions(n=2, max_length=6, min_length=4, no_repeat_ngram=1)  # of two words
     ids: dict[str, Any] = {"start_id": START, "end_id": END, "banned": BANNED}
     generators = [np.random.default_rng(seed) for seed in range(3)]
-    with pytest.raises(DataError, match="repeats no 1 words, was found"):
+    with pytest.raises(DataError, match="without the same word twice was found"):
         sample(toy, features, options=options, **ids)
-    with pytest.raises(DataError, match="repeats no 1 words, was found"):
+    with pytest.raises(DataError, match="without the same word twice was found"):
         array_search.sample(*arrays(toy, features), options=options, generators=generators, **ids)
 
 

@@ -146,9 +146,14 @@ class Wishes:
 
 
 def none_found(options: SearchOptions) -> DataError:
-    """What a search raises that found no caption of an image."""
-    repeats = f", and repeats no {options.no_repeat_ngram} words," if options.no_repeat_ngram else ""
-    return DataError(
-        f"no caption of {options.max_length - 1} words or fewer has all that must occur and nothing that must not{repeats} was found; "
-        "ask for fewer words, or search with a wider beam"
+    """The error, with advice, where no caption of an image was found, or can be drawn, that meets all that is asked for."""
+    ngram, words = options.no_repeat_ngram, options.required or options.forbidden
+    asked = [
+        f"of {options.min_length} to {options.max_length - 1} words" if options.min_length else f"of {options.max_length - 1} words or fewer",
+        *(["with all that must occur and nothing that must not"] if words else []),
+        *([f"without {'the same word' if ngram == 1 else f'the same {ngram} words in a row'} twice"] if ngram else []),
+    ]  # fmt: skip
+    advice = (
+        "ask for fewer words, or search with a wider beam" if words else "ask for shorter captions, or allow repetition"
     )
+    return DataError(f"no caption {', '.join(asked)} was found; {advice}")

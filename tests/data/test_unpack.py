@@ -181,7 +181,7 @@ def test_columns_are_named_where_they_cannot_be_told(tmp_path: Path) -> None:
         unpacked(source, columns=Columns(image="left"))
     with pytest.raises(DataError, match=r"--split parts: .* did you mean 'part'"):
         unpacked(source, columns=Columns(split="parts"))
-    with pytest.raises(DataError, match=r"--image en: there is no file 'a thing'|no image with a caption"):
+    with pytest.raises(DataError, match=r"no image with a caption, but .*there is no file a thing beside it"):
         unpacked(source, columns=Columns("en", ("de",)))
     with pytest.raises(DataError, match=r"--caption left: this column .* holds no text"):
         unpacked(source, columns=Columns("right", ("left",)))
@@ -255,6 +255,23 @@ def test_a_text_without_its_image_and_an_ambiguous_one_are_told(tmp_path: Path) 
         opened.addfile(entry, (tmp_path / "out/images/a.png").open("rb"))
     result = unpacked(source, to=tmp_path / "second")
     assert reasons(result) == ["x.tar: b.png: there are several .txt files of this name, expected one"]
+
+
+@pytest.mark.parametrize("key", ["split", "Set", "subset", "fold"])
+def test_splits_have_the_names_that_tables_give_them(key: str, tmp_path: Path) -> None:
+    parquet(tmp_path / "x.parquet", image=cells("a.png"), caption=["a thing"], **{key: ["dev"]})
+    about = {"caption": "a thing", key.lower(): "dev"}
+    tar(tmp_path / "y.tar", {"a.png": PICTURES["a.png"], "a.json": json.dumps(about).encode()})
+    for number, source in enumerate((tmp_path / "x.parquet", tmp_path / "y.tar")):
+        assert rows(unpacked(source, to=tmp_path / f"out{number}").folder)[0]["split"] == "val"
+
+
+def test_a_table_without_text_says_so(tmp_path: Path) -> None:
+    parquet(tmp_path / "x.parquet", image=cells("a.png"), caption=[1])
+    with pytest.raises(
+        DataError, match=r"has no column of text beside image; its columns are image \(image\), caption \(number\)"
+    ):
+        unpacked(tmp_path / "x.parquet")
 
 
 def test_messages_hold_no_control_characters(tmp_path: Path) -> None:

@@ -40,10 +40,11 @@ def read_draft(path: Path) -> Draft:
         draft = reader(path, root)
         if draft is not None:
             return draft
-    if packed := packed_files(path):
+    if packed := packed_files(path, depth=2):
         raise DataError(
             f"{path} {'is' if path.is_file() else 'has'} packed data, as {packed[0].suffix} files are; unpack it first:  "
             f"showtell data unpack {path} --to DIR"
+            + ("" if path.is_file() else f"  (if they are none, expected {LOOKED_FOR})")
         )
     for file in candidates(path, (".json",)):
         _json(file)  # raises, with the reason, if it cannot be read

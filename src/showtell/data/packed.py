@@ -35,8 +35,7 @@ class Broken:
     reason: str
 
     def __str__(self) -> str:
-        said = f"{self.place}: {self.reason}"
-        return "".join(c if c.isprintable() else "\ufffd" for c in said)  # names in archives may be anything
+        return printable(f"{self.place}: {self.reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +57,23 @@ class Source:
     root: Path
 
 
-def packed_files(path: Path) -> list[Path]:
-    """The Parquet files and tars at `path` and below it, without hidden ones and the tables that describe a tar."""
+def printable(text: str) -> str:
+    """A text for a terminal: names in archives may hold anything."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def packed_files(path: Path, *, depth: int = 0) -> list[Path]:
+    """The Parquet files and tars at `path` and below it, without hidden ones and the tables that describe a tar.
+
+    `depth`: so many levels of folders are looked through; 0: all.
+    """
     if path.is_file():
         return [path] if path.name.lower().endswith(PACKED) else []
     found = [
         file
-        for file in sorted(path.rglob("*"))
+        for file in (
+            sorted(path.rglob("*")) if not depth else sorted(f for k in range(depth) for f in path.glob("*/" * k + "*"))
+        )
         if file.name.lower().endswith(PACKED)
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
         and file.is_file()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from showtell.data.packed import Broken, Columns, Progress, Sample, Source, texts_in
-from showtell.data.tables import caption_keys
+from showtell.data.tables import SPLIT_KEYS, caption_keys
 from showtell.errors import DataError, MissingExtraError, first_line, meant
 
 _ROWS = 16  # held in memory at once, each with its image
@@ -116,8 +116,9 @@ def _choose(source: Source, columns: Columns, kinds: Mapping[str, str]) -> _Chos
         raise DataError(f"--caption {silent[0]}: this column of {source.file} holds no text; {_columns(kinds)}")
     image = columns.image or _image_column(source, kinds)
     own = {name.lower(): name for name in kinds if name != image and kinds[name] in ("text", "number")}
-    captions = columns.captions or _caption_columns(source, {n: kind for n, kind in kinds.items() if n != image})
-    split = columns.split or (own.get("split", "") if kinds.get(own.get("split", "")) == "text" else "")
+    captions = columns.captions or _caption_columns(source, kinds, image)
+    splits = (own[key] for key in SPLIT_KEYS if key in own and kinds[own[key]] == "text" and own[key] not in captions)
+    split = columns.split or next(splits, "")
     names, ids = (tuple(own[key] for key in keys if key in own) for keys in (_NAMES, _IDS))
     return _Chosen(image, captions, split, names, ids)
 
@@ -146,9 +147,10 @@ def _image_column(source: Source, kinds: Mapping[str, str]) -> str:
     return paths[0]
 
 
-def _caption_columns(source: Source, kinds: Mapping[str, str]) -> tuple[str, ...]:
+def _caption_columns(source: Source, kinds: Mapping[str, str], image: str) -> tuple[str, ...]:
     """The columns of captions that tables may have, else the only one with "caption" in its name."""
-    lower = {name.lower(): name for name, kind in kinds.items() if kind in ("text", "texts")}
+    texts = [name for name, kind in kinds.items() if kind in ("text", "texts") and name != image]
+    lower = {name.lower(): name for name in texts}
     for keys in caption_keys(lower):
         there = [lower[key] for key in keys if key in lower]
         if there:  # a list holds what numbered columns beside it hold
@@ -156,6 +158,8 @@ def _caption_columns(source: Source, kinds: Mapping[str, str]) -> tuple[str, ...
     named = [name for key, name in lower.items() if "caption" in key]
     if len(named) == 1:
         return (named[0],)
+    if not texts:
+        raise DataError(f"{source.file} has no column of text beside {image}; {_columns(kinds)}; expected captions")
     maybe = f"it may have its captions in {' or '.join(named)}" if named else _columns(kinds)
     raise DataError(f"{source.file}: {maybe}; say which hold captions with --caption COLUMN[,COLUMN…]")
 

@@ -27,7 +27,7 @@ _STEMS = (*_CAPTION_KEYS, "raw")  # NWPU's; alone it names other things too
 _NUMBERED = re.compile(rf"({'|'.join(_STEMS)})[ _.-]?([0-9]{{1,3}})")  # "caption_0", "caption1"; pandas' "caption.1"
 _RUN_TOGETHER = re.compile(r"\s*(\d+)\s+(\S.*)")  # a number and its caption
 _LONGEST_ROW = 50  # lines
-_SPLIT_KEYS = ("split", "set", "subset", "fold")
+SPLIT_KEYS = ("split", "set", "subset", "fold")
 
 
 def read_captions(path: Path, root: Path) -> Draft | None:
@@ -110,7 +110,7 @@ def _read_rows(draft: Draft, file: Path, split: str, *, within: str) -> None:
             name = f"{within}/{name}"
         for caption in captions:
             draft.add(name, text_of(caption), file=file, line=number)
-        draft.assign(name, _value(row, _SPLIT_KEYS) or split, file=file, line=number)
+        draft.assign(name, _value(row, SPLIT_KEYS) or split, file=file, line=number)
 
 
 def captions_in(row: dict[str, Any]) -> list[Any] | None:

@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 
 from showtell.data.files import decoded_lines, parse_json
 from showtell.data.packed import Broken, Columns, Progress, Sample, Source, most_unpacked, texts_in
-from showtell.data.tables import captions_in
+from showtell.data.tables import SPLIT_KEYS, captions_in
 from showtell.errors import DataError, first_line
 from showtell.images import MAX_BYTES, SUFFIXES
 
@@ -113,8 +113,8 @@ def _of_json(raw: bytes, columns: Columns) -> tuple[tuple[str, ...], str]:
 
 
 def _split(value: dict[str, object], columns: Columns) -> str:
-    split = value.get(columns.split or "split")
-    return split if isinstance(split, str) else ""
+    found = (value.get(key) for key in ([columns.split] if columns.split else SPLIT_KEYS))
+    return next((split for split in found if isinstance(split, str)), "")
 
 
 def _content(source: Source, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

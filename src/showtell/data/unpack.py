@@ -12,7 +12,17 @@ from pathlib import Path
 from showtell.data.draft import has_a_word
 from showtell.data.files import split_in_the_name
 from showtell.data.folders import new_folder, safe_name
-from showtell.data.packed import PACKED, Broken, Columns, Progress, Sample, Source, most_unpacked, packed_files
+from showtell.data.packed import (
+    PACKED,
+    Broken,
+    Columns,
+    Progress,
+    Sample,
+    Source,
+    most_unpacked,
+    packed_files,
+    printable,
+)
 from showtell.data.parquet import read_parquet
 from showtell.data.splits import SPLIT_NAMES
 from showtell.data.tars import read_tar
@@ -186,7 +196,7 @@ class _Writer:
             self._room -= len(content)
         if self._room < 0:
             raise DataError(
-                f"{sample.place}: its file unpacks to far more than pictures do; expected no more than 20 times its size"
+                f"{printable(sample.place)}: its file unpacks to far more than pictures do; expected no more than 20 times its size"
             )
         (self._folder / name).write_bytes(content)
         return name

@@ -5,11 +5,12 @@ Here a set is the captions of one image, in their order. Sources, and every devi
 * Best and mean. Vijayakumar et al., "Diverse Beam Search", 2018, and Deshpande et al., "Fast, Diverse and Accurate Image
   Captioning Guided by Part-of-Speech", 2019, call the best an oracle: for each metric by itself, an image's best score
   among its captions, averaged over images. CIDEr-D and BLEU-4 are those of each image, so BLEU-4 here is a mean over
-  images (unsmoothed, 0 for a caption that shares no four words in a row with a reference), and not the corpus's BLEU-4.
+  images (all but 0 for a caption that shares no four words in a row with a reference), and not the corpus's BLEU-4.
 * Div-n. Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models", 2016; as Shetty et al.,
   "Speaking the Same Language", 2017, have it: distinct n-grams of a set divided by its words, averaged over images.
 * mBLEU-4. Shetty et al., 2017: BLEU-4 of each caption against the others of its set. They average n corpus scores, one
-  for the captions of each place; here all captions are one corpus, so that their order in a set does not matter.
+  for the captions of each place; here all captions are one corpus, so that their order in a set does not matter. Where
+  no caption has four words, it is all but 0, even of equal ones.
 * Self-CIDEr. Wang and Chan, "Describing like Humans: on Diversity in Image Captioning", 2019. K holds the CIDEr of each
   two captions of a set, λ are its eigenvalues, and the square roots of λ are the singular values of the captions as
   vectors: diversity = −log_n(max √λ / Σ √λ), 0 for n equal captions, 1 for n that share nothing that tells images apart.

@@ -31,7 +31,9 @@ def read_predictions(path: Path, order: Sequence[str] = (), *, listed_in: str = 
     found: dict[str, str] = {}
     for number, (image, caption) in enumerate(_read(path, order, listed_in), start=1):
         if image in found:
-            raise DataError(f"{path}, entry {number}: a second caption of {image}; expected one an image")
+            raise DataError(
+                f"{path}, entry {number}: a second caption of {image}; expected one an image, or --n with their number"
+            )
         found[image] = caption
     return found
 

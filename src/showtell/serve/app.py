@@ -124,7 +124,7 @@ class Service:
         if weight > self.limits.queue:
             raise refusal(
                 "wrong_option",
-                f"with so many words asked for, {len(wanted.images)} images need the room of {weight}, and the queue has {self.limits.queue}; "
+                f"with such a search, {len(wanted.images)} images need the room of {weight}, and the queue has {self.limits.queue}; "
                 "send them in several requests",
             )
         return weight
