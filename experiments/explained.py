@@ -5,7 +5,7 @@
 For each word of the captioner's own captions of val photos, the eight cells (of 64) that a map ranks highest are covered
 together with the photo's mean colour. Printed: the nats that words lose by it, on average, for words that the whole photo
 gives a nat or more and for the others; and how well attention ranks cells as `explain` does (Spearman). Needs a captioner
-with attention over a grid of 8×8.
+with attention over a grid of 8×8. Five seconds a photo on two cores; LOG.md has the figures (1.81, 1.22 and 0.29 nats).
 """
 
 from __future__ import annotations
