@@ -54,6 +54,7 @@ def test_a_file_holds_what_is_printed(ending: str, tiny_bundle: Path, photos: Pa
     assert set(printed) <= set(out.read_text(encoding="utf-8").splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_wherever_it_was_torn_it_ends_the_same(ending: str, tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / f"own.{ending}"

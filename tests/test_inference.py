@@ -172,7 +172,7 @@ def test_wishes_that_only_a_repetition_would_meet(tiny_bundle: Path, photos: lis
     strict = Captioner.load(tiny_bundle)
     strict.defaults = replace(strict.defaults, no_repeat_ngram=1, max_length=9)
     for consensus in (0, 10):
-        with pytest.raises(DataError, match="repeats no 1 words, was found"):
+        with pytest.raises(DataError, match="without the same word twice was found"):
             strict.caption(photos[:1], wishes=Wishes(required=("a red", "a blue"), consensus=consensus))
 
 

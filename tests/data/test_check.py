@@ -72,6 +72,7 @@ def test_what_the_pixels_show(tmp_path: Path) -> None:
     assert not check(root, decode=False).problems
 
 
+@pytest.mark.slow
 def test_flickr8k_mis_keyed_row_and_missing_images_are_named(shared: Path) -> None:
     problems = check(shared / "data" / "flickr8k", decode=False).problems
     keyed = [p for p in problems if p.kind == "mis-keyed"]

@@ -190,6 +190,7 @@ def test_what_is_trained_has_to_lie_above() -> None:
         encoder.part_before("upper")
 
 
+@pytest.mark.slow
 def test_inception_is_parted_exactly() -> None:
     weights = SHARED / "weights" / "inception_v3.tf_in1k.safetensors"
     if not weights.is_file():

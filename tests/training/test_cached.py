@@ -103,6 +103,7 @@ def test_what_is_below_the_trained_layers_is_cached(recipe_file: Path, data: Pat
     assert found.report.scores == pytest.approx(result["scores"], abs=1e-9)  # which encodes the images as a whole
 
 
+@pytest.mark.slow
 def test_maps_stay_with_the_run_where_the_named_cache_is_one_encoders(
     recipe_file: Path, data: Path, tmp_path: Path
 ) -> None:

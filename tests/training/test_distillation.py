@@ -85,6 +85,7 @@ def test_teachers_speak_with_the_mean_of_their_probabilities(whole: Path, other:
     assert len(found) == int(words.sum())
 
 
+@pytest.mark.slow
 def test_a_small_captioner_comes_near_a_larger_one(recipe_file: Path, data: Path, whole: Path, tmp_path: Path) -> None:
     """It knows its teacher's words without being told."""
     losses: list[float] = []
@@ -168,6 +169,7 @@ def test_views_of_pictures_of_two_sizes_crop_alike(tmp_path: Path) -> None:
     assert max(apart) > 0.05  # decoded as each needs it, they do not
 
 
+@pytest.mark.slow
 def test_other_teachers_may_not_go_on(recipe_file: Path, data: Path, whole: Path, other: Path, tmp_path: Path) -> None:
     recipe = taught(recipe_file, "train.phases.1.epochs=1")
     moved = tmp_path / "moved"
@@ -184,6 +186,7 @@ def test_other_teachers_may_not_go_on(recipe_file: Path, data: Path, whole: Path
     assert [line["phase"] for line in lines(tmp_path / "run")] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("started", [False, True])
 def test_a_finished_run_may_learn_from_a_teacher(
     started: bool, recipe_file: Path, data: Path, whole: Path, tmp_path: Path

@@ -27,7 +27,15 @@ from showtell.training.run import train
 from showtell.training.runlog import EpochReport
 
 
-@pytest.mark.parametrize("points", [[1], [3], [4, 3], [7, 1, 6], [13]])
+@pytest.mark.parametrize(
+    "points",
+    [
+        [1],
+        pytest.param([3], marks=pytest.mark.slow),
+        [4, 3],
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ([7, 1, 6], [13])),
+    ],
+)
 def test_resume_equals_never_stopped(
     points: Sequence[int], whole: Path, recipe_file: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -133,7 +141,7 @@ def kill_after_progress(command: Sequence[str], checkpoint: Path, seconds: float
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments(recipe_file: Path, data: Path, tmp_path: Path) -> None:
-    kills = int(os.environ.get("SHOWTELL_KILLS", "4"))
+    kills = int(os.environ.get("SHOWTELL_KILLS", "2"))
     phases = f'train.phases=[{{epochs={2 * kills}, lr=5e-3}}, {{epochs={kills}, encoder_from="layers"}}]'
     command = [
         sys.executable, "-m", "showtell", "train", str(recipe_file), "--data", str(data), "--resume",
@@ -185,7 +193,7 @@ def test_a_run_from_before_copies_were_split_together_is_told_so(
         shutil.copy(data / first["image"], data / row["image"])
     (data / "captions.jsonl").write_text("".join(json.dumps(row | {"split": None}) + "\n" for row in rows))
     with monkeypatch.context() as before:
-        before.setattr("showtell.data.annotations.first_equals", lambda paths: range(len(paths)))
+        before.setattr("showtell.data.splits.first_equals", lambda paths: range(len(paths)))
         stopped(recipe, data, tmp_path / "run", after=3)
     words = "this version puts copies into one split"
     refuse(RecipeError, words, lambda: train(recipe, data=data, out=tmp_path / "run", resume=True))

@@ -81,6 +81,7 @@ def test_one_validation_image_is_too_few(recipe_file: Path, data: Path, tmp_path
         train(recipe, data=tmp_path / "few", out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_few_images_get_more_epochs(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     notes: list[str] = []
 

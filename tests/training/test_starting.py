@@ -107,6 +107,7 @@ def test_it_learns_new_words_and_keeps_its_cnn(recipe_file: Path, others: Path, 
     assert str(whole) not in config + card  # a bundle names no folders of this machine
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was(recipe_file: Path, others: Path, whole: Path, tmp_path: Path) -> None:
     short, long = ("train.phases=[{epochs=1, lr=5e-3}]", "train.phases=[{epochs=1, lr=5e-3}, {epochs=1, lr=1e-3}]")
     begun(recipe_file, others, whole, tmp_path / "once", long)

@@ -57,6 +57,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_a_tracker_is_told_what_the_log_holds(
     told: Path, recipe_file: Path, data: Path, whole: Path, tmp_path: Path
 ) -> None:
