@@ -174,7 +174,9 @@ def test_what_never_varies_stays_finite_and_keeps_its_gradient() -> None:
     assert features.grad is not None and bool(features.grad.isfinite().all())
 
 
-@every_variant
+@pytest.mark.parametrize(
+    ("name", "options"), [pytest.param(n, o, marks=[pytest.mark.slow] if o else []) for n, o in VARIANTS]
+)
 def test_eight_images_can_be_memorised(name: str, options: dict[str, Any]) -> None:
     model = decoder(name, **{**options, "embedding": 32, "hidden": 32, "attention": 32})
     draw = torch.Generator().manual_seed(2)
