@@ -117,6 +117,7 @@ def test_its_own_caption_has_its_own_probability(tiny_bundle: Path, scenes: Path
 def test_what_speaks_against_a_word_is_told() -> None:
     cells = np.full((8, 8), -0.5, np.float32)
     assert _where(Evidence("dog", -9.0, -5.0, cells)) == "- (the photo speaks against it)"
+    assert _where(Evidence("a", -0.002, -0.001, cells)) == "-"
     cells[7, 4] = 2.0
     assert _where(Evidence("dog", -1.0, -5.0, cells)) == "bottom centre (5.0 % where that is covered)"
     assert [_percent(math.log(p)) for p in (0.714, 0.0123, 0.00456)] == ["71.4 %", "1.2 %", "0.46 %"]

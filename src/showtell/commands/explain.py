@@ -17,6 +17,8 @@ from showtell.paths import write_whole
 if TYPE_CHECKING:
     from showtell.explaining import Evidence, Explanation
 
+_NOTICED = math.log(1.1)  # nats: a tenth of a probability
+
 
 def explain(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or user/name on the hub.")],
@@ -73,9 +75,9 @@ def _percent(log_prob: float) -> str:
 def _where(word: Evidence) -> str:
     """The part of the photo without which the word loses most, and to what its probability falls there."""
     lost = float(word.cells.max())
-    if word.log_prob < word.unseen:
+    if word.unseen - word.log_prob > _NOTICED:
         return "- (the photo speaks against it)"
-    if lost < math.log(1.1):
+    if lost < _NOTICED:
         return "-"
     rows, columns = word.cells.shape
     row, column = divmod(int(word.cells.argmax()), columns)
