@@ -212,6 +212,7 @@ def test_a_caption_is_text(captioned: Path, tmp_path: Path) -> None:
     assert json.loads(found.stdout)["protocol"]["images"] == 4
 
 
+@pytest.mark.slow
 def test_tables_of_predictions_are_read_as_those_of_data_are(captioned: Path, tmp_path: Path) -> None:
     table = tmp_path / "p.csv"
     evaluate = ("evaluate", "--data", captioned, "--json", "--predictions")

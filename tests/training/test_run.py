@@ -143,9 +143,10 @@ def test_eight_images_are_learnt_by_heart(decoder: str, epochs: int, tmp_path: P
     ("name", "lower", "upper"),
     [
         ("small", "layers", "layers.conv2"),
-        pytest.param("test_resnet.r160_in1k", "layer2", "layer3", marks=pytest.mark.slow),
+        ("test_resnet.r160_in1k", "layer2", "layer3"),
     ],
 )
+@pytest.mark.slow
 def test_a_cnn_that_computes_twice_learns_the_same(
     name: str, lower: str, upper: str, recipe_file: Path, data: Path, tmp_path: Path
 ) -> None:
