@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from showtell import Captioner, explain, read_annotations
+from showtell.explaining import _log_probs, _pixels
 from showtell.images import open_image
 
 TOP, CELLS = 8, 8
@@ -29,21 +30,9 @@ def cover(pixels: torch.Tensor, cells: Sequence[int]) -> torch.Tensor:
     """The image (3,S,S) with some of its cells in its mean colour."""
     covered, side = pixels.clone(), pixels.shape[-1]
     for cell in cells:
-        rows, columns = (slice(round(at * side / CELLS), round((at + 1) * side / CELLS)) for at in divmod(cell, CELLS))
+        rows, columns = (_pixels(slice(at, at + 1), side) for at in divmod(cell, CELLS))
         covered[:, rows, columns] = pixels.mean((1, 2), keepdim=True)
     return covered
-
-
-@torch.inference_mode()
-def log_probs(captioner: Captioner, images: Sequence[torch.Tensor], tokens: Sequence[int]) -> torch.Tensor:
-    """images (3,S,S) -> the log-probability (N,T) of each token after the first."""
-    found = []
-    for first in range(0, len(images), 16):
-        features = captioner.features(torch.stack(list(images[first : first + 16])))
-        ids = torch.tensor(tokens).expand(len(features), 1, -1)
-        logits = captioner.bundle.decoder(features, ids[..., :-1]).logits[:, 0].float()
-        found.append(logits.log_softmax(-1).gather(-1, ids[:, 0, 1:, None])[..., 0])
-    return torch.cat(found)
 
 
 def ranks(values: NDArray[np.float32]) -> NDArray[np.intp]:
@@ -73,7 +62,9 @@ def main(bundle: str, data: str, photos: int = 40) -> None:
             chosen.append((place, seen, "chance", draw.sample(range(CELLS**2), TOP)))
             rho = np.corrcoef(ranks(word.cells.flatten()), ranks(attention))[0, 1]
             agreement.setdefault(seen, []).append(float(rho))
-        before, *after = log_probs(captioner, [pixels, *(cover(pixels, cells) for *_, cells in chosen)], tokens)
+        variants = torch.stack([pixels, *(cover(pixels, cells) for *_, cells in chosen)])
+        with torch.inference_mode():
+            before, *after = torch.cat([_log_probs(captioner, part, tokens) for part in torch.split(variants, 16)])
         for (place, seen, name, _), changed in zip(chosen, after, strict=True):
             lost.setdefault((seen, name), []).append(float(before[place] - changed[place]))
     for seen in (True, False):

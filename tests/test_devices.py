@@ -89,4 +89,6 @@ def test_predictions_are_not_captioned_again(scenes: Path, tmp_path: Path) -> No
     evaluate = ("evaluate", "--data", scenes, "--predictions", write_predictions(tmp_path / "p.json"))
     for option in ("--batch", "--workers"):
         refused(run(*evaluate, option, 2), "--batch and --workers caption with a bundle")
+    for options in (["--diversity", 1], ["--seed", 1], ["--sample"]):
+        refused(run(*evaluate, *options), "--diverse and --sample caption with a bundle")
     refused(run(*evaluate, "--device", "cpu"), "--device", "--metrics clip")

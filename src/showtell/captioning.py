@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from showtell.decoding import Sampling, SearchOptions, Wishes
+from showtell.decoding import BATCH_SIZE, Sampling, SearchOptions, Wishes
 from showtell.errors import DataError, ImageError
 from showtell.images import ImageTransform, Source, open_image
 
@@ -77,7 +77,7 @@ class BaseCaptioner(ABC):
         n: int = 1,
         sampling: Sampling | None = None,
         wishes: Wishes | None = None,
-        batch_size: int = 32,
+        batch_size: int = BATCH_SIZE,
     ) -> list[Caption]:
         """The best caption of each image, in order, with n - 1 alternatives each.
 
@@ -104,7 +104,7 @@ class BaseCaptioner(ABC):
         n: int = 1,
         sampling: Sampling | None = None,
         wishes: Wishes | None = None,
-        batch_size: int = 32,
+        batch_size: int = BATCH_SIZE,
         workers: int = 2,
     ) -> Iterator[Caption | ImageError]:
         """One result per source, in order, as they come: its caption, or why it cannot be read.

@@ -18,7 +18,7 @@ from showtell.config import SearchConfig
 from showtell.data.annotations import CaptionedImage
 from showtell.data.features import Failure, FeatureCache, encode_into, holds_features_of
 from showtell.data.vocabulary import Vocabulary
-from showtell.decoding import SearchOptions
+from showtell.decoding import BATCH_SIZE, SearchOptions
 from showtell.errors import DataError
 from showtell.evaluation import Progress, images_of, make_protocol
 from showtell.generate import best_captions
@@ -119,7 +119,7 @@ def choose_bundle_decoding(
     most_views: int | None = None,
     place: str = "",
     device: str | None = None,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     workers: int = 0,
     report: Callable[[Tried], None] = lambda tried: None,
     progress: Progress = lambda what, done, total: None,

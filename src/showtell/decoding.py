@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from showtell.errors import DataError
 
+BATCH_SIZE = 32  # images captioned together, unless another number is asked for
 MOST_VIEWS = 8
 MOST_TOKENS = 100  # of a caption whose length is asked for
 MOST_REQUIRED = 4  # every subset of them has a beam of its own

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import showtell
 from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
 from showtell.data.markers import find_markers, told, without_markers
+from showtell.decoding import BATCH_SIZE
 from showtell.errors import DataError, ImageError
 from showtell.hub import read_config
 from showtell.images import decoding_threads
@@ -127,7 +128,7 @@ def evaluate_bundle(
     ensemble: Sequence[Path] = (),
     wishes: Wishes | None = None,
     device: str | None = None,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     workers: int = 0,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
@@ -164,7 +165,7 @@ def evaluate_captioner(
     clip: Clip | None = None,
     wishes: Wishes | None = None,
     members: int = 1,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     workers: int = 0,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,

@@ -67,7 +67,7 @@ def explain(captioner: Captioner, image: Source, caption: str | None = None) -> 
     pixels = torch.from_numpy(captioner.transform(picture))
     places, covered = zip(*_covered(pixels), strict=True)
     log_probs = torch.cat(
-        [_log_probs(captioner, torch.stack(part), tokens) for part in _batches(covered)]
+        [_log_probs(captioner, part, tokens) for part in torch.split(torch.stack(covered), _BATCH)]
     )  # (N,T): as it is, all covered, then each square
     loses = log_probs[0] - log_probs[2:]
     words = (
@@ -108,11 +108,6 @@ def _covered(pixels: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
 
 def _pixels(cells: slice, side: int) -> slice:
     return slice(round(cells.start * side / _CELLS), round(cells.stop * side / _CELLS))
-
-
-def _batches(images: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
-    for first in range(0, len(images), _BATCH):
-        yield images[first : first + _BATCH]
 
 
 def _log_probs(captioner: Captioner, images: Tensor, tokens: list[int]) -> Tensor:

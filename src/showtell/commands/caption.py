@@ -25,8 +25,8 @@ from showtell.commands.several import (
     penalty,
     refuse_searching,
 )
-from showtell.commands.terminal import BATCH, BATCH_SIZE, CONSENSUS, DEVICE, ENSEMBLE, VIEWS, WORKERS, need_bundle, note
-from showtell.decoding import Wishes
+from showtell.commands.terminal import BATCH, CONSENSUS, DEVICE, ENSEMBLE, VIEWS, WORKERS, need_bundle, note
+from showtell.decoding import BATCH_SIZE, Wishes
 from showtell.errors import DataError, ImageError
 
 if TYPE_CHECKING:

@@ -24,7 +24,6 @@ from showtell.commands.several import (
 )
 from showtell.commands.terminal import (
     BATCH,
-    BATCH_SIZE,
     CONSENSUS,
     DEVICE,
     ENSEMBLE,
@@ -37,7 +36,7 @@ from showtell.commands.terminal import (
     print_json,
     progress,
 )
-from showtell.decoding import Wishes
+from showtell.decoding import BATCH_SIZE, Wishes
 from showtell.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -127,7 +126,8 @@ def evaluate(
     more = _more(metrics)
     _refuse(
         bundle, predictions, against=against, images=images, split_of=split_of, confidence=confidence, clip=clip, more=more,
-        ways=consensus is not None or views is not None or bool(ensemble), several=diverse or sample, device=device,
+        ways=consensus is not None or views is not None or bool(ensemble), device=device,
+        several=diverse or sample or any(x is not None for x in (diversity, temperature, top_p, seed)),
         speed=batch is not None or workers is not None,
     )  # fmt: skip
     wishes = Wishes(diverse=diverse, diversity=penalty(diverse, diversity, n), consensus=consensus, views=views)
@@ -198,7 +198,7 @@ def _refuse(
 ) -> None:
     """Raises `BadParameter` for options that do not go together.
 
-    `ways`: there are other ways to caption than the bundle's own; `several`: --diverse or --sample is given; `speed`:
+    `ways`: there are other ways to caption than the bundle's own; `several`: --diverse, --sample or what goes with them is given; `speed`:
     --batch or --workers is.
     """
     if (bundle is None) == (predictions is None):
@@ -209,14 +209,13 @@ def _refuse(
         raise typer.BadParameter(
             "--split-of goes with --predictions; a bundle's own data settings are those of its training anyway"
         )
-    if predictions is not None and ways:
-        raise typer.BadParameter(
-            "--consensus, --views and --ensemble caption with a bundle; --predictions are captions already"
-        )
-    if predictions is not None and several:
-        raise typer.BadParameter("--diverse and --sample caption with a bundle; --predictions are captions already")
-    if predictions is not None and speed:
-        raise typer.BadParameter("--batch and --workers caption with a bundle; --predictions are captions already")
+    for options, given in (
+        ("--consensus, --views and --ensemble", ways),
+        ("--diverse and --sample", several),
+        ("--batch and --workers", speed),
+    ):
+        if predictions is not None and given:
+            raise typer.BadParameter(f"{options} caption with a bundle; --predictions are captions already")
     if predictions is not None and device is not None and _CLIP not in more:
         raise typer.BadParameter("--device is for a bundle or --metrics clip; nothing here computes on one")
     if confidence is not None and bundle is None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from showtell.commands.evaluate import SPLITS
-from showtell.commands.terminal import BATCH, BATCH_SIZE, DEVICE, WORKERS, need_bundle, need_data, note, progress
+from showtell.commands.terminal import BATCH, DEVICE, WORKERS, need_bundle, need_data, note, progress
+from showtell.decoding import BATCH_SIZE
 from showtell.errors import DataError, check_target
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from showtell.decoding import BATCH_SIZE
 from showtell.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ ENSEMBLE = Annotated[
 DEVICE = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1 or mps [default: an accelerator if there is one].")
 ]  # fmt: skip
-BATCH_SIZE = 32
 BATCH = Annotated[
     int | None,
     typer.Option(min=1, max=65536, help=f"Images captioned together [default: {BATCH_SIZE}].", show_default=False),

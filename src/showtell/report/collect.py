@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from showtell.data.annotations import CaptionedImage, read_annotations
+from showtell.decoding import BATCH_SIZE
 from showtell.errors import DataError
 from showtell.evaluation import Progress, evaluate_captioner, shares_of, training_captions
 from showtell.metrics import TextStatistics, describe, leave_one_out
@@ -84,7 +85,7 @@ def collect(
     examples: int = 8,
     evaluation: Evaluation | None = None,
     device: str | None = None,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     workers: int = 0,
     progress: Progress = lambda what, done, total: None,
     note: Callable[[str], None] = lambda text: None,
