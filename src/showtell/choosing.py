@@ -20,12 +20,13 @@ from showtell.data.features import Failure, FeatureCache, encode_into, holds_fea
 from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import BATCH_SIZE, SearchOptions
 from showtell.errors import DataError
-from showtell.evaluation import Progress, images_of, make_protocol
+from showtell.evaluation import images_of, make_protocol
 from showtell.generate import best_captions
 from showtell.images import View, decoding_threads
 from showtell.inference import Captioner
 from showtell.metrics import Protocol, evaluate
 from showtell.paths import cache_folder
+from showtell.progress import Progress, silent
 from showtell.search import StepDecoder
 
 VIEWS = (1, 2, 4, 8)
@@ -122,7 +123,7 @@ def choose_bundle_decoding(
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
     report: Callable[[Tried], None] = lambda tried: None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
     note: Callable[[str], None] = lambda text: None,
 ) -> tuple[Choice, Protocol]:
     """The decoding that scores best for a bundle on a split, and its protocol; `report` hears of each decoding tried.

@@ -24,6 +24,7 @@ from showtell.devices import choose_device
 from showtell.errors import BundleError, DataError, ImageError, MissingExtraError, first_line
 from showtell.hub import fetch_model
 from showtell.images import decoding_threads, open_image
+from showtell.progress import Progress, silent
 
 PAPERS = "openai/clip-vit-base-patch32"
 
@@ -34,8 +35,6 @@ _SMALL = ("config.json", *_SETTINGS, "tokenizer*.json", "vocab.json", "merges.tx
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _WAYS = {2: transforms.InterpolationMode.BILINEAR, 3: transforms.InterpolationMode.BICUBIC}  # by Pillow's numbers
 _BATCH = 64
-
-Progress = Callable[[str, int, int], None]
 
 
 class ClipScorer:
@@ -87,7 +86,7 @@ class ClipScorer:
         images: Sequence[Path],
         references: Sequence[Sequence[str]] | None = None,
         *,
-        progress: Progress = lambda what, done, total: None,
+        progress: Progress = silent,
     ) -> Judge:
         """Looks at the images, and reads each one's references, if there are any; what it has seen it remembers.
 
@@ -121,7 +120,7 @@ class ClipScorer:
         seen = torch.stack([self._seen[path] for path in images])
         return Judge(self, seen, written)
 
-    def read(self, captions: Sequence[str], *, progress: Progress = lambda what, done, total: None) -> Tensor:
+    def read(self, captions: Sequence[str], *, progress: Progress = silent) -> Tensor:
         """Captions (N) -> unit vectors (N,D)."""
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._read]
         done = 0

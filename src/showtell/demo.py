@@ -12,13 +12,12 @@ from showtell.config import Recipe
 from showtell.data.annotations import CaptionedImage
 from showtell.errors import DataError
 from showtell.evaluation import evaluate_bundle
+from showtell.progress import Progress, silent
 from showtell.recipe import load_recipe
 from showtell.scores import Evaluation
 
 if TYPE_CHECKING:
     from showtell.captioning import Caption
-
-Progress = Callable[[str, int, int], None]
 
 _MARK = ".showtell-demo"  # marks a folder that a demo made, whose contents may be deleted
 
@@ -65,7 +64,7 @@ def run_demo(
     overrides: tuple[str, ...] = (),
     say: Callable[[str], None] = lambda text: None,
     note: Callable[[str], None] = lambda text: None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> DemoResult:
     """Runs the whole demo once, below `out`; an earlier demo there is replaced.
 

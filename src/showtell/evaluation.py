@@ -35,6 +35,7 @@ from showtell.metrics import (
     score_people,
     score_sets,
 )
+from showtell.progress import Progress, silent
 from showtell.scores import Evaluation, Several
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from showtell.clip import ClipScorer
     from showtell.decoding import Sampling, Wishes
 
-Progress = Callable[[str, int, int], None]
 Clip = Callable[[], "ClipScorer"]  # loads it when it is needed
 Judge = Callable[[Sequence[str]], dict[str, list[float]]]  # scores of a caption of each image that need the image
 
@@ -69,7 +69,7 @@ def evaluate_predictions(
     clip: Clip | None = None,
     decoding: str = "unknown",
     trained: Path | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Evaluation:
     """Scores a file of predictions against the references of a split; only `clip` needs the image files.
 
@@ -130,7 +130,7 @@ def evaluate_bundle(
     device: str | None = None,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
     note: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """Captions a split's images with the bundle's own decoding, free running, and scores them beside both floors.
@@ -167,7 +167,7 @@ def evaluate_captioner(
     members: int = 1,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
     note: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """`evaluate_bundle` for a captioner that is already loaded, an ensemble of `members` bundles."""

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ import typer
 
 from showtell.decoding import BATCH_SIZE
 from showtell.errors import DataError, RecipeError
+from showtell.progress import Progress, silent
 
 if TYPE_CHECKING:
     from showtell.config import Recipe
@@ -52,8 +53,6 @@ WORKERS = Annotated[
     ),
 ]  # fmt: skip
 
-ProgressCallback = Callable[[str, int, int], None]
-
 
 def note(text: str) -> None:
     """Prints a sentence on stderr."""
@@ -72,16 +71,16 @@ def print_json(value: Any) -> None:
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[ProgressCallback]:
+def progress() -> Iterator[Progress]:
     """A function (what, done, total) that draws bars on stderr if that is a terminal, and is silent otherwise."""
     if not sys.stderr.isatty():
-        yield lambda what, done, total: None
+        yield silent
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import Progress, TaskID
 
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        current: tuple[str, TaskID] | None = None
+    with rich.Progress(console=Console(stderr=True), transient=True) as bars:
+        current: tuple[str, rich.TaskID] | None = None
 
         def update(what: str, done: int, total: int) -> None:
             nonlocal current

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from showtell.data.folders import new_folder
 from showtell.errors import DownloadError
-
-Progress = Callable[[str, int, int], None]
+from showtell.progress import Progress, silent
 
 _CHUNK = 1 << 20
 _LARGEST = 20 * 2**30  # bytes that an archive may unpack to
@@ -45,7 +44,7 @@ def get(
     to: Path,
     source: Path | None = None,
     catalogue: Mapping[str, Sequence[Archive]] = CATALOGUE,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Path:
     """Downloads and unpacks the data set `name` into `to`, and returns `to`.
 
@@ -71,7 +70,7 @@ def _whole(path: Path, archive: Archive) -> Path | None:
     return path if path.exists() and _problem(path, archive) is None else None
 
 
-def download(archive: Archive, *, folder: Path, progress: Progress = lambda what, done, total: None) -> Path:
+def download(archive: Archive, *, folder: Path, progress: Progress = silent) -> Path:
     """The complete archive in `folder`; mirrors are tried in order, and a partial download is resumed."""
     target = folder / archive.name
     if _whole(target, archive) is not None:

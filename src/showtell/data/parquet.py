@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from showtell.data.packed import Broken, Columns, Progress, Sample, Source, texts_in
+from showtell.data.packed import Broken, Columns, Sample, Source, texts_in
 from showtell.data.tables import SPLIT_KEYS, caption_keys
 from showtell.errors import DataError, MissingExtraError, first_line, meant
+from showtell.progress import Progress
 
 _ROWS = 16  # held in memory at once, each with its image
 _BUFFER = 1 << 20  # bytes read at once; otherwise it is a whole row group

@@ -13,10 +13,11 @@ from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
 from showtell.data.files import decoded_lines, parse_json
-from showtell.data.packed import Broken, Columns, Progress, Sample, Source, most_unpacked, texts_in
+from showtell.data.packed import Broken, Columns, Sample, Source, most_unpacked, texts_in
 from showtell.data.tables import SPLIT_KEYS, captions_in
 from showtell.errors import DataError, first_line
 from showtell.images import MAX_BYTES, SUFFIXES
+from showtell.progress import Progress
 
 _TEXTS = (".txt", ".text", ".caption")
 _LONGEST_TEXT = 1 << 20

@@ -16,7 +16,6 @@ from showtell.data.packed import (
     PACKED,
     Broken,
     Columns,
-    Progress,
     Sample,
     Source,
     most_unpacked,
@@ -28,6 +27,7 @@ from showtell.data.splits import SPLIT_NAMES
 from showtell.data.tars import read_tar
 from showtell.errors import DataError, ImageError
 from showtell.images import MAX_BYTES, SUFFIXES, suffix_of
+from showtell.progress import Progress, silent
 
 CAPTIONS = "captions.jsonl"
 _SHOWN = 5  # broken samples that are named
@@ -66,7 +66,7 @@ def unpack(
     *,
     to: Path,
     columns: Columns = Columns(),  # noqa: B008 (frozen)
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Unpacked:
     """Unpacks files, or all that are in folders, into the new folder `to`: `images/` and `captions.jsonl`.
 

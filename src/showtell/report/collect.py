@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.decoding import BATCH_SIZE
 from showtell.errors import DataError
-from showtell.evaluation import Progress, evaluate_captioner, shares_of, training_captions
+from showtell.evaluation import evaluate_captioner, shares_of, training_captions
 from showtell.metrics import TextStatistics, describe, leave_one_out
+from showtell.progress import Progress, silent
 from showtell.scores import Evaluation
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def collect(
     device: str | None = None,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
     note: Callable[[str], None] = lambda text: None,
 ) -> RunReport:
     """Scores a run's bundle on a split and gathers what the report shows.

@@ -29,6 +29,7 @@ from showtell.data.annotations import CaptionedImage
 from showtell.hub import resolve
 from showtell.metrics import Protocol, Report, describe
 from showtell.model.decoders import check_decoder
+from showtell.progress import Progress, silent
 from showtell.training.checkpoint import Position, read_checkpoint, write_checkpoint
 from showtell.training.encodings import Encodings
 from showtell.training.folder import check_folder, save_recipe
@@ -77,7 +78,7 @@ def train(
     resume: bool = False,
     report: Callable[[EpochReport], None] = lambda report: None,
     note: Callable[[str], None] = lambda text: None,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> TrainResult:
     """Trains as `recipe` says and leaves the captioner of the best epoch in `out/bundle`.
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from showtell.config import Recipe
 from showtell.errors import DataError, MissingExtraError, RecipeError, WeightsError
 from showtell.paths import write_whole
+from showtell.progress import Progress, silent
 from showtell.recipe import parse_recipe, read_value, refuse_idle_keys, set_key
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def tune(
     seed: int = 0,
     report: Callable[[Trial], None] = lambda trial: None,
     note: Callable[[str], None] = lambda text: None,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Tuned:
     """Runs trials until the study in `out` has `trials` of them, and writes the best one's recipe to `out/best.toml`.
 
