@@ -344,7 +344,10 @@ def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None
 
 def test_wishes_that_nobody_could_mean(tiny_bundle: Path, captioned: Path, tmp_path: Path) -> None:
     image = captioned / "images" / "a.png"
-    refused(run("caption", tiny_bundle, image, "--sample", "--beam", "3"), "--beam searches, and --sample does not")
+    refused(
+        run("caption", tiny_bundle, image, "--sample", "--beam", "3"),
+        "--beam searches, and --sample draws; leave out one or the other",
+    )
     refused(run("caption", tiny_bundle, image, "--attention", tmp_path / "a.jpg"), "a.jpg: drawings are PNG files")
     assert not (tmp_path / "a.jpg").exists()
     refused(run("evaluate", "--data", captioned, "--predictions", tmp_path), "is a folder")

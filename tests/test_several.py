@@ -169,11 +169,11 @@ def test_markers_around_alternatives_are_removed(captioned: Path, tmp_path: Path
 
 def test_options_that_make_no_sense_are_refused(tiny_bundle: Path, captioned: Path, tmp_path: Path) -> None:
     bundle = ("evaluate", tiny_bundle, "--data", captioned)
-    refused(run(*bundle, "--diverse"), "--diverse needs --n 2 or more")
-    refused(run(*bundle, "--n", 3, "--diversity", 1), "--diversity needs --diverse")
-    refused(run(*bundle, "--n", 3, "--diverse", "--sample"), "--diverse and --consensus search, and --sample does not")
+    refused(run(*bundle, "--diverse"), "--diverse captions are several and --n is 1, expected 2 or more")
+    refused(run(*bundle, "--n", 3, "--diversity", 1), "--diversity goes with --diverse, which is missing")
+    refused(run(*bundle, "--n", 3, "--diverse", "--sample"), "--diverse searches, and --sample draws")
     refused(run(*bundle, "--n", 3, "--diverse", "--consensus", 5), "diverse captions differ")
-    refused(run(*bundle, "--n", 3, "--seed", 1), "--seed go with --sample")
+    refused(run(*bundle, "--n", 3, "--seed", 1), "--seed goes with --sample, which is missing")
     refused(run(*bundle, "--n", 3, "--sample", "--temperature", 0), "temperature is 0.0")
     refused(run(*bundle, "--n", 0), "--n")
     one = tmp_path / "one.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from showtell.errors import DataError
@@ -99,7 +100,7 @@ class Wishes:
     Every caption has each of the words `required`, where "dog|dogs" is met by either, and none of `excluded`, where
     "dog|dogs" rules out both. "doghouse" is not "dog"; words of scripts without spaces cannot be told apart by captioners
     of subwords (`data.vocabulary = "bpe"`), whose "dog." with its full stop may be one more token. `diverse` searches
-    as many groups as there are captions, and a word costs `diversity` nats each time that an earlier group says it. `consensus` candidates are
+    as many groups as there are captions, and a word costs `diversity` nats (0.5) each time that an earlier group says it. `consensus` candidates are
     ranked by how much they agree, and the image is looked at in `views` ways (1 to 4; to 8 for a bundle trained on
     turned pictures). Captions begin with the words `begins`, and have `min_tokens` to `max_tokens` tokens before the
     `<end>`: words, or pieces of words for captioners of subwords. `length_penalty` and `no_repeat_ngram` are those of `search` in a recipe.
@@ -109,7 +110,7 @@ class Wishes:
     required: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     diverse: bool = False
-    diversity: float = 0.5
+    diversity: float | None = None
     consensus: int | None = None
     views: int | None = None
     begins: str = ""
@@ -121,7 +122,7 @@ class Wishes:
     def __post_init__(self) -> None:
         if len(self.required) > MOST_REQUIRED:
             raise DataError(f"{len(self.required)} words are required, expected at most {MOST_REQUIRED}")
-        if not 0 <= self.diversity <= MOST_PENALTY:
+        if self.diversity is not None and not 0 <= self.diversity <= MOST_PENALTY:
             raise DataError(f"diversity is {self.diversity}, expected 0 to {MOST_PENALTY:g}")
         if self.consensus is not None and not 0 <= self.consensus <= 100:
             raise DataError(f"a consensus of {self.consensus} candidates: expected 0 to 100")
@@ -141,9 +142,48 @@ class Wishes:
         if self.no_repeat_ngram is not None and self.no_repeat_ngram < 0:
             raise DataError(f"no {self.no_repeat_ngram} words twice: expected 0 (no such rule) or more")
 
-    def searched(self) -> bool:
-        """Whether some of them can only be searched for."""
-        return bool(self.required or self.excluded or self.diverse or self.consensus or self.length_penalty is not None)
+    def searched(self) -> tuple[str, ...]:
+        """Those of them that can only be searched for, by the names of their options."""
+        wished = {
+            "with": self.required, "without": self.excluded, "diverse": self.diverse, "consensus": self.consensus,
+            "length_penalty": self.length_penalty is not None,
+        }  # fmt: skip
+        return tuple(name for name, value in wished.items() if value)
+
+
+def sampling_asked(
+    wishes: Wishes,
+    *,
+    n: int,
+    beam: int | None = None,
+    sample: bool = False,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    spelt: Callable[[str], str] = str,
+) -> Sampling | None:
+    """How captions are to be sampled, if they are, by options as somebody gave them, None where they did not.
+
+    `DataError` for options that are right by themselves but not with each other, `wishes` among them; `spelt` writes an
+    option's name as whoever asks does.
+    """
+    if beam is not None and beam < n:
+        raise DataError(f"{spelt('n')} is {n} and {spelt('beam')} {beam}, expected a beam of at least n")
+    if wishes.diverse and n < 2:
+        raise DataError(f"{spelt('diverse')} captions are several and {spelt('n')} is {n}, expected 2 or more")
+    if wishes.diversity is not None and not wishes.diverse:
+        raise DataError(f"{spelt('diversity')} goes with {spelt('diverse')}, which is missing")
+    searching = (*wishes.searched(), *(("beam",) if beam is not None else ()))
+    if sample and searching:
+        verb = "searches" if len(searching) == 1 else "search"
+        named = ", ".join(map(spelt, searching))
+        raise DataError(f"{named} {verb}, and {spelt('sample')} draws; leave out one or the other")
+    drawing = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    given = {name: value for name, value in drawing.items() if value is not None}
+    if given and not sample:
+        verb = "goes" if len(given) == 1 else "go"
+        raise DataError(f"{', '.join(map(spelt, given))} {verb} with {spelt('sample')}, which is missing")
+    return Sampling(**given) if sample else None  # type: ignore[arg-type]
 
 
 def none_found(options: SearchOptions) -> DataError:

@@ -104,7 +104,7 @@ class Captioner(BaseCaptioner):
             options,
             beam=groups * max(2, -(-options.beam // groups)) if wishes.diverse else options.beam,
             groups=groups,
-            diversity=wishes.diversity,
+            diversity=options.diversity if wishes.diversity is None else wishes.diversity,
             required=required,
             forbidden=forbidden,
             continuing=continuing,

@@ -404,10 +404,10 @@ def test_refusals(start: Start, request_: dict[str, Any], expected: tuple[int, s
         ({"images": ["AAAA"], "min_length": 3, "max_length": 2}, "3 words at least: expected 0 to 2"),
         ({"images": ["AAAA"], "diverse": True}, "diverse captions are several and n is 1, expected 2 or more"),
         ({"images": ["AAAA"], "diversity": 1}, "diversity goes with diverse, which is missing"),
-        ({"images": ["AAAA"], "seed": 1}, "temperature, top_p and seed go with sample, which is missing"),
+        ({"images": ["AAAA"], "seed": 1}, "seed goes with sample, which is missing"),
         (
-            {"images": ["AAAA"], "sample": True, "beam": 3},
-            "with, without, diverse, length_penalty and beam search, and sample does not; leave out one",
+            {"images": ["AAAA"], "sample": True, "beam": 3, "with": ["a"], "length_penalty": 0},
+            "with, length_penalty, beam search, and sample draws; leave out one or the other",
         ),
         (
             {"images": ["AAAA"], "n": 2, "diverse": True, "without": ["a"]},

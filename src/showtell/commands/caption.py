@@ -21,12 +21,10 @@ from showtell.commands.several import (
     TEMPERATURE,
     TOP_P,
     N,
-    drawn,
-    penalty,
-    refuse_searching,
+    spelt,
 )
 from showtell.commands.terminal import BATCH, CONSENSUS, DEVICE, ENSEMBLE, VIEWS, WORKERS, need_bundle, note
-from showtell.decoding import BATCH_SIZE, Wishes
+from showtell.decoding import BATCH_SIZE, Wishes, sampling_asked
 from showtell.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -130,12 +128,12 @@ def caption(
 ) -> None:
     """Caption images. A broken one is reported on stderr and skipped (exit code 1)."""
     wishes = Wishes(
-        tuple(required or ()), tuple(excluded or ()), diverse, consensus=consensus, views=views, diversity=penalty(diverse, diversity, n),
+        tuple(required or ()), tuple(excluded or ()), diverse, consensus=consensus, views=views, diversity=diversity,
         begins=begins, min_tokens=min_length, max_tokens=max_length, length_penalty=length_penalty, no_repeat_ngram=no_repeat,
     )  # fmt: skip
-    refuse_searching(sample, wishes, options="--with, --without, --diverse, --consensus and --length-penalty")
-    _refuse_beams(beam, n=n, sample=sample)
-    sampling = drawn(sample, temperature=temperature, top_p=top_p, seed=seed)
+    sampling = sampling_asked(
+        wishes, n=n, beam=beam, sample=sample, temperature=temperature, top_p=top_p, seed=seed, spelt=spelt
+    )
     _refuse_outputs(out, beside=beside, printed=format is not None or attention is not None, sample=sample, part=part)
     if out is not None:
         check_caption_file(out, n)
@@ -170,14 +168,6 @@ def caption(
     if failed:
         note(f"{done} captioned, {failed} failed")
         raise typer.Exit(1)
-
-
-def _refuse_beams(beam: int | None, *, n: int, sample: bool) -> None:
-    """Raises `BadParameter` for beams where captions are sampled, and for fewer than captions."""
-    if sample and beam is not None:
-        raise typer.BadParameter("--beam searches, and --sample does not; leave out one")
-    if beam is not None and n > beam:
-        raise typer.BadParameter(f"--n {n} captions need --beam {n} or more, found {beam}")
 
 
 def _refuse_outputs(out: Path | None, *, beside: bool, printed: bool, sample: bool, part: str) -> None:

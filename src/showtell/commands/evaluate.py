@@ -18,9 +18,7 @@ from showtell.commands.several import (
     TEMPERATURE,
     TOP_P,
     N,
-    drawn,
-    penalty,
-    refuse_searching,
+    spelt,
 )
 from showtell.commands.terminal import (
     BATCH,
@@ -36,7 +34,7 @@ from showtell.commands.terminal import (
     print_json,
     progress,
 )
-from showtell.decoding import BATCH_SIZE, Wishes
+from showtell.decoding import BATCH_SIZE, Wishes, sampling_asked
 from showtell.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -130,9 +128,8 @@ def evaluate(
         several=diverse or sample or any(x is not None for x in (diversity, temperature, top_p, seed)),
         speed=batch is not None or workers is not None,
     )  # fmt: skip
-    wishes = Wishes(diverse=diverse, diversity=penalty(diverse, diversity, n), consensus=consensus, views=views)
-    refuse_searching(sample, wishes, options="--diverse and --consensus")
-    sampling = drawn(sample, temperature=temperature, top_p=top_p, seed=seed)
+    wishes = Wishes(diverse=diverse, diversity=diversity, consensus=consensus, views=views)
+    sampling = sampling_asked(wishes, n=n, sample=sample, temperature=temperature, top_p=top_p, seed=seed, spelt=spelt)
     if split not in SPLITS:
         raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
     need_data(data)

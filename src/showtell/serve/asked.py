@@ -9,7 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from showtell.captioning import BaseCaptioner
-from showtell.decoding import MOST_PENALTY, MOST_REQUIRED, MOST_TOKENS, TEMPERATURES, Sampling, SearchOptions, Wishes
+from showtell.decoding import (
+    MOST_PENALTY,
+    MOST_REQUIRED,
+    MOST_TOKENS,
+    TEMPERATURES,
+    Sampling,
+    SearchOptions,
+    Wishes,
+    sampling_asked,
+)
 from showtell.errors import DataError
 from showtell.serve.problems import refusal
 
@@ -83,15 +92,17 @@ class Asked(BaseModel):
     def wishes(self) -> Wishes:
         """What is asked for beyond the captioner's own decoding; `DataError` where it does not go together."""
         return Wishes(
-            tuple(self.required), tuple(self.without), self.diverse, **_given(diversity=self.diversity),
+            tuple(self.required), tuple(self.without), self.diverse, self.diversity,
             begins=self.begins, min_tokens=self.min_length, max_tokens=self.max_length,
             length_penalty=self.length_penalty, no_repeat_ngram=self.no_repeat,
         )  # fmt: skip
 
     def sampling(self) -> Sampling | None:
-        """How captions are drawn; None where they are searched for."""
-        given = _given(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
-        return Sampling(**given) if self.sample else None
+        """How captions are drawn; None where they are searched for. `DataError` for options that do not go together."""
+        return sampling_asked(
+            self.wishes(), n=self.n, beam=self.beam, sample=self.sample,
+            temperature=self.temperature, top_p=self.top_p, seed=self.seed,
+        )  # fmt: skip
 
 
 OPTIONS = tuple(field.alias or name for name, field in Asked.model_fields.items())
@@ -110,17 +121,10 @@ class Way:
 
 def check_together(asked: Asked) -> None:
     """Refuses ("wrong_option") options that are right by themselves but not with each other."""
-    wishes = asked.wishes()
-    if asked.beam is not None and asked.beam < asked.n:
-        raise _wrong(f"n is {asked.n} and beam {asked.beam}, expected a beam of at least n")
-    if asked.diverse and asked.n < 2:
-        raise _wrong(f"diverse captions are several and n is {asked.n}, expected 2 or more")
-    if asked.diversity is not None and not asked.diverse:
-        raise _wrong("diversity goes with diverse, which is missing")
-    if asked.sample and (wishes.searched() or asked.beam is not None):
-        raise _wrong("with, without, diverse, length_penalty and beam search, and sample does not; leave out one")
-    if not asked.sample and (asked.temperature, asked.top_p, asked.seed) != (None, None, None):
-        raise _wrong("temperature, top_p and seed go with sample, which is missing")
+    try:
+        asked.sampling()
+    except DataError as error:
+        raise _wrong(str(error)) from None
     words = sum(1 + text.count("|") for text in (*asked.required, *asked.without))
     if words > _MOST_WORDS:
         raise _wrong(f"with and without name {words} words, expected at most {_MOST_WORDS}, alternatives counted")
@@ -148,7 +152,3 @@ def way_of(captioner: BaseCaptioner, asked: Asked) -> Way:
 
 def _wrong(message: str) -> Exception:
     return refusal("wrong_option", message)
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}

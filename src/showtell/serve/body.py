@@ -17,7 +17,7 @@ from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from showtell.errors import DataError, ShowtellError
+from showtell.errors import ShowtellError
 from showtell.serve.asked import LISTS, OPTIONS, Asked, check_together
 from showtell.serve.limits import Limits
 from showtell.serve.problems import refusal
@@ -278,11 +278,9 @@ def clean_name(name: str) -> str:
 def _options(values: dict[str, Any]) -> Asked:
     try:
         asked = Asked.model_validate(values)
-        check_together(asked)
     except ValidationError as error:
         _explain(error)
-    except DataError as error:
-        raise refusal("wrong_option", str(error)) from None
+    check_together(asked)
     return asked
 
 

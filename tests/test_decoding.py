@@ -1,0 +1,46 @@
+"""Which options of captioning go together, in the spelling of whoever asks."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from showtell.commands.several import spelt
+from showtell.decoding import Sampling, Wishes, sampling_asked
+from showtell.errors import DataError
+
+
+def test_options_as_given_say_how_captions_are_sampled() -> None:
+    assert sampling_asked(Wishes(required=("dog",), consensus=5, length_penalty=0.0), n=3, beam=3) is None
+    assert sampling_asked(Wishes(diverse=True, diversity=0.0), n=2) is None
+    assert sampling_asked(Wishes(), n=3, sample=True) == Sampling()
+    assert sampling_asked(Wishes(), n=1, sample=True, seed=0, top_p=0.5) == Sampling(top_p=0.5, seed=0)
+    kept = Wishes(begins="a", min_tokens=3, max_tokens=5, no_repeat_ngram=2, views=4, consensus=0)
+    assert sampling_asked(kept, n=1, sample=True) == Sampling(), "lengths, beginnings, repetition and views are met"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "given", "said"),
+    [
+        (Wishes(), {"n": 3, "beam": 2}, "--n is 3 and --beam 2, expected a beam of at least n"),
+        (Wishes(diverse=True), {"n": 1}, "--diverse captions are several and --n is 1, expected 2 or more"),
+        (Wishes(diversity=0.0), {"n": 2}, "--diversity goes with --diverse, which is missing"),
+        (Wishes(), {"n": 1, "seed": 0}, "--seed goes with --sample, which is missing"),
+        (Wishes(), {"n": 1, "seed": 0, "top_p": 0.5}, "--top-p, --seed go with --sample, which is missing"),
+        (Wishes(), {"n": 1, "sample": True, "beam": 1}, "--beam searches, and --sample draws"),
+        (Wishes(length_penalty=0.0), {"n": 1, "sample": True}, "--length-penalty searches, and --sample draws"),
+        (Wishes(consensus=5), {"n": 1, "sample": True}, "--consensus searches, and --sample draws"),
+        (
+            Wishes(required=("a",), excluded=("b",)),
+            {"n": 1, "sample": True},
+            "--with, --without search, and --sample draws; leave out one or the other",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together(wishes: Wishes, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=re.escape(said)):
+        sampling_asked(wishes, **given, spelt=spelt)
+    with pytest.raises(DataError, match=re.escape(said.replace("--", "").replace("-", "_"))):
+        sampling_asked(wishes, **given)
