@@ -87,8 +87,14 @@ def test_a_trace_on_a_device_is_the_trace(tiny_bundle: Path, scenes: Path) -> No
 
 def test_predictions_are_not_captioned_again(scenes: Path, tmp_path: Path) -> None:
     evaluate = ("evaluate", "--data", scenes, "--predictions", write_predictions(tmp_path / "p.json"))
-    for option in ("--batch", "--workers"):
-        refused(run(*evaluate, option, 2), "--batch and --workers caption with a bundle")
-    for options in (["--diversity", 1], ["--seed", 1], ["--sample"]):
-        refused(run(*evaluate, *options), "--diverse and --sample caption with a bundle")
+    for options in (
+        ["--batch", 2],
+        ["--workers", 2],
+        ["--diversity", 1],
+        ["--seed", 1],
+        ["--sample"],
+        ["--top-p", 0.5],
+    ):
+        refused(run(*evaluate, *options), f"{options[0]} captions with a bundle; --predictions are captions already")
+    refused(run(*evaluate, "--views", 2, "--consensus", 0), "--consensus, --views caption with a bundle")
     refused(run(*evaluate, "--device", "cpu"), "--device", "--metrics clip")

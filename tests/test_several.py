@@ -181,4 +181,4 @@ def test_options_that_make_no_sense_are_refused(tiny_bundle: Path, captioned: Pa
     file = ("evaluate", "--data", captioned, "--predictions", one)
     refused(run(*file, "--n", 3), "one caption an image", "leave out --n")
     for option in ("--diverse", "--sample"):
-        refused(run(*file, "--n", 3, option), "--diverse and --sample caption with a bundle")
+        refused(run(*file, "--n", 3, option), f"{option} captions with a bundle; --predictions are captions already")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +27,7 @@ from showtell.commands.terminal import (
     ENSEMBLE,
     VIEWS,
     WORKERS,
+    given_options,
     need_bundle,
     need_data,
     need_file,
@@ -44,9 +45,13 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "dev", "test")
 _CLIP = "clip"
+_CAPTIONING = (
+    "consensus", "views", "ensemble", "diverse", "diversity", "sample", "temperature", "top_p", "seed", "batch", "workers"
+)  # fmt: skip
 
 
 def evaluate(
+    context: typer.Context,
     data: Annotated[Path, typer.Option(metavar="PATH", help="The data set whose captions are the references.")],
     bundle: Annotated[
         Path | None, typer.Argument(help="A bundle, or user/name on the hub, to caption the split's images with.")
@@ -122,12 +127,7 @@ def evaluate(
     """Score captions: BLEU-1…4, ROUGE-L and CIDEr with their protocol; for a bundle also two floors; with --n also the
     best and the mean of several captions an image, and how much they differ."""
     more = _more(metrics)
-    _refuse(
-        bundle, predictions, against=against, images=images, split_of=split_of, confidence=confidence, clip=clip, more=more,
-        ways=consensus is not None or views is not None or bool(ensemble), device=device,
-        several=diverse or sample or any(x is not None for x in (diversity, temperature, top_p, seed)),
-        speed=batch is not None or workers is not None,
-    )  # fmt: skip
+    _refuse(given_options(context), clip=_CLIP in more)
     wishes = Wishes(diverse=diverse, diversity=diversity, consensus=consensus, views=views)
     sampling = sampling_asked(wishes, n=n, sample=sample, temperature=temperature, top_p=top_p, seed=seed, spelt=spelt)
     if split not in SPLITS:
@@ -178,46 +178,27 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _refuse(
-    bundle: Path | None,
-    predictions: Path | None,
-    *,
-    against: Path | None,
-    images: Path | None,
-    split_of: Path | None,
-    confidence: float | None,
-    clip: str | None,
-    more: Sequence[str],
-    ways: bool,
-    several: bool,
-    device: str | None,
-    speed: bool,
-) -> None:
-    """Raises `BadParameter` for options that do not go together.
-
-    `ways`: there are other ways to caption than the bundle's own; `several`: --diverse, --sample or what goes with them is given; `speed`:
-    --batch or --workers is.
-    """
-    if (bundle is None) == (predictions is None):
+def _refuse(given: Set[str], *, clip: bool) -> None:
+    """Raises `BadParameter` for options that do not go together: `given` are those on the command line; `clip`:
+    --metrics has it."""
+    bundle, predictions = "bundle" in given, "predictions" in given
+    if bundle == predictions:
         raise typer.BadParameter("expected either a bundle or --predictions FILE")
-    if images is not None and predictions is None and against is None:
+    if "images" in given and not predictions and "against" not in given:
         raise typer.BadParameter("--images goes with --predictions or --against, which are missing")
-    if split_of is not None and predictions is None:
+    if "split_of" in given and bundle:
         raise typer.BadParameter(
             "--split-of goes with --predictions; a bundle's own data settings are those of its training anyway"
         )
-    for options, given in (
-        ("--consensus, --views and --ensemble", ways),
-        ("--diverse and --sample", several),
-        ("--batch and --workers", speed),
-    ):
-        if predictions is not None and given:
-            raise typer.BadParameter(f"{options} caption with a bundle; --predictions are captions already")
-    if predictions is not None and device is not None and _CLIP not in more:
+    captioning = [spelt(option) for option in _CAPTIONING if option in given]
+    if predictions and captioning:
+        verb = "captions" if len(captioning) == 1 else "caption"
+        raise typer.BadParameter(f"{', '.join(captioning)} {verb} with a bundle; --predictions are captions already")
+    if predictions and "device" in given and not clip:
         raise typer.BadParameter("--device is for a bundle or --metrics clip; nothing here computes on one")
-    if confidence is not None and bundle is None:
+    if "confidence" in given and predictions:
         raise typer.BadParameter("--confidence goes with a bundle; --predictions are captions without one")
-    if clip is not None and _CLIP not in more:
+    if "clip" in given and not clip:
         raise typer.BadParameter("--clip names the model of --metrics clip, which is missing")
 
 

@@ -54,6 +54,11 @@ WORKERS = Annotated[
 ]  # fmt: skip
 
 
+def given_options(context: typer.Context) -> set[str]:
+    """The names of a command's parameters, as Python has them, that are on the command line."""
+    return {name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+
+
 def note(text: str) -> None:
     """Prints a sentence on stderr."""
     if speaks():
