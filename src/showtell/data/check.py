@@ -12,8 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
 from showtell.data.draft import Problem
+from showtell.data.likeness import ALIKE, ENOUGH, Thumbnail, most_alike, thumbnail
 from showtell.data.splits import SPLITS
 from showtell.errors import ImageError
 from showtell.writing import AM, APART, marks, word_pattern
@@ -114,28 +117,55 @@ def _percentiles(lengths: Sequence[int]) -> dict[str, float]:
 
 
 def _image_problems(annotations: Annotations) -> Iterator[Problem]:
-    """Images that cannot be decoded, and images whose exact copy is in another split."""
+    """Images that cannot be decoded, and images that are in another split too: copied, or made smaller, say."""
     with ThreadPoolExecutor() as pool:
         looked_at = list(pool.map(_look, annotations.images))
-    undecodable = {image.image_id: wrong for image, wrong in zip(annotations.images, looked_at, strict=True) if wrong}
+    undecodable = {
+        image.image_id: seen for image, seen in zip(annotations.images, looked_at, strict=True) if isinstance(seen, str)
+    }
     for image in annotations.images:
         if image.image_id in undecodable:
             yield Problem(_relative(image.path, annotations.root), None, "undecodable", undecodable[image.image_id])
+    copies: set[str] = set()
     for image, other in annotations.in_two_splits():
         if image.image_id not in undecodable:
             message = f"the same picture as {other.image_id}: one is in {other.split}, the other in {image.split}"
             yield Problem(_relative(image.path, annotations.root), None, "same-picture", message)
+            copies |= {image.image_id, other.image_id}
+    seen = [
+        (image, small)
+        for image, small in zip(annotations.images, looked_at, strict=True)
+        if isinstance(small, np.ndarray) and image.image_id not in copies
+    ]
+    for image, other, alike in _similar(seen):
+        message = (
+            f"looks like {other.image_id} ({alike:.3f} of 1): one is in {other.split}, the other in {image.split}; "
+            "the same picture, resized or compressed again?"
+        )
+        yield Problem(_relative(image.path, annotations.root), None, "similar-picture", message)
 
 
-def _look(image: CaptionedImage) -> str:
-    """What is wrong with an image; empty if it can be decoded."""
+def _similar(
+    seen: Sequence[tuple[CaptionedImage, Thumbnail]],
+) -> Iterator[tuple[CaptionedImage, CaptionedImage, float]]:
+    """Images of val and test that look like one of a split before theirs (train, val, test), that one, and how much."""
+    for place, split in enumerate(SPLITS):
+        before = [(image, small) for image, small in seen if image.split in SPLITS[:place]]
+        own = [(image, small) for image, small in seen if image.split == split]
+        found = most_alike([small for _, small in own], [small for _, small in before])
+        for (image, _), (which, alike) in zip(own, found, strict=True):
+            if alike >= ALIKE:
+                yield image, before[which][0], alike
+
+
+def _look(image: CaptionedImage) -> Thumbnail | str | None:
+    """An image's thumbnail, if it tells something; or what is wrong with it."""
     from showtell.images import open_image
 
     try:
-        open_image(image.path.read_bytes(), enough=1)
+        return thumbnail(open_image(image.path.read_bytes(), enough=ENOUGH))
     except (ImageError, OSError) as error:
         return f"{image.image_id} cannot be decoded ({str(error).removeprefix('image: ')})"
-    return ""
 
 
 def _relative(path: Path, root: Path) -> str:
