@@ -126,6 +126,8 @@ def _what(recipe: Recipe, training: Mapping[str, Any], precision: str) -> str:
         lines.append(
             f"Trained on {training['train_images']} images of {training['dataset']}; epoch {training['epoch']}, kept for its "
             "CIDEr on the validation split."
+            if training["epoch"]
+            else f"No epoch of training on {training['train_images']} images of {training['dataset']} made the captioner that it began with better."
         )
     begun = recipe.train.phases[: training.get("phase", 0)]
     if any(phase.objective == "distillation" for phase in begun) and (names := recipe.train.teachers):

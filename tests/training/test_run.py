@@ -23,11 +23,12 @@ from showtell.data.annotations import read_annotations
 from showtell.data.scenes import draw_scenes
 from showtell.errors import DataError, RecipeError
 from showtell.evaluation import evaluate_bundle
+from showtell.metrics import Report
 from showtell.model.captioner import CaptionerModel
 from showtell.model.contract import Output
 from showtell.recipe import load_recipe
 from showtell.report.collect import collect, read_epochs
-from showtell.training.run import train
+from showtell.training.run import Run, train
 
 
 def test_a_run_leaves_what_it_says(whole: Path, data: Path) -> None:
@@ -313,3 +314,28 @@ def test_the_modern_recipe_trains_both_its_phases_on_drawn_scenes(tmp_path: Path
     assert result.epochs == 2
     bundle = load_bundle(result.bundle)
     assert (bundle.grid, bundle.encoder.regions, bundle.encoder.feature_size) == ((2, 2), 5, 1024)
+
+
+def test_a_run_that_has_not_scored_yet_is_not_ended_and_ties_go_to_rouge(
+    recipe_file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CIDEr is 0 until captions share words with their own images' that others lack."""
+    told = iter([(0.0, 0.1), (0.0, 0.3), (0.0, 0.2), (0.0, 0.2), (0.4, 0.1), (0.4, 0.1), (0.3, 0.9), (0.9, 0.9)])
+    validated = Run._validate
+
+    def scored(run: Run) -> tuple[list[str], dict[str, float], Report | None]:
+        candidates, scores, report = validated(run)
+        cider, rouge_l = next(told)
+        return candidates, {**scores, "cider": cider, "rouge_l": rouge_l}, report
+
+    monkeypatch.setattr(Run, "_validate", scored)
+    recipe = load_recipe(recipe_file, ["train.phases=[{epochs=8}]", "train.patience=2"])
+    notes: list[str] = []
+    assert train(recipe, data=data, out=tmp_path / "run", note=notes.append).best_epoch == 5
+    assert [row["epoch"] for row in lines(tmp_path / "run") if row["best"]] == [1, 2, 5]
+    assert len(lines(tmp_path / "run")) == 7, "two epochs without a better score after the fifth"
+    assert not any("no epoch scored" in note for note in notes)
+    told = iter([(0.0, 0.1), (0.0, 0.0)])
+    recipe = load_recipe(recipe_file, ["train.phases=[{epochs=2}]"])
+    assert train(recipe, data=data, out=tmp_path / "none", note=notes.append).best_epoch == 1
+    assert any(note.startswith("no epoch scored above CIDEr 0 on the validation split") for note in notes)

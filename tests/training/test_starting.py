@@ -191,3 +191,22 @@ def test_the_command_line_says_with_what_it_begins(
     result = run("train", recipe_file, "train.phases=[{epochs=1}]", *out, "--start", whole / "bundle")
     assert result.exit_code == 0, result.output
     assert "3 are new to it" in result.stderr
+
+
+def test_a_start_that_training_makes_worse_is_kept(
+    recipe_file: Path, data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rate that spoils the weights: the captioner to begin with is epoch 0, and each phase starts from it."""
+    notes: list[str] = []
+    phases = ["train.phases=[{epochs=1, lr=1.0}, {epochs=1, lr=1e-12}]", "train.warmup=0", "train.ema=0.0"]
+    recipe = load_recipe(recipe_file, phases)
+    result = train(recipe, data=data, start=whole / "bundle", out=tmp_path / "run", note=notes.append)
+    [before] = [note for note in notes if note.startswith("before training: CIDEr ")]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    scored = float(before.split("CIDEr ")[1].split(" ")[0])
+    assert 100 * rows[0]["scores"]["cider"] < scored and not rows[0]["best"]
+    assert 100 * rows[1]["scores"]["cider"] == pytest.approx(scored, abs=0.06), "the second phase began with the start"
+    assert (result.best_epoch, result.epochs) == (0, 2)
+    assert 100 * result.scores["cider"] == pytest.approx(scored, abs=0.06)
+    kept, began = (load_bundle(folder / "bundle").decoder.state_dict() for folder in (tmp_path / "run", whole))
+    assert all(torch.equal(kept[name], began[name]) for name in began)

@@ -73,7 +73,10 @@ def train(
     from showtell.metrics.evaluate import NAMES
 
     scores = ", ".join(f"{NAMES[name]} {100 * value:.1f}" for name, value in result.scores.items())
-    typer.echo(f"best epoch {result.best_epoch} of {result.epochs}; on the validation split, ×100: {scores}")
+    best = f"best epoch {result.best_epoch} of {result.epochs}"
+    if not result.best_epoch:
+        best = f"none of {result.epochs} epochs was better than the captioner that training began with, which is kept"
+    typer.echo(f"{best}; on the validation split, ×100: {scores}")
     typer.echo(f"protocol: {result.protocol}")
     typer.echo(f"bundle: {result.bundle}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +33,27 @@ class Position:
     total: float = 0.0  # those steps' `Lesson.value`, summed over words or captions
     weight: int = 0
     lr: float = 0.0  # of the last step
-    stale: int = 0  # epochs of this phase since CIDEr last rose
+    stale: int = 0  # epochs of this phase since the score last rose
     best_cider: float = -1.0
+    best_rouge_l: float = -1.0  # of the same epoch: decides where CIDErs are equal, as those of first epochs may be
     best_epoch: int = 0
     encoder_trained: bool = False
     averaged: int = 0
     processes: int = 0  # that share the current epoch; 0: not recorded
+
+    def better(self, scores: Mapping[str, float]) -> bool:
+        """Whether the scores are better than the best so far."""
+        return (scores["cider"], scores["rouge_l"]) > (self.best_cider, self.best_rouge_l)
+
+    def keep(self, scores: Mapping[str, float]) -> None:
+        """Makes the scores, of the epoch that was just finished, the best so far."""
+        self.best_cider, self.best_rouge_l, self.best_epoch = scores["cider"], scores["rouge_l"], self.epoch
+
+    def best(self) -> str:
+        """The best captioner so far, in words; empty if there is none."""
+        if self.best_epoch:
+            return f"epoch {self.best_epoch}"
+        return "the captioner that the run began with" if self.best_cider >= 0 else ""
 
     @property
     def begun(self) -> int:

@@ -54,7 +54,8 @@ _MORE_EPOCHS = 10  # with few images, a phase has at most this many times its ep
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves behind. `scores` are the best epoch's on the validation split, with the bundle's decoding.
+    """What a run leaves behind. `scores` are the best epoch's on the validation split, with the bundle's decoding;
+    epoch 0 is the captioner that the run began with.
 
     If the decoding was chosen after the last epoch (`train.choose_decoding`), only the main process has its scores and
     protocol.
@@ -196,8 +197,7 @@ class Run:
     def run(self, report: Callable[[EpochReport], None]) -> TrainResult:
         """Runs the remaining epochs."""
         if self.recipe.train.start and not (self.position.epoch or self.position.step):
-            scores = self._validate()[1]
-            self._note(f"before training: CIDEr {100 * scores['cider']:.1f} on the validation split")
+            self._keep_start()
         log = None
         if self.accelerator.is_main_process:
             log = RunLog(self.out, keep_epochs=self.position.epoch, trackers=self._trackers)
@@ -228,6 +228,15 @@ class Run:
             log.close()
             shutil.rmtree(self.out / "features", ignore_errors=True)
         return self._result()
+
+    def _keep_start(self) -> None:
+        """Scores the captioner to begin with, which is the best so far: training may make it no better."""
+        _, scores, scored = self._validate()
+        self._note(f"before training: CIDEr {100 * scores['cider']:.1f} on the validation split")
+        self.position.keep(scores)
+        if scored is not None:
+            self._save_bundle(scored)
+        self._save()
 
     def _epoch(self) -> Iterator[None]:
         """Trains to the end of the current epoch; yields after each optimizer step."""
@@ -268,7 +277,7 @@ class Run:
         place, out = self.position, self.out
         if bool(self.accelerator.gather(self.learner.finite(place.total)).all()):
             return
-        kept = f"epoch {place.best_epoch}, the best so far, stays in {out / 'bundle'}" if place.best_epoch else ""
+        kept = f"{place.best()}, the best so far, stays in {out / 'bundle'}" if place.best() else ""
         half = self.accelerator.mixed_precision != "no"
         raise diverged(
             self.recipe, place.phase, epoch=place.epoch + 1, kept=kept or f"{out} has no captioner yet", half=half
@@ -279,14 +288,14 @@ class Run:
         place = self.position
         with self.learner.averages():
             candidates, scores, scored = self._validate()
-            best = scores["cider"] > place.best_cider
+            best = place.better(scores)
             place.epoch += 1
             place.phase_epoch += 1
-            place.stale = 0 if best else place.stale + 1
             if best:
-                place.best_cider, place.best_epoch = scores["cider"], place.epoch
+                place.keep(scores)
                 if scored is not None:
                     self._save_bundle(scored)
+            place.stale = 0 if best or place.best_cider <= 0 else place.stale + 1  # a slow start is no end
         self_critical, mean = self.phase.objective == "self-critical", place.total / max(1, place.weight)
         report = EpochReport(
             epoch=place.epoch,
@@ -389,7 +398,7 @@ class Run:
 
     def _save_bundle(self, scored: Report) -> None:
         training = {
-            "dataset": self.samples.name, "epoch": self.position.epoch, "phase": self.position.phase + 1,
+            "dataset": self.samples.name, "epoch": self.position.epoch, "phase": self.position.phase + 1 if self.position.epoch else 0,
             "train_images": self.samples.listed, "encoder_weights": self._weights_name,
             "made_with": made_with(self.accelerator.device, self.accelerator.num_processes), **scored.to_dict(),
         }  # fmt: skip
@@ -422,6 +431,11 @@ class Run:
                 model[name.removeprefix("model/")].copy_(tensor)
 
     def _result(self) -> TrainResult:
+        if self.position.best_cider <= 0:
+            self._note(
+                "no epoch scored above CIDEr 0 on the validation split: the captioner has learnt nothing yet, or all of the split's captions "
+                "are alike; train for more epochs, or look at the captions of each epoch in the log"
+            )
         training = json.loads((self.out / "bundle" / "config.json").read_text(encoding="utf-8"))["training"]
         return TrainResult(
             self.out / "bundle", self.position.best_epoch, self.position.epoch,
