@@ -107,7 +107,10 @@ def test_epochs_that_are_asked_for_are_those_that_are_run() -> None:
     assert load_recipe("ucm-attention").train.phases[0].min_steps == 500
     assert load_recipe("ucm-attention", ["train.phases.0.epochs=1"]).train.phases[0].min_steps == 0
     both = ["train.phases.0.epochs=1", "train.phases.0.min_steps=7"]
-    assert load_recipe("ucm-attention", both).train.phases[0].min_steps == 7
+    for order in (both, both[::-1]):
+        assert load_recipe("ucm-attention", order).train.phases[0].min_steps == 7
+    rewritten = ["train.phases.0.min_steps=7", "train.phases=[{epochs=1}]"]
+    assert load_recipe("ucm-attention", rewritten).train.phases[0].min_steps == 0
 
 
 def test_overrides_reach_into_lists() -> None:
@@ -115,7 +118,7 @@ def test_overrides_reach_into_lists() -> None:
     assert recipe.train.phases[1].lr == 0.5 and recipe.train.phases[0].epochs == 3
 
 
-@pytest.mark.parametrize("key", ["train.phases.9.lr", "train.phases.last.lr"])
+@pytest.mark.parametrize("key", ["train.phases.9.lr", "train.phases.last.lr", "train.phases.².lr"])
 def test_a_number_that_a_list_does_not_have(key: str) -> None:
     with pytest.raises(RecipeError, match="expected a number from 0 to"):
         load_recipe("flickr8k-lstm", [f"{key}=1"])

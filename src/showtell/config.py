@@ -173,7 +173,7 @@ class PhaseConfig(_Section):
     reward: dict[Literal["cider_d", "bleu_4"], float] = Field(
         {"cider_d": 1.0},
         min_length=1,
-        description="self-critical: weights of the metrics; CIDEr-D ranges from 0 to 10, BLEU-4 from 0 to 1",
+        description="self-critical: weights of the metrics, one that is left out has none; CIDEr-D ranges from 0 to 10, BLEU-4 from 0 to 1",
     )
 
     @field_validator("reward", mode="before")

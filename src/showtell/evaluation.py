@@ -297,8 +297,10 @@ def constant_caption(annotations: Annotations) -> str:
 
 
 def training_captions(annotations: Annotations) -> list[str]:
-    """All captions of the train split."""
-    return [caption for image in annotations.images if image.split == "train" for caption in image.captions]
+    """All captions of the train split: of its images with a file, as those that training sees, unless none has one."""
+    train = [image for image in annotations.images if image.split == "train"]
+    there = [image for image in train if os.path.isfile(image.path)]
+    return [caption for image in there or train for caption in image.captions]
 
 
 def derange(candidates: Sequence[str], *, seed: int) -> list[str]:

@@ -30,8 +30,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     where = str(path)
     recipe = parse_recipe(raw, where=where)
     if overrides:
-        for override in overrides:
-            _apply(raw, override)
+        _apply(raw, overrides)
         keys = dict.fromkeys(override.partition("=")[0].strip() for override in overrides)
         where = f"{path.stem} with {', '.join(keys)} set"
         recipe = parse_recipe(raw, where=where)
@@ -91,14 +90,25 @@ def find_recipe(source: str | Path) -> Path:
     raise RecipeError(f"no recipe '{source}': expected a TOML file or the name of a built-in recipe; {hint}")
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
-    """Sets one `section.key=value` in place; the value is TOML, and a bare word is a string."""
+def _apply(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Sets each `section.key=value` in place, in order; what one of them sets, the next does not drop."""
+    given = [_parsed(override) for override in overrides]
+    for key, value in given:
+        set_key(raw, key, value)
+    for place, (key, value) in enumerate(given):
+        written_over = any(f"{key}.".startswith(f"{other}.") for other, _ in given[place + 1 :])
+        if not written_over and key.rpartition(".")[2] in ("min_steps", *OF_THE_CNN):
+            set_key(raw, key, value)
+
+
+def _parsed(override: str) -> tuple[str, Any]:
+    """The key and the value of `section.key=value`; the value is TOML, and a bare word is a string."""
     key, separator, text = override.partition("=")
     *sections, last = key.strip().split(".")
     if not separator or not sections or not last:
         raise RecipeError(f"'{override}' is not an override: expected section.key=value, as in train.patience=3")
     value = read_value(text)
-    set_key(raw, key.strip(), text if value is None else value)
+    return key.strip(), text if value is None else value
 
 
 def read_value(text: str) -> Any:
@@ -121,7 +131,7 @@ def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         if isinstance(table, list):
             table = table[_place(table, section, key)]
-        elif section.isdigit():
+        elif _is_number(section):
             raise RecipeError(f"'{key}': the recipe has no list there, and so no number {section}; write the list out")
         else:
             table = table.setdefault(section, {})
@@ -139,9 +149,13 @@ def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _place(listed: list[Any], text: str, key: str) -> int:
-    if not text.isdigit() or int(text) >= len(listed):
+    if not _is_number(text) or int(text) >= len(listed):
         raise RecipeError(f"'{key}': expected a number from 0 to {len(listed) - 1} in place of '{text}'")
     return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _explain(error: dict[str, Any]) -> str:
@@ -183,7 +197,7 @@ def _known_keys(sections: Sequence[str]) -> list[str]:
     for section in sections:
         if section == "phases":
             model = PhaseConfig
-        elif not section.isdigit():
+        elif not _is_number(section):
             annotation = model.model_fields[section].annotation
             assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
             model = annotation

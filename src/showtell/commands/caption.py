@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -140,6 +141,7 @@ def caption(
     folder, *others = (need_bundle(name) for name in (bundle, *(ensemble or ())))
     inputs = with_own_texts(list_inputs(images)) if beside else list_inputs(images)
     inputs = shard(inputs, part) if part else inputs
+    inputs = inputs if attention is None else _drawable(attention, inputs)
     texts = TextFiles(inputs, n) if beside else None
     if texts is not None:
         if not texts.left and (texts.before or part):
@@ -181,6 +183,18 @@ def _refuse_outputs(out: Path | None, *, beside: bool, printed: bool, sample: bo
         raise typer.BadParameter(
             "--sample draws by an image's place among all, which --out, --beside and --shard change; leave out one"
         )
+
+
+def _drawable(out: Path, inputs: Iterator[Input]) -> Iterator[Input]:
+    """The inputs; `DataError` for several images where `out` is the file of one drawing."""
+    if out.suffix.lower() != ".png":
+        return inputs
+    first = list(itertools.islice(inputs, 2))
+    if len(first) > 1:
+        raise DataError(
+            f"--attention {out} holds one drawing and there is a second image, {first[1][0]}; give a folder"
+        )
+    return iter(first)
 
 
 def _how_many(failed: int) -> str:
@@ -235,8 +249,6 @@ def _drawer(
         from showtell.images import open_image
         from showtell.report.attention import draw_caption
 
-        if single and taken:
-            raise DataError(f"--attention {out} holds one drawing and there is a second image, {name}; give a folder")
         stem = Path(name).stem if name != "-" else "stdin"
         names = (out / f"{stem}{suffix}.png" for suffix in ("", *(f"-{k}" for k in range(2, 100_000))))
         target = out if single else next(path for path in names if path not in taken)

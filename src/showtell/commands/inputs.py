@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from showtell.errors import RecipeError
+from showtell.errors import DataError, RecipeError
 
 Input = tuple[str, Path | bytes]  # its name in the output, and what is opened
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a")  # the other formats have a NUL, which no path has
 
 
@@ -26,6 +27,8 @@ def list_inputs(arguments: Iterable[str]) -> Iterator[Input]:
     for argument in arguments:
         if argument == "-":
             parts.append(read_stdin)
+        elif _ADDRESS.match(argument) and not Path(argument).exists():
+            raise DataError(f"{argument} is an address, and those are not fetched; download it, and name the file")
         else:
             paths = find_images([argument])
             first = list(itertools.islice(paths, 1))  # now, so that a wrong argument fails early

@@ -60,6 +60,7 @@ class CaptionFile:
 
     def __init__(self, path: Path, n: int) -> None:
         self._table, self._n = check_caption_file(path, n) == "csv", n
+        self._path, self._new = path, not path.exists()
         self._file: BinaryIO = path.open("a+b")
         _lock(self._file, path)
         self._file.seek(0)
@@ -82,6 +83,8 @@ class CaptionFile:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        if self._new and self._empty:  # nothing was captioned
+            self._path.unlink(missing_ok=True)
 
     def left(self, inputs: Iterable[Input]) -> Iterator[Input]:
         """The inputs that are not in the file yet. `DataError` for an image from standard input, which has no name."""

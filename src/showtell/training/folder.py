@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,20 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
             "change), or use another --out"
         )
     return True
+
+
+@contextmanager
+def made(out: Path) -> Iterator[None]:
+    """Makes the folder; a new one is removed again if the block fails before anything is in it."""
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):  # it is not empty
+                out.rmdir()
+        raise
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any], *, begun: int) -> list[str]:

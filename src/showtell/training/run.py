@@ -32,7 +32,7 @@ from showtell.model.decoders import check_decoder
 from showtell.progress import Progress, silent
 from showtell.training.checkpoint import Position, read_checkpoint, write_checkpoint
 from showtell.training.encodings import Encodings
-from showtell.training.folder import check_folder, save_recipe
+from showtell.training.folder import check_folder, made, save_recipe
 from showtell.training.graphs import recorded
 from showtell.training.interrupt import Interrupt
 from showtell.training.learner import Learner
@@ -170,8 +170,8 @@ class Run:
         self._trackers = None
         if recipe.train.trackers and self.accelerator.is_main_process:
             self._trackers = Trackers(self.accelerator, recipe, run=out.name, note=note)
-        out.mkdir(parents=True, exist_ok=True)
-        self._start_phase(tensors)
+        with made(out):
+            self._start_phase(tensors)
         if self.accelerator.is_main_process:
             save_recipe(out, recipe)
 
