@@ -87,8 +87,8 @@ def test_before_it_has_learned_it_says_what_the_captioner_says(
 @pytest.mark.slow
 def test_it_learns_new_words_and_keeps_its_cnn(recipe_file: Path, others: Path, whole: Path, tmp_path: Path) -> None:
     changes = (
-        "train.phases=[{epochs=20, lr=1e-2}]",
-        "train.patience=20",
+        "train.phases=[{epochs=40, lr=1e-2}]",
+        "train.patience=40",
         "train.accumulate=1",
         "train.checkpoint_steps=0",
     )
