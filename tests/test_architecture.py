@@ -39,7 +39,7 @@ LAYERS = (
     ("errors", "paths", "progress", "writing"),
 )
 LIGHT = (
-    "metrics", "data/annotations.py", "data/draft.py", "data/splits.py", "data/formats.py", "data/packed.py", "data/unpack.py", "data/parquet.py", "data/tars.py", "data/tables.py", "data/files.py", "data/copies.py", "data/likeness.py", "data/markers.py", "data/check.py", "config.py", "recipe.py", "matching.py", "errors.py", "images.py",
+    "metrics", "data/annotations.py", "data/draft.py", "data/splits.py", "data/formats.py", "data/packed.py", "data/unpack.py", "data/parquet.py", "data/tars.py", "data/tables.py", "data/files.py", "data/pictures.py", "data/coco.py", "data/copies.py", "data/likeness.py", "data/markers.py", "data/check.py", "config.py", "recipe.py", "matching.py", "errors.py", "images.py",
     "commands", "cli.py", "evaluation.py", "scores.py", "against.py", "results.py", "demo.py", "captioning.py", "decoding.py", "loading.py", "runtime.py",
     "card.py", "hub.py", "writing.py",
 )  # fmt: skip

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
+from showtell.data.pictures import Pictures
 from showtell.data.splits import SPLIT_NAMES, Split
-from showtell.images import SUFFIXES
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell one; it is half a character
 
@@ -39,6 +37,7 @@ class Draft:
     captions: dict[str, list[str]] = field(default_factory=dict)
     splits: dict[str, Split] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)  # image files, from the format or by `find`
+    names: dict[str, str] | None = None  # what the data call each image's file, where that is not its id
     places: dict[str, tuple[str, int | None]] = field(default_factory=dict)  # where an image was first mentioned
     problems: list[Problem] = field(default_factory=list)
     has_splits: bool = False
@@ -89,49 +88,27 @@ class Draft:
         """A file's path as printed in problems: relative to the data set."""
         return str(file.relative_to(self.root)) if file.is_relative_to(self.root) else str(file)
 
-    def _in_the_same_folders(self, image: str, paths: Iterable[Path]) -> list[Path]:
-        """Of the files with an image's name, those that share the most of the folders in it, at least one.
-
-        Shared folders directly above the file count first, then shared ones anywhere.
-        """
-        said, shared = _parts(image)[:-1], dict[tuple[int, int], list[Path]]()
-        for path in paths:
-            folder = path.parent
-            folders = folder.relative_to(self.root).parts if folder.is_relative_to(self.root) else folder.parts
-            near = itertools.takewhile(
-                lambda pair: pair[0] == pair[1], zip(reversed(said), reversed(folders), strict=False)
-            )
-            shared.setdefault((len(list(near)), len(set(said) & set(folders))), []).append(path)
-        most = max(shared, default=(0, 0))
-        return shared[most] if any(most) else []
-
-    def find(self, folders: Iterable[Path]) -> None:
-        """Looks up, by name in `folders`, the images whose path the format does not give."""
-        found: dict[str, list[Path]] = {}
-        for folder in folders:
-            for path in sorted(folder.iterdir()):
-                if path.suffix.lower() in SUFFIXES:
-                    for name in dict.fromkeys((path.name, path.stem)):
-                        found.setdefault(name, []).append(path)
+    def find(self, pictures: Pictures) -> None:
+        """Looks up, by name, the images whose path the format does not give."""
         images = sorted(self.captions.keys() | self.splits.keys())
-        called = Counter(_parts(image)[-1] for image in images)
-        for image in images:
-            paths = found.get(_parts(image)[-1], [])
-            if image in self.paths or not paths:
+        names = {image: image for image in images} if self.names is None else self.names
+        said = {image: names[image] for image in images if image in names}
+        for image, found in pictures.look_up(said, self.splits):
+            if image in self.paths:
                 continue
-            agreeing = self._in_the_same_folders(image, paths)
-            paths = agreeing or paths
-            if called[_parts(image)[-1]] > 1:  # as with cameras' file numbers: the name is ambiguous
-                paths = agreeing
-                if len(paths) != 1:
-                    self.problem(
-                        self.root, None, "ambiguous-image",
-                        f"{image} is one of several images of that name, and {len(paths)} files lie in folders of the same names; expected one",
-                    )  # fmt: skip
-                    continue
-            self.paths[image] = paths[0]
-        firsts = (paths[0] for paths in found.values())
-        uncaptioned = [p for p in firsts if p.name not in self.captions and p.stem not in self.captions]
+            if len(found) == 1:
+                self.paths[image] = found[0]
+            else:  # as with cameras' file numbers
+                which = image if image == said[image] else f"{image} ({said[image]})"
+                self.problem(
+                    self.root, None, "ambiguous-image",
+                    f"{which} is one of several images of that name, and {len(found)} files lie in folders of the same names; expected one",
+                )  # fmt: skip
+        if self.names is None:  # else the data list their images, so that those without captions are known
+            self._name_uncaptioned(pictures)
+
+    def _name_uncaptioned(self, pictures: Pictures) -> None:
+        uncaptioned = [p for p in pictures.firsts() if p.name not in self.captions and p.stem not in self.captions]
         used = set(self.paths.values())
         homes = {folder.resolve() for folder in {path.parent for path in used}}
         own = {
@@ -147,7 +124,3 @@ class Draft:
 def has_a_word(caption: str) -> bool:
     """Whether a caption has a letter or digit, of any script."""
     return any(map(str.isalnum, unicodedata.normalize("NFKC", caption)))
-
-
-def _parts(image: str) -> tuple[str, ...]:
-    return PureWindowsPath(image).parts or ("",)  # splits at both separators

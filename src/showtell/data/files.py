@@ -1,19 +1,14 @@
-"""The files of a data set: caption candidates, image folders, lines as text; nothing here imports torch."""
+"""The files of a data set: caption candidates, the splits that names tell, lines as text; nothing here imports torch."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from showtell.data.draft import Draft
-from showtell.images import SUFFIXES
-
-_SPLIT_IN_A_NAME = re.compile(
-    r"(train|dev|val|test)[_.-]?images?|(?:^|[_.-])(train|dev|val|valid|validation|test)(?:[_.-]|$)", re.IGNORECASE
-)
+from showtell.data.splits import SPLIT_NAMES, split_in
 
 
 def candidates(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -27,26 +22,18 @@ def candidates(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return [p for p in near + below if p.suffix.lower() in suffixes and not p.name.lower().startswith(left_out)]
 
 
-def image_folders(root: Path) -> list[Path]:
-    """`root`, or its parent if `root` has no folders or images, and the folders up to two levels below."""
-    if not any(p.is_dir() for p in root.iterdir()) and not any(p.suffix.lower() in SUFFIXES for p in root.iterdir()):
-        root = root.parent
-    folders = [root]
-    for level in (1, 2):
-        del level
-        folders += [
-            p
-            for f in list(folders)
-            for p in sorted(f.iterdir())
-            if p.is_dir() and p not in folders and p.name[0] != "."
-        ]
-    return folders
-
-
 def split_in_the_name(file: Path) -> str:
     """The split in a file's name, as in "flickr_val_images.txt"; empty if there is none."""
-    match = _SPLIT_IN_A_NAME.search(file.stem)
-    return (match[1] or match[2]).lower() if match else ""
+    return split_in(file.stem)
+
+
+def split_of_the_folder(file: Path, root: Path) -> str:
+    """The split that the nearest folder of a file below `root` is called by; empty if there is none.
+
+    The hub calls a folder "partial-train" where it holds the beginning of a split.
+    """
+    folders = (folder.lower().removeprefix("partial-") for folder in reversed(file.relative_to(root).parts[:-1]))
+    return next((folder for folder in folders if folder in SPLIT_NAMES), "")
 
 
 def head(file: Path) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterator
 from pathlib import Path
 from typing import Any
 
+from showtell.data.coco import read_coco
 from showtell.data.draft import Draft
-from showtell.data.files import candidates, head, image_folders, numbered_lines, parse_json, split_in_the_name
+from showtell.data.files import candidates, head, numbered_lines, parse_json, split_in_the_name
 from showtell.data.packed import packed_files
+from showtell.data.pictures import Pictures
 from showtell.data.splits import SPLIT_NAMES
 from showtell.data.tables import find_tables, read_captions, read_titles, text_of
 from showtell.errors import DataError
@@ -77,7 +78,7 @@ def _read_token_file(path: Path, root: Path) -> Draft | None:
     for file, number, said, split in _lists(draft, path, known, but=[token_file]):
         image = said if said in draft.captions or Path(said).suffix else f"{said}.jpg"
         _enlist(draft, image, split, file, number)
-    draft.find(image_folders(root))
+    draft.find(Pictures(root))
     return draft
 
 
@@ -112,63 +113,32 @@ def _read_json(path: Path, root: Path) -> Draft | None:
         if any("sentences" in entry for entry in images):
             return _karpathy(root, file, content)
         if images and isinstance(content.get("annotations"), list):
-            return _coco(root, itertools.chain([(file, content)], objects))
+            return read_coco(root, itertools.chain([(file, content)], objects))
     return None
 
 
 def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
-    draft = Draft(root, "karpathy (JSON)")
-    folders = image_folders(root)
+    draft, pictures = Draft(root, "karpathy (JSON)"), Pictures(root)
+    found: list[tuple[int, str, str, dict[str, Any]]] = []
     for index, entry in enumerate(content["images"]):
-        if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str | int):
+        if isinstance(entry, dict) and isinstance(entry.get("filename"), str | int):
+            folder = entry["filepath"] if isinstance(entry.get("filepath"), str) else ""
+            found.append((index, folder, str(entry["filename"]), entry))
+        else:
             draft.problem(file, None, "not-an-image", f"images[{index}] has no 'filename'; it is left out")
-            continue
-        image = str(entry["filename"])
+    times = Counter(name for _, name in {(folder, name) for _, folder, name, _ in found})
+    for index, folder, name, entry in found:
+        place = f"{folder}/{name}" if folder else name
+        image = name if times[name] == 1 else place
         said = entry.get("sentences") or []
         for at, sentence in enumerate(said if isinstance(said, list) else [said]):
             draft.add(image, text_of(sentence), file=file, line=None, entry=f"images[{index}].sentences[{at}]")
         draft.places.setdefault(image, (draft.name(file), None))
         draft.assign(image, entry.get("split"), file=file, line=None)
-        if isinstance(entry.get("filepath"), str):
-            nested = (f / entry["filepath"] / image for f in (root, *folders))
-            found = next((p for p in nested if os.path.isfile(p)), None)  # False where a name is too long
-            draft.paths |= {image: found} if found else {}
-    draft.find(folders)
+        if folder and (path := pictures.at(place)) is not None:
+            draft.paths[image] = path
+    draft.find(pictures)
     return draft
-
-
-def _coco(root: Path, objects: Iterable[tuple[Path, dict[str, Any]]]) -> Draft:
-    """captions_train*.json, captions_val*.json: an image's id is COCO's number, its split is in the file's name.
-
-    A train file alone is split anew, as there is nothing to validate on.
-    """
-    draft = Draft(root, "coco (JSON)")
-    names: dict[str, str] = {}
-    for file, content in objects:
-        if not all(isinstance(content.get(key), list) for key in ("images", "annotations")):
-            continue
-        for index, entry in enumerate(content["images"]):
-            if not _has(entry, "id", "file_name"):
-                message = f"images[{index}] has no 'id' or no 'file_name'; it is left out"
-                draft.problem(file, None, "not-an-image", message)
-                continue
-            names[str(entry["id"])] = str(entry["file_name"])
-            if (match := re.search(r"train|val|dev|test", file.stem, re.IGNORECASE)) is not None:
-                draft.assign(str(entry["id"]), match[0], file=file, line=None)
-        for index, entry in enumerate(content["annotations"]):
-            which = f"annotations[{index}]"
-            if _has(entry, "image_id") and "caption" in entry:
-                draft.add(str(entry["image_id"]), text_of(entry["caption"]), file=file, line=None, entry=which)
-            elif not isinstance(entry, dict) or "caption" in entry:  # others are boxes
-                draft.problem(file, None, "not-a-caption", f"{which} has no 'image_id'; it is left out")
-    by_name = {p.name: p for folder in image_folders(root) for p in folder.iterdir()}
-    draft.paths |= {i: by_name[Path(n).name] for i, n in names.items() if Path(n).name in by_name}
-    draft.has_splits = bool({*draft.splits.values()} - {"train"})
-    return draft
-
-
-def _has(entry: object, *keys: str) -> bool:
-    return isinstance(entry, dict) and all(entry.get(key) is not None for key in keys)
 
 
 def _read_pairs(path: Path, root: Path) -> Draft | None:
@@ -217,7 +187,7 @@ def _read_nwpu(path: Path, root: Path) -> Draft | None:
             caption = "" if entry[key] is None else entry[key]
             draft.add(image, caption, file=file, line=None, entry=f"{kind}[{index}].{key}")
         draft.assign(image, split, file=file, line=None)
-    draft.find(image_folders(root))
+    draft.find(Pictures(root))
     return draft
 
 
@@ -239,10 +209,8 @@ def _read_descriptions(path: Path, root: Path) -> Draft | None:
     files = [p for p in candidates(path, (".txt",)) if p.name.lower().startswith("description")]
     if not files:
         return None
-    draft, folders = Draft(root, "descriptions (text)"), image_folders(root)
-    there = {
-        key for folder in folders for p in folder.iterdir() if p.suffix.lower() in SUFFIXES for key in (p.stem, p.name)
-    }
+    draft, pictures = Draft(root, "descriptions (text)"), Pictures(root)
+    there = pictures.names()
     listed = list(_lists(draft, path, there, but=files))
     names = {key: said for _, _, said, _ in listed for key in (Path(said).stem, said)}
     files = [file for file in files if _describes(file, names.keys() | there)]
@@ -262,7 +230,7 @@ def _read_descriptions(path: Path, root: Path) -> Draft | None:
     for file in files:
         if file not in chosen:
             draft.not_read(file, chosen)
-    draft.find(folders)
+    draft.find(pictures)
     return draft
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,20 @@ SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val",
     "dev": "val", "test": "test", "testing": "test",
 }  # fmt: skip
+_LETTER = r"[^\W\d_]"
+_IN_A_NAME = re.compile(
+    rf"(?<!{_LETTER})({'|'.join(SPLIT_NAMES)})(?:images?|captions?|list|data|set)?(?!{_LETTER})", re.IGNORECASE
+)
+
+
+def split_in(name: str) -> str:
+    """The split that is a word of a file's or folder's name, in small letters; empty if there is none.
+
+    Words end at what is no letter and before a capital: "captions_val2014" and "Flickr_8k.devImages" name one, "latest"
+    and "evaluated" do not.
+    """
+    match = _IN_A_NAME.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name))
+    return match[1].lower() if match else ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from showtell.data.draft import Draft
-from showtell.data.files import candidates, head, image_folders, numbered_lines, parse_json, split_in_the_name
+from showtell.data.files import candidates, head, numbered_lines, parse_json, split_in_the_name, split_of_the_folder
+from showtell.data.pictures import Pictures
 from showtell.data.splits import SPLIT_NAMES
 
 # The first of these that a row has is used: file names before numbers.
@@ -59,7 +60,7 @@ def _read(tables: list[Path], root: Path, *, beside: Sequence[Path] = ()) -> Dra
         if file not in chosen.values():
             draft.not_read(file, chosen.values())
     draft.paths = {i: p for i in draft.places if os.path.isfile(p := root / i)}  # False where a name is too long
-    draft.find(image_folders(root))
+    draft.find(Pictures(root))
     return draft
 
 
@@ -93,8 +94,7 @@ def _a_table_a_split(tables: list[Path], root: Path) -> dict[str, Path]:
 
 
 def _split_named(file: Path, root: Path) -> str:
-    names = (file.stem.lower(), file.parent.name.lower() if file.parent != root else "")
-    return next((name for name in names if name in SPLIT_NAMES), "")
+    return name if (name := file.stem.lower()) in SPLIT_NAMES else split_of_the_folder(file, root)
 
 
 def _read_rows(draft: Draft, file: Path, split: str, *, within: str) -> None:

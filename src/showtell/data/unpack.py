@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from showtell.data.draft import has_a_word
-from showtell.data.files import split_in_the_name
+from showtell.data.files import split_in_the_name, split_of_the_folder
 from showtell.data.folders import new_folder, safe_name
 from showtell.data.packed import (
     PACKED,
@@ -133,14 +133,8 @@ def _refuse_pointer(file: Path) -> None:
 
 
 def _split_named(file: Path, root: Path) -> str:
-    """The split in a file's name, else that of the nearest folder below `root` named after one; empty if there is none.
-
-    The hub calls a folder "partial-train" where it holds the beginning of a split.
-    """
-    if split := split_in_the_name(file):
-        return split
-    folders = (folder.lower().removeprefix("partial-") for folder in reversed(file.relative_to(root).parts[:-1]))
-    return next((folder for folder in folders if folder in SPLIT_NAMES), "")
+    """The split in a file's name, else in those of its folders; empty if there is none."""
+    return split_in_the_name(file) or split_of_the_folder(file, root)
 
 
 def _listed(sources: Sequence[Path]) -> str:

@@ -1,0 +1,126 @@
+"""The image files of a data set by name, and which of several of one name is meant; nothing here imports torch."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path, PureWindowsPath
+
+from showtell.data.splits import SPLIT_NAMES, Split, split_in
+from showtell.images import SUFFIXES
+
+
+class Pictures:
+    """The image files in a data set's folders, looked up by what captions call them."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._folders = root, image_folders(root)
+        self._found: dict[str, list[Path]] = {}
+        for folder in self._folders:
+            for path in sorted(folder.iterdir()):
+                if path.suffix.lower() in SUFFIXES:
+                    for name in dict.fromkeys((path.name, path.stem)):
+                        self._found.setdefault(name, []).append(path)
+
+    def called(self, name: str) -> Sequence[Path]:
+        """The files with the last part of a name, with or without their suffix."""
+        return self._found.get(parts(name)[-1], ())
+
+    def names(self) -> Set[str]:
+        """What files are called, with and without their suffix."""
+        return self._found.keys()
+
+    def firsts(self) -> Iterator[Path]:
+        """The first file of each name."""
+        return (paths[0] for paths in self._found.values())
+
+    def at(self, place: str) -> Path | None:
+        """The file at this place below one of the folders, if `place` names a folder."""
+        if len(parts(place)) == 1:
+            return None
+        places = (folder / place for folder in self._folders)
+        return next((path for path in places if os.path.isfile(path)), None)  # False where a name is too long
+
+    def look_up(self, names: Mapping[str, str], splits: Mapping[str, Split]) -> Iterator[tuple[str, Sequence[Path]]]:
+        """Each image that may have a file, by what it is called and its split, and the file; none or several where its
+        name is ambiguous: other images, in other folders, have the same."""
+        called = Counter(parts(name)[-1] for name in {*names.values()})
+        in_splits = {(name, splits.get(image)) for image, name in names.items()}
+        called_in = Counter((parts(name)[-1], split) for name, split in in_splits)
+        splits_of: dict[str, set[Split | None]] = {}
+        for name, split in in_splits:
+            splits_of.setdefault(name, set()).add(split)
+        for image, name in names.items():
+            last, split = parts(name)[-1], splits.get(image)
+            if not self.called(name):
+                continue
+            found = self._meant(name, split, alone=called[last] == 1)
+            if others := splits_of[name] - {split, None}:  # theirs are images with the very same name
+                found = [path for path in found if self.split_of(path) not in others]
+            if not found and called_in[last, split] == 1:
+                found = self._of(split, self.called(name))
+            yield image, found[:1] if called[last] == 1 else found
+
+    def certain(self, name: str, split: Split | None) -> Path | None:
+        """The file that a name means, unless it may be one of several."""
+        paths = self.called(name)
+        if len(paths) > 1:
+            found = self.at(name)
+            paths = [found] if found else self._meant(name, split, alone=True)
+        return paths[0] if len(paths) == 1 else None
+
+    def split_of(self, path: Path) -> Split | None:
+        """The split in the name of the nearest folder of a file that has one."""
+        folders = reversed(path.relative_to(self._folders[0]).parts[:-1])
+        return next((SPLIT_NAMES[split] for folder in folders if (split := split_in(folder))), None)
+
+    def _meant(self, name: str, split: Split | None, *, alone: bool) -> Sequence[Path]:
+        """The files that a name may mean, the likeliest first; of several, those in a folder of the split.
+
+        They are those that share folders with it; with none, if it is `alone` with its last part, all that have that.
+        """
+        paths = self.called(name)
+        near = self._in_the_same_folders(name, paths) or (paths if alone else ())
+        return self._of(split, near) or near
+
+    def _of(self, split: Split | None, paths: Sequence[Path]) -> Sequence[Path]:
+        return [path for path in paths if split and self.split_of(path) == split]
+
+    def _in_the_same_folders(self, name: str, paths: Sequence[Path]) -> Sequence[Path]:
+        """Of the files with an image's name, those that share the most of the folders in it, at least one.
+
+        Shared folders directly above the file count first, then shared ones anywhere.
+        """
+        said, shared = parts(name)[:-1], dict[tuple[int, int], list[Path]]()
+        for path in paths if said else ():
+            folder = path.parent
+            folders = folder.relative_to(self._root).parts if folder.is_relative_to(self._root) else folder.parts
+            near = itertools.takewhile(
+                lambda pair: pair[0] == pair[1], zip(reversed(said), reversed(folders), strict=False)
+            )
+            shared.setdefault((len(list(near)), len(set(said) & set(folders))), []).append(path)
+        most = max(shared, default=(0, 0))
+        return shared[most] if any(most) else ()
+
+
+def image_folders(root: Path) -> list[Path]:
+    """`root`, or its parent if `root` has no folders or images, and the folders up to two levels below."""
+    if not any(p.is_dir() for p in root.iterdir()) and not any(p.suffix.lower() in SUFFIXES for p in root.iterdir()):
+        root = root.parent
+    folders = [root]
+    for level in (1, 2):
+        del level
+        folders += [
+            p
+            for f in list(folders)
+            for p in sorted(f.iterdir())
+            if p.is_dir() and p not in folders and p.name[0] != "."
+        ]
+    return folders
+
+
+def parts(name: str) -> tuple[str, ...]:
+    """The folders of an image's name, and what it is called in them; split at both separators."""
+    return PureWindowsPath(name).parts or ("",)
