@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from showtell.data.features import FeatureCache, Key, encode_into, encode_rows, space_needed
+from showtell.data.features import FeatureCache, Key, content_digests, encode_into, encode_rows, space_needed
 from showtell.errors import CacheError
 from showtell.images import ImageTransform
 
@@ -73,6 +73,18 @@ def test_a_changed_image_is_encoded_again(tmp_path: Path) -> None:
     Image.new("RGB", (30, 30), "white").save(paths[0])
     assert open_cache(tmp_path).row(paths[0]) is None
     assert fill(open_cache(tmp_path), paths) == 1
+
+
+def test_contents_are_told_apart_and_known_ones_are_not_read(tmp_path: Path) -> None:
+    paths, cache, read = paint(tmp_path, 4), open_cache(tmp_path), []
+    fill(cache, paths[:3])
+    paths[0].write_bytes(paths[1].read_bytes())
+    expected = [blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in paths]
+    caches = [tmp_path / "cache", tmp_path / "nowhere"]
+    found = content_digests([*paths, tmp_path / "gone.png"], caches=caches, progress=lambda *done: read.append(done))
+    assert found == [*expected, ""]
+    assert found[0] == found[1]
+    assert read == [(1, 2), (2, 2)]  # the one that has changed and the one that was never encoded
 
 
 def test_what_was_encoded_half_way_is_finished(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import save_file
@@ -23,6 +24,7 @@ from showtell.data.annotations import read_annotations
 from showtell.data.scenes import draw_scenes
 from showtell.errors import BundleError, RecipeError
 from showtell.recipe import load_recipe
+from showtell.training.checkpoint import read_checkpoint, write_checkpoint
 from showtell.training.run import train
 from showtell.training.runlog import EpochReport
 
@@ -182,6 +184,87 @@ def test_a_run_goes_on_with_what_it_began_with(whole: Path, recipe_file: Path, d
         lambda: train(recipe, data=data, out=out, resume=True, encoder_weights=tmp_path / "other.safetensors"),
     )
     same(whole, out)
+
+
+Rows = list[dict[str, Any]]
+LONGER = '[{epochs=2, lr=5e-3}, {epochs=2, lr=2e-3, encoder_from="layers", encoder_lr=1e-3}, {epochs=1, lr=1e-3}]'
+
+
+def rewrite(data: Path, change: Callable[[Rows], object]) -> None:
+    """Changes the rows of drawn scenes in place."""
+    rows = [json.loads(line) for line in (data / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
+    change(rows)
+    (data / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def exchange_val_captions(data: Path) -> None:
+    def change(rows: Rows) -> None:
+        one, other = [row for row in rows if row["split"] == "val"][:2]
+        one["captions"], other["captions"] = other["captions"], one["captions"]
+
+    rewrite(data, change)
+
+
+def put_test_into_val(data: Path) -> None:
+    rewrite(data, lambda rows: [row.update(split="val") for row in rows if row["split"] == "test"])
+
+
+def exchange_pictures(data: Path, split: str) -> None:
+    one, other = (image.path for image in read_annotations(data).split(split)[:2])
+    first, second = one.read_bytes(), other.read_bytes()
+    assert first != second
+    one.write_bytes(second)
+    other.write_bytes(first)
+
+
+CHANGES = {
+    "val captions": (exchange_val_captions, r"best epoch by other images or captions of the val split .*same --data"),
+    "val split": (put_test_into_val, r"best epoch by other images or captions of the val split"),
+    "pictures": (lambda data: exchange_pictures(data, "train"), r"began with other pictures .* put back the files"),
+    "val pictures": (lambda data: exchange_pictures(data, "val"), r"began with other pictures"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_epochs_are_chosen_by_and_pictures_may_not_change(
+    what: str, whole: Path, recipe_file: Path, data: Path, tmp_path: Path
+) -> None:
+    moved, out = (Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in (data, whole))
+    change, words = CHANGES[what]
+    train(load_recipe(recipe_file), data=moved, out=out, resume=True)  # elsewhere, they are the same
+    change(moved)
+    refuse(RecipeError, words, lambda: train(load_recipe(recipe_file), data=moved, out=out, resume=True))
+    same(whole, out)
+
+
+def test_pictures_are_compared_while_the_cnn_is_trained_from_the_start(
+    recipe_file: Path, data: Path, tmp_path: Path
+) -> None:
+    """No cache knows them."""
+    moved = Path(shutil.copytree(data, tmp_path / "data"))
+    recipe = load_recipe(
+        recipe_file, ['train.phases=[{epochs=2, encoder_from="layers"}]', f"data.cache={tmp_path}/cache"]
+    )
+    stopped(recipe, moved, tmp_path / "run", after=3)
+    exchange_pictures(moved, "train")
+    refuse(
+        RecipeError, "began with other pictures", lambda: train(recipe, data=moved, out=tmp_path / "run", resume=True)
+    )
+
+
+def test_a_checkpoint_that_does_not_say_is_not_compared_but_says_from_then_on(
+    whole: Path, recipe_file: Path, data: Path, tmp_path: Path
+) -> None:
+    moved, out = (Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in (data, whole))
+    checkpoint, longer = out / "checkpoint.safetensors", load_recipe(recipe_file, [f"train.phases={LONGER}"])
+    tensors, position = read_checkpoint(checkpoint)
+    before = {name: value for name, value in vars(position).items() if name not in ("val", "pictures")}
+    write_checkpoint(checkpoint, tensors, before)
+    exchange_val_captions(moved)
+    exchange_pictures(moved, "train")
+    assert train(longer, data=moved, out=out, resume=True).epochs == 5
+    exchange_val_captions(moved)
+    refuse(RecipeError, "best epoch by other", lambda: train(longer, data=moved, out=out, resume=True))
 
 
 def test_a_run_from_before_copies_were_split_together_is_told_so(

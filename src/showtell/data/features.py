@@ -126,13 +126,7 @@ class FeatureCache:
         index = self.folder / "index.jsonl"
         index.touch()
         whole = (self.folder / "features.f16").stat().st_size // (self.regions * self.feature_size * 2)
-        for line in index.read_bytes().splitlines():
-            try:
-                entry = json.loads(line)
-                key = Key(entry["path"], entry["size"], entry["mtime_ns"])
-                digest, row = entry["digest"], entry["row"]
-            except (ValueError, KeyError, TypeError):  # torn when a process died
-                continue
+        for key, digest, row in _entries(index):
             if row < whole:
                 self._by_key[key] = self._by_digest[digest] = row
                 self._length = max(self._length, row + 1)
@@ -286,6 +280,39 @@ def find_broken(
     return failures
 
 
+def content_digests(
+    paths: Sequence[Path],
+    *,
+    caches: Iterable[Path],
+    workers: int = 2,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
+    """The digest of each file's content; empty for one that cannot be read. Files that a cache in one of the folders
+    `caches` knows as they are now are not read again; `progress` counts those that are."""
+    indices = (folder / "index.jsonl" for folder in caches)
+    known = {key: digest for index in indices if index.is_file() for key, digest, _ in _entries(index)}
+
+    def look_up(path: Path) -> str | None:
+        try:
+            return known.get(Key.of(path))
+        except OSError:
+            return ""
+
+    def read(path: Path) -> str:
+        try:
+            return _digest(path.read_bytes())
+        except OSError:
+            return ""
+
+    found = {path: look_up(path) for path in paths}
+    missing = [path for path, digest in found.items() if digest is None]
+    with ThreadPoolExecutor(workers) as pool:
+        for done, (path, digest) in enumerate(zip(missing, pool.map(read, missing), strict=True), start=1):
+            found[path] = digest
+            progress(done, len(missing))
+    return [found[path] or "" for path in paths]
+
+
 def encode_all(
     paths: Sequence[Path],
     *,
@@ -345,6 +372,18 @@ def holds_features_of(folder: Path, fingerprint: str) -> bool:
     """Whether a folder is a cache of the features of the encoder with this fingerprint."""
     header = folder / "cache.json"
     return header.is_file() and _read_header(header).get("fingerprint") == fingerprint
+
+
+def _entries(index: Path) -> Iterator[tuple[Key, str, int]]:
+    """The files in a cache's index: key, content digest, row."""
+    for line in index.read_bytes().splitlines():
+        try:
+            entry = json.loads(line)
+            key = Key(entry["path"], entry["size"], entry["mtime_ns"])
+            digest, row = entry["digest"], entry["row"]
+        except (ValueError, KeyError, TypeError):  # torn when a process died
+            continue
+        yield key, digest, row
 
 
 def _read_header(path: Path) -> dict[str, Any]:

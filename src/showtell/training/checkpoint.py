@@ -25,6 +25,8 @@ class Position:
     data: str = ""  # fingerprints of the training data and of the initial encoder
     encoder: str = ""
     words: str = ""  # and of the vocabulary; empty: not recorded
+    val: str = ""  # likewise of the validation data, by which the best epoch is chosen
+    pictures: str = ""  # and of the files of both
     teachers: str = ""  # and of those that have taught; empty: none has yet
     phase: int = 0
     phase_epoch: int = 0  # finished epochs of this phase

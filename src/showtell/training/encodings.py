@@ -35,6 +35,12 @@ class Encodings:
         self._stems = _stem_fingerprints(encoder, recipe)
         self.began_with = encoder.fingerprint()
 
+    @property
+    def shared(self) -> list[Path]:
+        """The folders in the user's cache where outputs of the initial encoder, or of its stems, may lie."""
+        prints = (self.began_with, *self._stems)
+        return [cache_folder(self.recipe.data.cache, fingerprint) for fingerprint in prints]
+
     def encode(self, images: Tensor) -> Tensor:
         """images (B,3,S,S) -> features (B,R,F)"""
         return self._encode(self.encoder, images)

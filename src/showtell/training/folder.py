@@ -28,7 +28,7 @@ _MAY_CHANGE = {
     "trackers",
     "start",  # its CNN and words are compared when they are read
     "teachers",  # so are theirs
-    "path",  # its training captions are compared when they are read
+    "path",  # its captions and pictures are compared when they are read
 }  # keys that do not shape training, so that a resumed run may change them
 
 

@@ -1,4 +1,4 @@
-"""Whether a resumed run goes on as it began: with the same captions, CNN, words, teachers and processes."""
+"""Whether a resumed run goes on as it began: with the same captions, pictures, CNN, words, teachers and processes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ def check_resumed(before: Position, now: Position, *, samples: Samples, recipe: 
     what was found today. What `before` does not record is not compared."""
     if before.data != now.data:
         raise RecipeError(_other_data(samples, recipe, out))
+    if before.val not in ("", now.val):
+        raise RecipeError(
+            f"{out} chose its best epoch by other images or captions of the val split than those found now, on which scores would "
+            "not compare; give the same --data, or use another --out"
+        )
+    if before.pictures not in ("", now.pictures):
+        raise RecipeError(
+            f"{out} began with other pictures than those found now under the same names; put back the files that have changed, give "
+            "the --data that has them, or use another --out"
+        )
     if before.encoder != now.encoder:
         raise RecipeError(
             f"{out} began with other weights of the encoder, or with a processor, torch or timm that computes it otherwise; give the "

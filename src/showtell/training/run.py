@@ -163,6 +163,7 @@ class Run:
                 note(f"{names[0]}: {sentence}")
         self.position = Position(
             data=self.samples.fingerprint,
+            val=self.samples.val_fingerprint,
             encoder=self.encodings.began_with,
             words=self.samples.vocabulary.fingerprint(),
         )
@@ -172,6 +173,8 @@ class Run:
             self._trackers = Trackers(self.accelerator, recipe, run=out.name, note=note)
         with made(out):
             self._start_phase(tensors)
+        if not resuming:  # caches have just learned what is in the files
+            self.position.pictures = self.samples.pictures_fingerprint(self.encodings.shared)
         if self.accelerator.is_main_process:
             save_recipe(out, recipe)
 
@@ -181,11 +184,13 @@ class Run:
         tensors, self.position = read_checkpoint(self.checkpoint)
         found = replace(
             began,
+            pictures=self.samples.pictures_fingerprint(self.encodings.shared),
             teachers=self.teachers.fingerprint if self.teachers else "",
             processes=self.accelerator.num_processes,
         )
         check_resumed(self.position, found, samples=self.samples, recipe=self.recipe, out=self.out)
-        self.position.words = began.words
+        for name in ("words", "val", "pictures"):  # from now on, also where an earlier version did not record them
+            setattr(self.position, name, getattr(found, name))
         self._restore_model(tensors)
         return tensors
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, im
 from showtell.data.features import (
     Failure,
     FeatureCache,
+    content_digests,
     encode_all,
     encode_into,
     encode_rows,
@@ -115,10 +116,21 @@ class Samples:
     def fingerprint(self) -> str:
         """A hash of the train split's image ids and captions, and of the vocabulary of the captioner that training started
         from."""
-        said = [[image.image_id, *image.captions] for image in self._listed[0]]
+        said = _said(self._listed[0])
         if self._known is not None and self._recipe.train.start:
             said.append(self._known.listed())
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        return _hash(said)
+
+    @property
+    def val_fingerprint(self) -> str:
+        """A hash of the val split's image ids and captions."""
+        return _hash(_said(self._listed[1]))
+
+    def pictures_fingerprint(self, caches: Iterable[Path]) -> str:
+        """A hash of the contents of both splits' files; those that the caches in these folders know are not read."""
+        paths = [image.path for part in self._listed for image in part]
+        progress = functools.partial(self._progress, "reading images")
+        return _hash(content_digests(paths, caches=caches, workers=self._workers, progress=progress))
 
     def from_cache(
         self,
@@ -260,3 +272,11 @@ class Samples:
             captions_per_image=self._recipe.train.captions_per_image, max_tokens=self._recipe.data.max_tokens,
         )  # fmt: skip
         self.val = tuple(val)
+
+
+def _said(images: Sequence[CaptionedImage]) -> list[list[str]]:
+    return [[image.image_id, *image.captions] for image in images]
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
