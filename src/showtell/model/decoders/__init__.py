@@ -8,6 +8,10 @@
 Memory is a NamedTuple of tensors (B,…), State one of tensors (B,K,…), which may grow over time: (B,K,t,…).
 Attention sums to one over the regions, or to less if the decoder also looked at something other than the image.
 
+On a CPU, search uses a copy of the decoder whose `nn.Linear` and `nn.LSTM` compute with packed weights
+(`showtell.model.packing`). Everything else about them stays as it is, and layers of other types, subclasses included,
+compute as they were written.
+
 B images · K rows (captions or beams) of an image · R regions · F feature size · E embedding · H hidden · V vocabulary
 """
 
