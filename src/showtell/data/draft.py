@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from showtell.data.copies import first_equals
 from showtell.data.pictures import Pictures
 from showtell.data.splits import SPLIT_NAMES, Split
 
@@ -93,13 +95,21 @@ class Draft:
         images = sorted(self.captions.keys() | self.splits.keys())
         names = {image: image for image in images} if self.names is None else self.names
         said = {image: names[image] for image in images if image in names}
-        for image, found in pictures.look_up(said, self.splits):
+        for image, found, alone in pictures.look_up(pictures.respelt(said), self.splits):
             if image in self.paths:
                 continue
-            if len(found) == 1:
+            which = image if image == said[image] else f"{image} ({said[image]})"
+            if len(found) == 1 or (alone and found):
                 self.paths[image] = found[0]
+                if len({*first_equals(found)}) > 1:
+                    read, *others = (self.name(path) for path in found)
+                    self.problem(
+                        self.root,
+                        None,
+                        "ambiguous-image",
+                        f"{which} may be {read}, which is read, or {', '.join(others)}",
+                    )
             else:  # as with cameras' file numbers
-                which = image if image == said[image] else f"{image} ({said[image]})"
                 self.problem(
                     self.root, None, "ambiguous-image",
                     f"{which} is one of several images of that name, and {len(found)} files lie in folders of the same names; expected one",
@@ -107,9 +117,13 @@ class Draft:
         if self.names is None:  # else the data list their images, so that those without captions are known
             self._name_uncaptioned(pictures)
 
+    def no_caption(self, path: Path) -> None:
+        """Records an image that is there and has no caption."""
+        self.problem(path, None, "no-caption", f"{path.name} has no caption; it is left out")
+
     def _name_uncaptioned(self, pictures: Pictures) -> None:
         uncaptioned = [p for p in pictures.firsts() if p.name not in self.captions and p.stem not in self.captions]
-        used = set(self.paths.values())
+        used = {Path(os.path.abspath(path)) for path in self.paths.values()}  # a table may have absolute ones
         homes = {folder.resolve() for folder in {path.parent for path in used}}
         own = {
             folder
@@ -117,8 +131,8 @@ class Draft:
             if folder.resolve() in homes or folder.is_relative_to(self.root)
         }
         for path in dict.fromkeys(uncaptioned):
-            if path not in used and path.parent in own:  # unrelated folders may hold any files
-                self.problem(path, None, "no-caption", f"{path.name} has no caption; it is left out")
+            if Path(os.path.abspath(path)) not in used and path.parent in own:  # unrelated folders may hold any files
+                self.no_caption(path)
 
 
 def has_a_word(caption: str) -> bool:

@@ -144,10 +144,15 @@ def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
 def _read_pairs(path: Path, root: Path) -> Draft | None:
     """Images, each beside a text file of the same name with a caption per line; folders train, val, test are splits."""
     pairs = [(p, p.with_suffix(".txt")) for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES]
+    alone = [image for image, text in pairs if not text.is_file()]
     pairs = [(image, text) for image, text in pairs if text.is_file()]
     if not path.is_dir() or not pairs:
         return None
     draft = Draft(root, "pairs (text beside images)")
+    homes = {image.parent for image, _ in pairs}
+    for image in alone:
+        if image.parent in homes:
+            draft.no_caption(image)
     for image, text in pairs:
         name = image.relative_to(root).as_posix()
         draft.paths[name] = image

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import cached_property
 from pathlib import Path, PureWindowsPath
 
 from showtell.data.splits import SPLIT_NAMES, Split, split_in
@@ -28,6 +30,26 @@ class Pictures:
         """The files with the last part of a name, with or without their suffix."""
         return self._found.get(parts(name)[-1], ())
 
+    def respelt(self, names: Mapping[str, str]) -> dict[str, str]:
+        """The names, those without a file as the one is called that differs only in case or in how Unicode composes
+        letters (macOS writes names apart): where it is one, and no other name may mean it."""
+        lasts = {parts(name)[-1] for name in names.values()}
+        alike = Counter(map(_fold, lasts))
+        near: dict[str, str] = {}
+        for last in lasts - self._found.keys():
+            files = {path.name for path in self._folded.get(_fold(last), ())}
+            if alike[_fold(last)] == 1 and len(files) == 1 and not any({f, Path(f).stem} & lasts for f in files):
+                near[last] = files.pop()
+        spelt = ((image, name, parts(name)[-1]) for image, name in names.items())
+        return {image: name.removesuffix(last) + near.get(last, last) for image, name, last in spelt}
+
+    @cached_property
+    def _folded(self) -> dict[str, list[Path]]:
+        folded: dict[str, list[Path]] = {}
+        for name, paths in self._found.items():
+            folded.setdefault(_fold(name), []).extend(paths)
+        return folded
+
     def names(self) -> Set[str]:
         """What files are called, with and without their suffix."""
         return self._found.keys()
@@ -43,9 +65,11 @@ class Pictures:
         places = (folder / place for folder in self._folders)
         return next((path for path in places if os.path.isfile(path)), None)  # False where a name is too long
 
-    def look_up(self, names: Mapping[str, str], splits: Mapping[str, Split]) -> Iterator[tuple[str, Sequence[Path]]]:
-        """Each image that may have a file, by what it is called and its split, and the file; none or several where its
-        name is ambiguous: other images, in other folders, have the same."""
+    def look_up(
+        self, names: Mapping[str, str], splits: Mapping[str, Split]
+    ) -> Iterator[tuple[str, Sequence[Path], bool]]:
+        """Each image that may have a file, by what it is called and its split, the files that it may be, the likeliest
+        first, and whether no other image has its name. One file is its own; with several its name is ambiguous."""
         called = Counter(parts(name)[-1] for name in {*names.values()})
         in_splits = {(name, splits.get(image)) for image, name in names.items()}
         called_in = Counter((parts(name)[-1], split) for name, split in in_splits)
@@ -61,7 +85,7 @@ class Pictures:
                 found = [path for path in found if self.split_of(path) not in others]
             if not found and called_in[last, split] == 1:
                 found = self._of(split, self.called(name))
-            yield image, found[:1] if called[last] == 1 else found
+            yield image, found, called[last] == 1
 
     def certain(self, name: str, split: Split | None) -> Path | None:
         """The file that a name means, unless it may be one of several."""
@@ -119,6 +143,10 @@ def image_folders(root: Path) -> list[Path]:
             if p.is_dir() and p not in folders and p.name[0] != "."
         ]
     return folders
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def parts(name: str) -> tuple[str, ...]:
