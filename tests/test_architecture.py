@@ -36,7 +36,7 @@ LAYERS = (
     ("recipe",),
     ("config",),
     ("devices",),
-    ("errors", "paths", "progress", "writing"),
+    ("delimited", "errors", "paths", "progress", "writing"),
 )
 LIGHT = (
     "metrics", "data/annotations.py", "data/draft.py", "data/splits.py", "data/formats.py", "data/packed.py", "data/unpack.py", "data/parquet.py", "data/tars.py", "data/tables.py", "data/files.py", "data/pictures.py", "data/coco.py", "data/copies.py", "data/likeness.py", "data/markers.py", "data/check.py", "config.py", "recipe.py", "matching.py", "errors.py", "images.py",

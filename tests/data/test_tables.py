@@ -9,6 +9,7 @@ import pytest
 from captioned import ROWS, WANTED, images, own_csv, paint, told, write
 
 from showtell.data.annotations import read_annotations
+from showtell.errors import DataError
 
 FLICKR30K = "image_name| comment_number| comment\n"
 
@@ -248,3 +249,44 @@ def test_empty_columns_hide_no_others(header: str, row: str, tmp_path: Path) -> 
     write(tmp_path / "own.csv", "\n".join([header, row.format("a.png")]) + "\n")
     found = read_annotations(tmp_path)
     assert [image.captions for image in found.images] == [("A red thing",)] and not found.problems
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "captions"),
+    [
+        ("image,split,caption", "one.jpg,val,A dog, brown, runs", ["A dog, brown, runs"]),
+        ("image,caption,split", "one.jpg,A dog, brown, runs,val", ["A dog, brown, runs"]),
+        ("caption,image,split", "A dog, brown,one.jpg,val", ["A dog, brown"]),
+        ("caption,image", "A dog, brown,one.jpg", ["A dog, brown"]),
+        ("image;split;title", "one.jpg;val;A dog; brown", ["A dog; brown"]),
+        ("image,title,split,caption", "one.jpg,No. 1,val,A dog, brown", ["A dog, brown"]),
+        ("image,split,caption", 'one.jpg,val,"A dog, brown", runs', ["A dog, brown, runs"]),
+        ("image,split,caption", "one.jpg,val,A dog,,", ["A dog"]),
+        ("image,split,caption,,", "one.jpg,val,A dog, brown,", ["A dog, brown"]),
+        ("image,split,caption,,", "one.jpg,val,A dog,,", ["A dog"]),
+        ("image,caption_0,caption_1,split", "one.jpg,A dog,A cat,val,,", ["A dog", "A cat"]),
+        ("image,caption,split,caption", 'one.jpg,"A dog, brown",val,A cat', ["A dog, brown", "A cat"]),
+        ("image,split,caption,", 'one.jpg,val,"A dog\nruns",', ["A dog runs"]),
+    ],
+)
+def test_no_cell_of_a_row_is_lost(header: str, row: str, captions: list[str], tmp_path: Path) -> None:
+    images(tmp_path)
+    write(tmp_path / "captions.csv", f"{header}\n{row}\n{row.replace('one.jpg', 'two.jpg')}\n")
+    found = read_annotations(tmp_path)
+    assert [list(image.captions) for image in found.images] == [captions] * 2
+    assert {image.split for image in found.images} == {"val"} or "split" not in header
+    assert {problem.kind for problem in found.problems} <= {"no-caption"}
+
+
+def test_surplus_cells_beside_several_captions_are_told_by_line(tmp_path: Path) -> None:
+    images(tmp_path)
+    header, wrong = "image,caption_0,caption_1\n", "two.jpg,A dog, brown,A cat\n"
+    write(tmp_path / "captions.csv", header + 'one.jpg,"A dog, black",A cat\n' + wrong)
+    found = read_annotations(tmp_path)
+    assert [image.captions for image in found.images] == [("A dog, black", "A cat")]
+    (problem,) = (problem for problem in found.problems if problem.kind != "no-caption")
+    assert (problem.kind, problem.line) == ("surplus-cells", 3)
+    assert "4 cells for 3 columns; put captions with a ',' in quotation marks" in problem.message
+    write(tmp_path / "captions.csv", header + wrong)
+    with pytest.raises(DataError, match=r"1 surplus-cells.*first captions\.csv:2: found 4 cells"):
+        read_annotations(tmp_path)

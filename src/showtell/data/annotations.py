@@ -138,4 +138,5 @@ def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
 def _nothing(draft: Draft) -> str:
     kinds = Counter(problem.kind for problem in draft.problems)
     found = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no captions"
+    found += f"; first {draft.problems[0]}" if draft.problems else ""
     return f"{draft.root} was read as {draft.format} and holds no image with a caption ({found}); expected both"

@@ -14,6 +14,7 @@ from showtell.data.draft import Draft
 from showtell.data.files import candidates, head, numbered_lines, parse_json, split_in_the_name, split_of_the_folder
 from showtell.data.pictures import Pictures
 from showtell.data.splits import SPLIT_NAMES
+from showtell.delimited import Header
 
 # The first of these that a row has is used: file names before numbers.
 _IMAGE_KEYS = (
@@ -79,6 +80,10 @@ def _tables(path: Path) -> dict[Path, set[str]]:
 
 def _hold_captions(columns: Iterable[str]) -> bool:
     return any(column in _CAPTION_KEYS or _NUMBERED.fullmatch(column) for column in columns)
+
+
+def _caption_columns(columns: Sequence[str]) -> list[str]:
+    return [column for keys in caption_keys(columns) for column in keys if column in columns]
 
 
 def _a_table_a_split(tables: list[Path], root: Path) -> dict[str, Path]:
@@ -176,26 +181,33 @@ def _keys(file: Path) -> set[str]:
 
 def _table_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     lines = [line for _, line in numbered_lines(draft, file)]
-    delimiter = next((d for d in "\t,;|" if d in lines[0]), ",")
-    header = [cell.strip().lower() for cell in next(csv.reader([lines[0]], delimiter=delimiter))]
+    header = Header.of(lines[0], _caption_columns)
+    delimiter = header.delimiter
     at = 1
     while at < len(lines):
-        count = _physical_lines(lines, at, cells=len(header), delimiter=delimiter)
+        count = _physical_lines(lines, at, cells=header.width, delimiter=delimiter)
         rows = io.StringIO("\n".join(lines[at : at + max(1, count)]))
         if not count:
             draft.problem(file, at + 1, "quotation-mark", "a quotation mark opens and none closes; read as it stands")
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if count else csv.QUOTE_NONE
         try:
             for cells in csv.reader(rows, delimiter=delimiter, quoting=quoting):
-                if len(cells) > len(header) == 2:  # an unquoted caption with commas
-                    cells = [cells[0], delimiter.join(cells[1:])]
-                if len(cells) + 1 == len(header) and header[-2].endswith("number") and header[-1] in _CAPTION_KEYS:
-                    cells = _taken_apart(draft, file, at + 1, cells, delimiter)
-                if cells:
-                    yield at + 1, dict(zip(header, map(str.strip, cells), strict=False))
+                fitted = header.fit(cells)
+                if fitted is None:
+                    draft.problem(file, at + 1, "surplus-cells", f"{header.misfit(cells)}; it is left out")
+                    continue
+                if _lacks_one(fitted, header.names):
+                    fitted = _taken_apart(draft, file, at + 1, fitted, delimiter)
+                if fitted:
+                    yield at + 1, dict(zip(header.names, map(str.strip, fitted), strict=False))
         except csv.Error as error:
             draft.problem(file, at + 1, "not-a-caption", f"cannot be read as a row ({error}); it is left out")
         at += max(1, count)
+
+
+def _lacks_one(cells: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether a row that should end with a number and a caption has one cell for both."""
+    return len(cells) + 1 == len(names) and names[-2].endswith("number") and names[-1] in _CAPTION_KEYS
 
 
 def _taken_apart(draft: Draft, file: Path, line: int, cells: list[str], delimiter: str) -> list[str]:

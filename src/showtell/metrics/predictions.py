@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from showtell.delimited import Header
 from showtell.errors import DataError
 
 _IDS = ("image_id", "image", "file_name", "filename", "id")
@@ -106,7 +107,7 @@ def _decoded(line: bytes) -> str:
 def _rows(path: Path, text: str, order: Sequence[str], listed_in: str, every: bool) -> list[Row]:
     objects: Any
     if path.suffix.lower() == ".csv" or (is_text(path) and _has_columns(text)):
-        objects = _table(text)
+        objects = _table(path, text)
     elif is_text(path):
         lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]  # not at U+2028 and the like
         tabs = [number for number, line in enumerate(lines, start=1) if "\t" in line]
@@ -138,15 +139,20 @@ def _has_columns(text: str) -> bool:
     return len(names) > 2 and any(name in _IDS for name in names) and any(name in _CAPTIONS for name in names)
 
 
-def _table(text: str) -> list[dict[str, str | None]]:
+def _table(path: Path, text: str) -> list[dict[str, str | None]]:
     """The rows of a table by the names in its header; None for cells that a short row lacks."""
     first = text.lstrip().partition("\n")[0]
-    delimiter = next((sign for sign in "\t,;|" if sign in first), ",")
-    rows = [cells for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if cells]
-    header = rows[0] if rows else []
-    if len(header) == 2:  # what is beyond belongs to a caption with commas that is not quoted
-        rows = [[cells[0], delimiter.join(cells[1:])] if len(cells) > 2 else cells for cells in rows]
-    return [dict(itertools.zip_longest(header, cells[: len(header)])) for cells in rows[1:]]
+    header = Header.of(first.removesuffix("\r"), lambda names: [name for name in names if name in _CAPTIONS])
+    found: list[dict[str, str | None]] = []
+    rows, line = csv.reader(io.StringIO(text, newline=""), delimiter=header.delimiter), 1
+    for cells in rows:
+        fitted = header.fit(cells) if header.captions else cells[: len(header.names)]
+        if fitted is None:
+            raise DataError(f"{path}, line {line}: {header.misfit(cells)}")
+        if cells:
+            found.append(dict(itertools.zip_longest(header.names, fitted)))
+        line = rows.line_num + 1
+    return found[1:]
 
 
 def _key(name: Any) -> str:
