@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from typing import Any, TypeVar
 
 import pytest
 import torch
-from training_runs import refuse
+from torch import Tensor
+from training_runs import lines, refuse, same
 from typer.testing import CliRunner
 
 from showtell.cli import app
@@ -16,9 +24,11 @@ from showtell.recipe import load_recipe
 from showtell.training import processes
 from showtell.training.checkpoint import Position
 from showtell.training.objectives import CrossEntropy
-from showtell.training.processes import epoch_seed, share
+from showtell.training.processes import epoch_seed, in_any, random_states, restore_random_state, share
 from showtell.training.resuming import check_processes
 from showtell.training.run import Run, train
+
+T = TypeVar("T")
 
 
 def full(*args: object, **named: object) -> None:
@@ -41,6 +51,101 @@ def test_processes_share_an_epoch() -> None:
 def test_processes_drop_other_numbers() -> None:
     seeds = {epoch_seed(seed, epoch, rank=rank) for seed in (0, 1) for epoch in (0, 1) for rank in (0, 1, 2)}
     assert len(seeds) == 12
+    later = {epoch_seed(0, 0, rank=rank, step=step) for step in (1, 2) for rank in (0, 1, 2)}
+    assert len(later | seeds) == 18
+
+
+class Together:
+    """One of several processes, in a thread of its own: what it gathers are all processes' tensors."""
+
+    def __init__(self, rank: int, barrier: Barrier, given: dict[int, Tensor]) -> None:
+        self.process_index, self.num_processes, self.device = rank, barrier.parties, torch.device("cpu")
+        self._barrier, self._given = barrier, given
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        self._given[self.process_index] = tensor
+        self._barrier.wait(10)
+        return torch.cat([self._given[rank] for rank in range(self.num_processes)])
+
+
+def together(world: int, act: Callable[[Any], T]) -> list[T]:
+    barrier, given = Barrier(world), dict[int, Tensor]()
+    with ThreadPoolExecutor(world) as pool:
+        return list(pool.map(lambda rank: act(Together(rank, barrier, given)), range(world)))
+
+
+def test_each_process_goes_on_with_its_own_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = [torch.Generator().manual_seed(seed).get_state() for seed in (3, 4, 5)]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_rng_state", lambda: states[0])
+        kept = random_states(alone := Together(0, Barrier(1), {}))  # type: ignore[arg-type]
+        assert kept.keys() == {"rng"}  # as ever
+    gathering = Together(0, Barrier(1), {})
+    gathering.gather = lambda tensor: torch.cat(states)  # type: ignore[method-assign]
+    kept = random_states(gathering)  # type: ignore[arg-type]
+    assert kept.keys() == {"rng", "rng/1", "rng/2"}
+
+    def drawn(rank: int, tensors: dict[str, Tensor], otherwise: int = 7) -> float:
+        alone.process_index = rank
+        restore_random_state(tensors, alone, otherwise=otherwise)  # type: ignore[arg-type]
+        return float(torch.rand(()))
+
+    with torch.random.fork_rng():
+        for rank, seed in enumerate((3, 4, 5)):
+            assert drawn(rank, kept) == float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
+        fewer = {"rng": states[0]}  # of one process, or of an earlier version
+        assert drawn(0, fewer, otherwise=1) == drawn(0, kept)
+        assert drawn(1, fewer, otherwise=1) == drawn(1, fewer, otherwise=1) != drawn(2, fewer, otherwise=2)
+        torch.manual_seed(9)
+        before = torch.get_rng_state()
+        drawn(1, {})  # a phase that begins has no states, and nobody else's either
+        assert float(torch.rand(())) != drawn(1, fewer)
+        torch.set_rng_state(before)
+
+
+def test_processes_stop_together() -> None:
+    assert together(2, lambda one: in_any(one, one.process_index == 1)) == [True, True]
+    assert together(2, lambda one: in_any(one, False)) == [False, False]
+    assert together(1, lambda one: in_any(one, True)) == [True]
+
+
+RESUMING = """
+import sys
+from pathlib import Path
+from showtell.recipe import load_recipe
+from showtell.training.run import train
+
+class Stop(Exception):
+    pass
+
+def progress(what, done, total):
+    if (what, done) == ("epoch 2", 3):
+        raise Stop
+
+recipe, data, out = load_recipe(Path(sys.argv[1]), sys.argv[4:]), Path(sys.argv[2]), Path(sys.argv[3])
+train(recipe, data=data, out=out / "whole")
+try:
+    train(recipe, data=data, out=out / "stopped", progress=progress)
+except Stop:
+    train(recipe, data=data, out=out / "stopped", resume=True)
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_resume_exactly_within_an_epoch(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """Dropout, drawn captions and the words that scheduled sampling replaces are each process's own."""
+    phases = "train.phases=[{epochs=3, lr=5e-3, scheduled_sampling=0.5}]"
+    (tmp_path / "program.py").write_text(RESUMING)
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "program.py"),
+            str(recipe_file), str(data), str(tmp_path), phases, "train.accumulate=1", "train.checkpoint_steps=1",
+        ],
+        env={**os.environ, "ACCELERATE_USE_CPU": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(lines(tmp_path / "stopped")) == 3
+    same(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_an_epoch_goes_on_with_as_many_processes() -> None:

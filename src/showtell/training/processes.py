@@ -1,8 +1,9 @@
-"""What a run computes on, in one process or several: devices and precision, shares of an epoch, seeds."""
+"""What a run computes on, in one process or several: devices and precision, shares of an epoch, random numbers."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
+from torch import Tensor
 
 from showtell.config import TrainConfig
 from showtell.errors import RecipeError
@@ -55,6 +57,46 @@ def share(order: list[T], *, rank: int, world: int) -> list[T]:
     return order[rank : each * world : world]
 
 
-def epoch_seed(seed: int, epoch: int, *, rank: int) -> int:
-    """The seed of an epoch's dropout and samples in process `rank`; processes see different images and draw differently."""
-    return int(np.random.SeedSequence([seed, epoch + 1, *[rank] * (rank > 0)]).generate_state(1)[0])
+def epoch_seed(seed: int, epoch: int, *, rank: int, step: int = 0) -> int:
+    """The seed of an epoch's dropout and samples in process `rank`, from `step` on; processes see different images and draw
+    differently."""
+    more = (rank, step) if step else (rank,) if rank else ()
+    return int(np.random.SeedSequence([seed, epoch + 1, *more]).generate_state(1)[0])
+
+
+def random_states(accelerator: Accelerator) -> dict[str, Tensor]:
+    """The random states of all processes, for a checkpoint: "rng" is the first one's, "rng/1" the second's; with GPUs
+    "rng_cuda" and so on, too. All processes call this together."""
+    own = {"rng": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        own["rng_cuda"] = torch.cuda.get_rng_state()
+    found: dict[str, Tensor] = {}
+    for name, state in own.items():
+        each = accelerator.gather(state.to(accelerator.device)).cpu().reshape(-1, len(state))
+        found |= {_of_rank(name, rank): row.clone() for rank, row in enumerate(each)}  # torch reads no view of a state
+    return found
+
+
+def restore_random_state(tensors: Mapping[str, Tensor], accelerator: Accelerator, *, otherwise: int) -> None:
+    """Gives this process its own of the `random_states` among a checkpoint's `tensors`, if there are some. What they
+    lack, as those of fewer processes or of another device do, begins with the seed `otherwise`."""
+    if "rng" not in tensors:
+        return
+    torch.manual_seed(otherwise)
+    own, on_gpu = (_of_rank(name, accelerator.process_index) for name in ("rng", "rng_cuda"))
+    if own in tensors:
+        torch.set_rng_state(tensors[own])
+    if on_gpu in tensors and accelerator.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors[on_gpu])
+
+
+def _of_rank(name: str, rank: int) -> str:
+    return f"{name}/{rank}" if rank else name
+
+
+def in_any(accelerator: Accelerator, here: bool) -> bool:
+    """Whether `here` is true in any process; all ask together, so that none waits for one that has stopped."""
+    if accelerator.num_processes == 1:
+        return here
+    answer = torch.tensor([here], dtype=torch.uint8, device=accelerator.device)
+    return bool(accelerator.gather(answer).any())

@@ -40,7 +40,14 @@ from showtell.training.loop import diverged, out_of_memory, too_large, train_ste
 from showtell.training.objectives import build_objective
 from showtell.training.optim import AveragedWeights, build_optimizer
 from showtell.training.others import with_others
-from showtell.training.processes import build_accelerator, epoch_seed, share
+from showtell.training.processes import (
+    build_accelerator,
+    epoch_seed,
+    in_any,
+    random_states,
+    restore_random_state,
+    share,
+)
 from showtell.training.resuming import check_resumed
 from showtell.training.runlog import EpochReport, RunLog
 from showtell.training.samples import Samples
@@ -216,7 +223,7 @@ class Run:
                 started = time.monotonic()
                 try:
                     for _ in self._epoch():
-                        if interrupt.asked:
+                        if in_any(self.accelerator, interrupt.asked):
                             self._save()
                             raise KeyboardInterrupt
                 except torch.OutOfMemoryError as error:
@@ -227,7 +234,7 @@ class Run:
                     log.write(epoch)
                     report(epoch)
                 self._save()
-                if interrupt.asked:
+                if in_any(self.accelerator, interrupt.asked):
                     raise KeyboardInterrupt
         if log is not None:
             log.close()
@@ -372,10 +379,8 @@ class Run:
         place.encoder_trained |= bool(chosen)
         learner = self._build_learner(chosen)
         learner.load(tensors, averaged=place.averaged)
-        if "rng" in tensors:
-            torch.set_rng_state(tensors["rng"])
-        if "rng_cuda" in tensors and self.accelerator.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["rng_cuda"])
+        seed = epoch_seed(self.recipe.train.seed, place.epoch, rank=self.accelerator.process_index, step=place.step)
+        restore_random_state(tensors, self.accelerator, otherwise=seed)
         learner.model, learner.optimizer = self.accelerator.prepare(self.model, learner.optimizer)
         replayed = recorded(
             self.model, accelerator=self.accelerator, train=self.recipe.train, phase=phase, note=self._note
@@ -413,6 +418,8 @@ class Run:
         )  # fmt: skip
 
     def _save(self) -> None:
+        """Writes a checkpoint. All processes call this together, and the main one writes."""
+        states = random_states(self.accelerator)
         if not self.accelerator.is_main_process:
             return
         place = self.position
@@ -423,10 +430,7 @@ class Run:
         if place.phase_epoch or place.step:
             place.averaged = self.learner.averaged.count if self.learner.averaged is not None else 0
             tensors |= self.learner.tensors()
-        tensors["rng"] = torch.get_rng_state()
-        if self.accelerator.device.type == "cuda":
-            tensors["rng_cuda"] = torch.cuda.get_rng_state()
-        write_checkpoint(self.checkpoint, tensors, vars(place))
+        write_checkpoint(self.checkpoint, tensors | states, vars(place))
 
     @torch.no_grad()
     def _restore_model(self, tensors: dict[str, Tensor]) -> None:
