@@ -250,11 +250,30 @@ def test_inception_v3_as_shared() -> None:
     assert Encoder(name="inception_v3.tf_in1k", weights=weights).feature_size == 2048
 
 
-def test_blocks_follow_each_other_in_one_network_and_in_several() -> None:
+def test_blocks_follow_each_other_in_one_network_and_are_level_in_several() -> None:
     small = Encoder(name="small", image_size=32)
     assert len(small.unfreeze_from("layers.conv1")) == 3
-    both = Encoder(name=["test_resnet.r160_in1k", "small"], layer=["layer4", ""])
-    assert len(both.unfreeze_from("test_resnet_r160_in1k.layer3")) == 2 + 4
+    both = Encoder(name=["test_resnet.r160_in1k", "test_vit.r160_in1k"])
+    names = {id(p): name.replace("_r160_in1k", "") for name, p in both.network.named_parameters()}
+
+    def blocks(module: str) -> list[set[str]]:
+        found = [[names[id(p)].split(".") for p in block] for block in both.unfreeze_from(module)]
+        return [
+            {".".join(parts[: 2 + parts[2].isdigit()] if parts[2:] else parts) for parts in block} for block in found
+        ]
+
+    vit = [
+        {"test_vit.cls_token", "test_vit.pos_embed", "test_vit.patch_embed"},
+        *({f"test_vit.blocks.{number}"} for number in range(5)),
+        {"test_vit.blocks.5", "test_vit.norm"},
+    ]
+    assert blocks("test_vit_r160_in1k") == vit
+    resnet: list[set[str]] = [set()] * 5 + [{"test_resnet.layer3.0"}, {"test_resnet.layer4.0"}]
+    assert blocks("test_resnet_r160_in1k.layer3") == [a | b for a, b in zip(resnet, vit, strict=True)]
+    assert sum(map(len, both.unfreeze_from("test_resnet_r160_in1k"))) == len(
+        {p for p in both.parameters() if p.requires_grad}
+    )
+    assert blocks("test_vit_r160_in1k.blocks.4") == vit[-2:]
 
 
 def test_group_norms_keep_their_layout_where_their_gradient_would_end_the_process(

@@ -11,6 +11,7 @@ import json
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -119,8 +120,9 @@ class Encoder(nn.Module):
         """Makes `module` and everything after it trainable, except batch norm; returns those parameters by block.
 
         A block is a child of the network, or a numbered part of one: `Mixed_6e`, `stages.3`. A part with only norms and
-        biases belongs to the block before it. With several networks, the blocks of later ones come last. `RecipeError`
-        if there is no such module.
+        biases belongs to the block before it, parameters beside the blocks (`cls_token`) to the first. Of several
+        networks, all that come after `module`'s are trained too, and blocks are counted from the end of each: the last
+        ones are together, as are those before them. `RecipeError` if there is no such module.
         """
         self.requires_grad_(False)
         modules = dict(self.network.named_modules())  # in order, a module before its children
@@ -129,18 +131,14 @@ class Encoder(nn.Module):
             names = list(dict.fromkeys(map(self._block_of, weighty)))
             raise RecipeError(f"encoder_from is '{module}', which this encoder does not have; {one_of(names, module)}")
         following = list(modules.items())[list(modules).index(module) :]
-        blocks: dict[str, list[nn.Parameter]] = {}
+        networks: dict[str, dict[str, list[nn.Parameter]]] = {}
         for name, part in following:
+            network = name.partition(".")[0] if isinstance(self.network, Networks) else ""
             for parameter in _without_norms(part):
                 parameter.requires_grad_(True)
-                blocks.setdefault(self._block_of(name), []).append(parameter)
-        chosen: list[list[nn.Parameter]] = []
-        for block in blocks.values():
-            if chosen and not any(parameter.ndim > 1 for parameter in block):
-                chosen[-1] += block
-            else:
-                chosen.append(block)
-        return chosen
+                networks.setdefault(network, {}).setdefault(self._block_of(name), []).append(parameter)
+        from_the_last = [reversed(_blocks(parts)) for parts in networks.values()]
+        return [list(chain(*level)) for level in zip_longest(*from_the_last, fillvalue=[])][::-1]
 
     def _block_of(self, name: str) -> str:
         """The block that a module belongs to, by its name."""
@@ -248,6 +246,21 @@ def _grid(output: Tensor, prefix: int) -> Grid | None:
 def _channels_last(output: Tensor) -> bool:
     """Images are square, and so are grids."""
     return output.shape[1] == output.shape[2] != output.shape[3]
+
+
+def _blocks(parts: dict[str, list[nn.Parameter]]) -> list[list[nn.Parameter]]:
+    """The blocks of one network: `parts` by name, joined as `Encoder.unfreeze_from` says."""
+    chosen: list[list[nn.Parameter]] = []
+    beside: list[nn.Parameter] = []
+    for name, part in parts.items():
+        if any(other.startswith(f"{name}.") for other in parts):
+            beside += part
+        elif chosen and not any(parameter.ndim > 1 for parameter in beside + part):
+            chosen[-1] += part
+        else:
+            chosen.append(beside + part)
+            beside = []
+    return chosen
 
 
 def _without_norms(module: nn.Module) -> Iterator[nn.Parameter]:

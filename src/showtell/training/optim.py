@@ -20,9 +20,9 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW with one learning rate for the decoder and one for each CNN block; biases and norms are not decayed.
 
-    `encoder` holds the trained blocks in order: the last one learns at `phase.encoder_lr`, each other at
-    `phase.encoder_lr_decay` times the rate of the next (Howard & Ruder, "Universal Language Model Fine-tuning for Text
-    Classification", 2018, section 3.2; section 3.3 for `phase.unfreeze_every`).
+    `encoder` holds the trained blocks in order, as `Encoder.unfreeze_from` returns them: the last one learns at
+    `phase.encoder_lr`, each other at `phase.encoder_lr_decay` times the rate of the next (Howard & Ruder, "Universal
+    Language Model Fine-tuning for Text Classification", 2018, section 3.2; section 3.3 for `phase.unfreeze_every`).
     """
     blocks = [(list(decoder), phase.lr, 0)]
     for above, block in enumerate(reversed(encoder)):
