@@ -130,6 +130,14 @@ def test_a_trial_that_cannot_run_is_told_and_passed_over(fake: list[Recipe], tmp
         (["decoder.dropout=0.5..1.5"], "less than 1"),
         (["train.phases.0.encoder_lr=1e-5..1e-3:log"], "trains no CNN"),
         ([], "nothing is varied"),
+        (
+            ["data.split_seed=0..9"],
+            r"^data\.split_seed cannot be varied: .* other images, .*\(data\.split_seed=VALUE\)$",
+        ),
+        (["decoder.dropout=0.1..0.2", "data.val=0.1..0.4"], r"^data\.val cannot be varied"),
+        (["data.test=[0.1, 0.2]"], r"^data\.test cannot be varied"),
+        (["data.path=['photos', 'flickr8k']"], r"^data\.path cannot be varied"),
+        (["data=[{val=0.2, split_seed=1}, {}]"], r"^data\.val, data\.split_seed cannot be varied"),
     ],
 )
 def test_wrong_keys_are_found_before_anything_is_written(texts: list[str], said: str, tmp_path: Path) -> None:

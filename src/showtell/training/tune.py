@@ -24,6 +24,7 @@ from showtell.recipe import parse_recipe, read_value, refuse_idle_keys, set_key
 if TYPE_CHECKING:
     from showtell.training.run import TrainResult
 
+_OF_THE_SPLIT = ("path", "val", "test", "split_seed")  # keys of [data] that decide which images are scored
 _SPECIFIED = "expected KEY=[A, B, …], KEY=LOW..HIGH or KEY=LOW..HIGH:log, as in decoder.dropout=0.3..0.6"
 
 
@@ -108,8 +109,8 @@ def tune(
 
     An existing study continues, an interrupted trial from its own checkpoint. `report` is called with each finished
     trial, including those of earlier calls. A trial whose values cannot be trained is reported and skipped; any other
-    error leaves it to be resumed. Raises `RecipeError` for keys or values that the recipe does not take, if `out` holds
-    a different search, and if no trial could be run; `MissingExtraError` without Optuna.
+    error leaves it to be resumed. Raises `RecipeError` for keys or values that the recipe does not take, for keys that
+    decide which images are scored, if `out` holds a different search, and if no trial could be run; `MissingExtraError` without Optuna.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeError("showtell tune is one process; start it without a launcher")
@@ -173,6 +174,16 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return changed
 
 
+def _check_scored(recipe: Recipe, changed: Recipe) -> None:
+    """`RecipeError` if `changed` is scored on other images than `recipe`: the easiest ones would win."""
+    others = [f"data.{key}" for key in _OF_THE_SPLIT if getattr(changed.data, key) != getattr(recipe.data, key)]
+    if others:
+        raise RecipeError(
+            f"{', '.join(others)} cannot be varied: each trial would be scored on other images, and no two scores could be compared; "
+            f"leave it out of --vary, or set it for all trials ({others[0]}=VALUE)"
+        )
+
+
 def _winner(recipe: Recipe, out: Path, trials: Sequence[Trial], protocol: Callable[[int], str]) -> Tuned:
     import tomli_w
 
@@ -225,7 +236,7 @@ class _Study:
             raise RecipeError("nothing is varied: name at least one key with --vary KEY=VALUES")
         for key, values in space.items():  # find wrong values before anything is written
             for value in (values.low, values.high) if isinstance(values, Range) else values:
-                with_values(recipe, {key: value})
+                _check_scored(recipe, with_values(recipe, {key: value}))
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         out.mkdir(parents=True, exist_ok=True)
         storage = JournalStorage(JournalFileBackend(str(out / "study.log")))
