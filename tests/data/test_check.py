@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from showtell.data.annotations import read_annotations
 from showtell.data.check import _words, check
 from showtell.data.scenes import draw_scenes
 from showtell.data.vocabulary import Vocabulary
+from showtell.errors import DataError
 
 
 def test_figures(scenes: Path) -> None:
@@ -90,3 +92,33 @@ def test_the_scenes_are_deterministic_and_true(tmp_path: Path) -> None:
     assert {image.split for image in read_annotations(one).images} == {"train", "val", "test"}
     with pytest.raises(Exception, match="at least 6"):
         draw_scenes(tmp_path / "few", images=5)
+
+
+@pytest.mark.parametrize(("images", "splits"), [(4, (2, 1, 1)), (5, (2, 2, 1)), (14, (11, 2, 1)), (30, (24, 3, 3))])
+def test_few_images_leave_two_to_validate_on(images: int, splits: tuple[int, int, int], tmp_path: Path) -> None:
+    for number in range(images):
+        Image.new("RGB", (8, 8), (9 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("a dog")
+    report = check(tmp_path)
+    assert tuple(report.splits.values()) == splits
+    assert bool(report.notes) == (splits[1] < 2)
+
+
+def test_data_that_cannot_be_trained_on_is_told_of(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    for splits, note in (("train val", "the val split has 1 image, and training needs two or more"),
+                         ("test test", "no image is in the train split"), ("train test", "the data has no val split")):  # fmt: skip
+        rows = (f"{name}.png,a dog,{split}\n" for name, split in zip("ab", splits.split(), strict=True))
+        (tmp_path / "captions.csv").write_text("image,caption,split\n" + "".join(rows))
+        assert any(said.startswith(note) for said in check(tmp_path).notes), splits
+
+
+def test_what_is_no_data_set_is_told_by_its_table(tmp_path: Path) -> None:
+    for number in range(9):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "z.csv").write_text("image name,caption text\n0.png,a dog\n")
+    with pytest.raises(
+        DataError, match=r"found z\.csv, 0\.png, .* \(z\.csv begins with 'image name,caption text'\); looked"
+    ):
+        check(tmp_path)

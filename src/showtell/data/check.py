@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -80,8 +80,19 @@ def check(path: Path, *, decode: bool = True) -> CheckReport:
         unknown_rate={s: _unknown(counts[s], counts["train"]) for s in ("val", "test") if counts[s]},
         lengths=_percentiles([len(_words(caption)) for caption in captions]),
         problems=tuple(problems),
-        notes=annotations.notes,
+        notes=(*annotations.notes, *_for_training(sizes)),
     )
+
+
+def _for_training(sizes: Mapping[str, int]) -> Iterator[str]:
+    """What keeps the data from being trained on, a sentence each."""
+    if not sizes["train"]:
+        yield "no image is in the train split: captions can be scored on this data, and no captioner trained"
+    elif sizes["val"] < 2:
+        yield (
+            f"the val split has {sizes['val'] or 'no'} image, and training needs two or more to tell epochs apart: "
+            "raise data.val, or put more images into the split"
+        )
 
 
 def _count(annotations: Annotations, split: str) -> Counter[str]:

@@ -49,8 +49,16 @@ def read_draft(path: Path) -> Draft:
         )
     for file in candidates(path, (".json",)):
         _json(file)  # raises, with the reason, if it cannot be read
-    names = ", ".join(sorted(p.name for p in root.iterdir())[:6]) or "nothing"
-    raise DataError(f"{path} is no data set that showtell knows: found {names}; looked for {LOOKED_FOR}")
+    there = sorted(root.iterdir(), key=lambda p: (p.suffix.lower() in SUFFIXES, p.name))
+    names = ", ".join(p.name for p in there[:6]) or "nothing"
+    tables = candidates(path, (".csv", ".tsv"))
+    columns = f" ({tables[0].name} begins with '{_first_line(tables[0])}')" if tables else ""
+    raise DataError(f"{path} is no data set that showtell knows: found {names}{columns}; looked for {LOOKED_FOR}")
+
+
+def _first_line(file: Path) -> str:
+    line = "".join(c for c in head(file).partition("\n")[0] if c.isprintable())
+    return line if len(line) <= 60 else f"{line[:60]}…"
 
 
 def _read_token_file(path: Path, root: Path) -> Draft | None:

@@ -18,6 +18,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val",
     "dev": "val", "test": "test", "testing": "test",
 }  # fmt: skip
+_FEW = 5  # images, of which two can be spared to validate on
 _LETTER = r"[^\W\d_]"
 _IN_A_NAME = re.compile(
     rf"(?<!{_LETTER})({'|'.join(SPLIT_NAMES)})(?:images?|captions?|list|data|set)?(?!{_LETTER})", re.IGNORECASE
@@ -84,6 +85,8 @@ def draw(paths: Mapping[str, Path], *, val: float, test: float, seed: int) -> Dr
     shuffled = ordered.copy()
     random.Random(seed).shuffle(shuffled)
     held_out, tested = (max(1, round(share * len(paths))) if share else 0 for share in (val, test))
+    if held_out == 1 and len(paths) >= _FEW:
+        held_out = 2  # CIDEr cannot tell epochs apart by one image
     drawn: dict[str, Split] = dict.fromkeys(ordered, "train")
     drawn |= dict.fromkeys(shuffled[:held_out], "val")
     drawn |= dict.fromkeys(shuffled[held_out : held_out + tested], "test")
