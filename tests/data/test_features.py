@@ -186,6 +186,19 @@ def test_broken_images_are_named_and_the_rest_go_on(tmp_path: Path) -> None:
     assert cache.row(paths[0]) is not None and cache.row(paths[2]) is not None
 
 
+def test_each_of_several_equal_broken_images_is_named(tmp_path: Path) -> None:
+    """In the order of the images, with its own name, in a pass of several batches and in a later one."""
+    paths = paint(tmp_path, 7)
+    broken = [paths[i] for i in (0, 1, 4, 6)]
+    for path in broken:
+        path.write_bytes(b"<html>404 not found</html>")
+    for _ in range(2):
+        failures = encode_into(open_cache(tmp_path), paths, encode=encode, transform=TRANSFORM, batch=2, ahead=1)
+        assert [failure.path for failure in failures] == broken
+        assert all(str(failure.path) in failure.reason for failure in failures)
+    assert len(open_cache(tmp_path)) == 3
+
+
 def test_large_features_do_not_become_infinite(tmp_path: Path) -> None:
     paths, cache = paint(tmp_path, 1), open_cache(tmp_path)
     encode_into(cache, paths, encode=lambda images: torch.full((len(images), 1, 3), 1e6), transform=TRANSFORM)

@@ -215,21 +215,24 @@ def encode_into(
     if not missing:
         return []
     failures: list[Failure] = []
-    known: list[tuple[Key, str]] = []
+    known: dict[Path, _Loaded] = {}
     done = 0
     with cache.writer() as writer, ThreadPoolExecutor(workers) as pool:
         chunks = [missing[i : i + batch] for i in range(0, len(missing), batch)]
-        for loaded in _decoded(pool, chunks, ahead, cache, transform):
+        for chunk, loaded in zip(chunks, _decoded(pool, chunks, ahead, cache, transform), strict=True):
+            pairs = zip(chunk, loaded, strict=True)
             failures += [item for item in loaded if isinstance(item, Failure)]
-            known += [(item.key, item.digest) for item in loaded if isinstance(item, _Loaded) and item.pixels is None]
+            known |= {path: item for path, item in pairs if isinstance(item, _Loaded) and item.pixels is None}
             fresh = [(item, item.pixels) for item in loaded if isinstance(item, _Loaded) and item.pixels is not None]
             if fresh:
                 features = encode(torch.from_numpy(np.stack([pixels for _, pixels in fresh])))
                 writer.append([(item.key, item.digest) for item, _ in fresh], features)
             done += len(loaded)
             progress(done, len(missing))
-        writer.alias(known)
-    return failures
+        writer.alias([(item.key, item.digest) for item in known.values()])
+    copies = [path for path, item in known.items() if item.digest not in cache._by_digest]  # of broken images
+    place = {path: index for index, path in enumerate(missing)}
+    return sorted([*failures, *find_broken(copies, workers=workers)], key=lambda failure: place[failure.path])
 
 
 def encode_rows(
