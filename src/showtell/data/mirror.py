@@ -15,22 +15,46 @@ _PAIRS = (
 )  # fmt: skip
 _SWAP = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
 _WORD = re.compile(r"[^\W\d_]+")
-# Where "right" or "left" may mean something else (right behind, all right, has left, left over), or the picture shows
-# what cannot be mirrored (letters, numbers, east and west), the sample is not mirrored at all: rare, and never wrong.
-# Nor is it in scripts without spaces, where the words cannot be told apart.
+# Where "left" and "right" are sides. Anywhere else they may not be ("right outside", "all right", "has left", "food
+# left"), and in these places there are exceptions ("the right way", "looks right at", "right side up").
+_NOT_THE_RIGHT = r"(?!\W+(?:way|time|place|spot|moment|size|kind|direction|thing|tools?|answer|angles?|to\s|side\s+up))"
+_NOT_STRAIGHT = (
+    r"(?!\s+(?:at|in|into|on|onto|to|towards?|up|past|through|by|over|under|behind|before|after|above|below|beside|next|near|along"
+    r"|alongside|around|away|back|out|off|inside|outside|here|there|now|about|as|where|when|the|a|an|itself|himself|herself)\b)"
+)
+_SIDE = re.compile(
+    rf"""\b(?:
+        (?:left|right)[\s-]+(?:and|or|to)[\s-]+(?:left|right)
+      | (?:the|his|her|their|its|my|your|our|far|top|bottom|upper|lower|center|centre)[\s-]+(?:left|right)\b{_NOT_THE_RIGHT}
+      | (?:on|to|from|at)\s+(?:left|right)\b{_NOT_THE_RIGHT}{_NOT_STRAIGHT}
+      | (?:look|glanc|fac|turn|lean|point|swerv|veer|lung|steer|mov|head)(?:e|s|es|ed|ing)?\s+(?:left|right)\b{_NOT_STRAIGHT}
+      | (?:left|right)[\s-]+(?:
+            of | side(?!\s+up) | hand(?:s|ed)? | arms? | legs? | foot | feet | shoulders? | eyes? | ears? | wrists? | elbows?
+          | knees? | ankles? | hips? | fists? | (?:index|pointer|ring)?\s*fingers? | thumbs? | paws? | (?:front|hind|rear)[\s-]+\w+
+          | wings? | half | third | part | edge | end | corner | lane | turn | kick
+        )
+    )\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_LEFT_OR_RIGHT = re.compile(r"\b(?:left|right)\b", re.IGNORECASE)
+# The picture shows what cannot be mirrored (letters, numbers, east and west), or another word has another meaning: what
+# is left, links of a chain, a right angle in German, straight on in Spanish, a straight line in French. In scripts
+# without spaces the words cannot be told apart.
 _UNSAFE = re.compile(
-    r"\b(?:right (?:now|away|behind|before|after|next|beside|above|below|under|through|in front|at|up|into|there|here)"
-    r"|all right|just right|(?:is|are|was|were|has|have|had|been|being) left\b(?!\s*(?:of|side))|left (?:over|behind|alone|out|open)"
-    r"|leaves|leaving|letters?|numbers?|words?|(?:north|south)?-?(?:east|west)(?:ern|wards?)?|sign|signs|text|says|saying|reads|reading|written|logo|banner)\b"
+    r"\b(?:(?:what|that|all)(?:['’]s|\s+(?:is|was))\s+left"
+    r"|leaves|leaving|letters?|numbers?|words?|(?:north|south)?-?(?:east|west)(?:ern|wards?)?|sign|signs|text|says|saying|reads|reading|written|logo|banner"
+    r"|(?:the|a|and|with|golf|chain|sausage|cuff|metal|steel)\b.*\blinks|links\b.*\b(?:the|a|and|with)|rechte[nrs]?\s+winkel"
+    r"|(?:todo|recto|camina\w*|sigu?e\w*|siga)\s+derecho|derecho\s+(?:a|al|hacia)|(?:lignes?|routes?|pistes?|toute|bien|debout|tient|tenant)\s+droite)\b"
     r"|[左右]|ซ้าย|ขวา",
-    re.IGNORECASE,
+    re.IGNORECASE | re.DOTALL,
 )
 
 
 @functools.cache  # training asks for the same captions every epoch
 def mirrorable(caption: str) -> bool:
-    """Whether `mirror_caption` can make the caption true of the mirrored picture."""
-    return _UNSAFE.search(caption) is None
+    """Whether `mirror_caption` can make the caption true of the mirrored picture. Where that is not sure, the sample is
+    not mirrored at all: rare, and never wrong."""
+    return not _UNSAFE.search(caption) and not _LEFT_OR_RIGHT.search(_SIDE.sub(" ", caption))
 
 
 @functools.cache
