@@ -83,6 +83,10 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("train.phases=[{epoch=2}]", ["epoch", "did you mean 'epochs'"]),
         ("train.phases.0.lr=inf", ["'train.phases.0.lr' (phase 1) is Infinity: expected to be a finite number"]),
         ("train.phases.0.reward={cider_d=nan}", ["'train.phases.0.reward.cider_d' (phase 1) is NaN", "finite"]),
+        (
+            "search.length_penalty=30",
+            ["scenes with search.length_penalty set: ", "'search.length_penalty' is 30: expected 0 to 10"],
+        ),
         ("search.length_penalty=nan", ["search.length_penalty", "NaN", "finite number"]),
         ("encoder.crop=middle", ["encoder.crop", "squash"]),
         ("zzz.qqq=1", ["zzz", "known here"]),
@@ -195,6 +199,11 @@ def test_views_that_turn_need_a_training_that_turned() -> None:
         load_recipe("flickr8k-attention", ["search.views=8"])
     with pytest.raises(RecipeError, match="less than or equal to 8"):
         load_recipe("ucm-attention", ["search.views=9"])
+
+
+def test_a_length_penalty_that_is_too_large_to_train_with_can_still_be_read() -> None:
+    assert load_recipe("scenes", ["search.length_penalty=10"]).search.length_penalty == 10
+    assert parse_recipe({"search": {"length_penalty": 30}}, where="an old bundle").search.length_penalty == 30
 
 
 def test_views_that_would_do_nothing_are_refused() -> None:

@@ -18,6 +18,7 @@ OF_THE_CNN = ("encoder_lr", "encoder_lr_decay", "unfreeze_every")
 OF_TRAINING = ("dropout", "variational")
 
 MOST_UPRIGHT_VIEWS = 4  # for pictures that have an up
+MOST_PENALTY = 10.0  # of a length or of another caption's words: more would leave the range of float32
 
 
 class _Section(BaseModel):
@@ -277,7 +278,9 @@ class SearchConfig(_Section):
     """Decoding defaults: used for validation, stored in the bundle."""
 
     beam: int = Field(3, ge=1, le=100, description="captions kept at each step; 1: greedy")
-    length_penalty: float = Field(1.0, ge=0, description="captions are ranked by log-probability / length ** this")
+    length_penalty: float = Field(
+        1.0, ge=0, description="captions are ranked by log-probability / length ** this, up to 10"
+    )
     max_length: int = Field(25, ge=1, description="longest caption, in tokens")
     no_repeat_ngram: int = Field(0, ge=0, description="no sequence of this many tokens occurs twice; 0: no such rule")
     consensus: int = Field(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from showtell.config import MOST_PENALTY
 from showtell.errors import DataError
 
 BATCH_SIZE = 32  # images captioned together, unless another number is asked for
 MOST_VIEWS = 8
 MOST_TOKENS = 100  # of a caption whose length is asked for
 MOST_REQUIRED = 4  # every subset of them has a beam of its own
-MOST_PENALTY = 10.0  # of a length or of another caption's words: more would leave the range of float32
-TEMPERATURES = (0.01, 100.0)  # likewise
+TEMPERATURES = (0.01, 100.0)  # more would leave the range of float32
 Phrase = tuple[int, ...]  # token ids that follow each other
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from showtell.config import MOST_UPRIGHT_VIEWS, OF_THE_CNN, PhaseConfig, Recipe
+from showtell.config import MOST_PENALTY, MOST_UPRIGHT_VIEWS, OF_THE_CNN, PhaseConfig, Recipe
 from showtell.errors import RecipeError, meant
 
 _BUILT_IN = Path(__file__).parent / "recipes"
@@ -34,15 +34,20 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         keys = dict.fromkeys(override.partition("=")[0].strip() for override in overrides)
         where = f"{path.stem} with {', '.join(keys)} set"
         recipe = parse_recipe(raw, where=where)
-    refuse_idle_keys(recipe, where=where)
+    refuse_for_training(recipe, where=where)
     return recipe
 
 
-def refuse_idle_keys(recipe: Recipe, *, where: str) -> None:
-    """Raises `RecipeError` where a phase sets how the CNN learns but does not train it.
+def refuse_for_training(recipe: Recipe, *, where: str) -> None:
+    """Raises `RecipeError` where a phase sets how the CNN learns but does not train it, and for too large a length penalty.
 
     Bundles with such recipes can still be read.
     """
+    if recipe.search.length_penalty > MOST_PENALTY:
+        raise RecipeError(
+            f"{where}: 'search.length_penalty' is {recipe.search.length_penalty:g}: expected 0 to {MOST_PENALTY:g}, as more would "
+            "leave the range of float32"
+        )
     for number, phase in enumerate(recipe.phases()):
         for key in () if phase.encoder_from else OF_THE_CNN:
             if getattr(phase, key) != PhaseConfig.model_fields[key].default:
