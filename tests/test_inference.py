@@ -182,7 +182,8 @@ def test_wishes_that_only_a_repetition_would_meet(tiny_bundle: Path, photos: lis
         (Wishes(required=("sircle",)), "does not have 'sircle'; near it are .*circle"),
         (Wishes(excluded=("",)), "'' is no word"),
         (Wishes(required=("circle",), excluded=("circle",)), "'circle' must occur and must not"),
-        (Wishes(required=("circle red square blue", "left of the")), "7 tokens, and captions end after 5"),
+        (Wishes(required=("circle red square blue left of the",)), "takes 7 tokens in all, and captions end after 6"),
+        (Wishes(required=("circle red square blue", "left of the")), "with all that must occur .* was found"),
     ],
 )
 def test_wishes_that_cannot_be_met(captioner: Captioner, photos: list[Path], wishes: Wishes, sentence: str) -> None:

@@ -171,8 +171,9 @@ def test_what_cannot_be_met_is_refused_before_the_search(tiny_bundle: Path, scen
     first, second, third = captioner.bundle.vocabulary.listed()[4:7]
     with pytest.raises(DataError, match=f"'{first} {second}' begins with a word that must not occur"):
         captioner.options(wishes=Wishes(begins=f"{first} {second}", excluded=(second,)))
-    three = Wishes(begins=f"{first} {first}", required=(second, third), max_tokens=3)
-    with pytest.raises(DataError, match="the required words and the beginning are 4 tokens, and captions end after 3"):
+    three = Wishes(begins=f"{first} {first}", required=(first, f"{second} {third}"), max_tokens=3)
+    words = f"^'{second} {third}' after '{first} {first}' takes 4 tokens in all, and captions end after 3;"
+    with pytest.raises(DataError, match=words):
         captioner.options(wishes=three)
     for begins in (f"{first} {second}", f"{second} {first}"):  # holds one of them, ends with a part of it
         held = Wishes(begins=begins, required=(f"{first} {second}", third), max_tokens=4)

@@ -97,7 +97,8 @@ class Captioner(BaseCaptioner):
         forbidden = tuple(phrase(word) for words in wishes.excluded for word in words.split("|"))
         beginning = phrase(wishes.begins) if wishes.begins else ()
         continuing = self.bundle.vocabulary.continuing if required or forbidden or beginning else ()
-        _check_phrases(required, forbidden, beginning, continuing, wishes, options.max_length)
+        most = options.max_length - options.closing  # one that ends has room for the `<end>`; others may be cut off
+        _check_phrases(required, forbidden, beginning, continuing, wishes, most)
         self._check_views(wishes.views or 1)
         groups = options.n if wishes.diverse else 1
         return replace(
@@ -235,25 +236,26 @@ def _check_phrases(
     beginning: Phrase,
     continuing: Collection[int],
     wishes: Wishes,
-    max_length: int,
+    most: int,
 ) -> None:
-    """Raises `DataError` where no caption can meet the wishes."""
-    for words, any_of in zip(wishes.required, required, strict=True):
-        if all(any(_holds(phrase, bad, continuing) for bad in forbidden) for phrase in any_of):
-            raise DataError(f"'{words}' must occur and must not; leave out one of the two")
+    """Raises `DataError` for wishes that no caption of up to `most` tokens can meet, one by one: that they cannot all be
+    met in one caption, as phrases may overlap, only the search knows."""
     if any(_holds(beginning, bad, continuing) for bad in forbidden):
         raise DataError(f"'{wishes.begins}' begins with a word that must not occur; leave out one of the two")
-    if len(beginning) >= max_length:
+    if len(beginning) > most:
         raise DataError(
-            f"'{wishes.begins}' has {len(beginning)} tokens, and captions end after {max_length - 1}; begin with fewer"
+            f"'{wishes.begins}' has {len(beginning)} tokens, and captions end after {most}; begin with fewer"
         )
-    to_come = (max(_left(phrase, beginning, continuing) for phrase in any_of) for any_of in required)
-    needed = len(beginning) + sum(to_come) + 1
-    if needed > max_length:
-        raise DataError(
-            f"the required words{' and the beginning' * bool(beginning)} are {needed - 1} tokens, and captions end after {max_length - 1}; "
-            "ask for fewer"
-        )
+    for words, any_of in zip(wishes.required, required, strict=True):
+        possible = [phrase for phrase in any_of if not any(_holds(phrase, bad, continuing) for bad in forbidden)]
+        if not possible:
+            raise DataError(f"'{words}' must occur and must not; leave out one of the two")
+        needed = len(beginning) + min(_left(phrase, beginning, continuing) for phrase in possible)
+        if needed > most:
+            after = f" after '{wishes.begins}'" if beginning else ""
+            raise DataError(
+                f"'{words}'{after} takes {needed} tokens in all, and captions end after {most}; ask for fewer"
+            )
 
 
 def _left(phrase: Phrase, beginning: Phrase, continuing: Collection[int]) -> int:
