@@ -109,8 +109,9 @@ class BaseCaptioner(ABC):
     ) -> Iterator[Caption | ImageError]:
         """One result per source, in order, as they come: its caption, or why it cannot be read.
 
-        `workers` threads decode images one batch ahead of the model; at most two batches are in memory. Raises
-        `DataError` for wishes that sampling cannot meet.
+        `workers` threads, 1 or more, decode images one batch ahead of the model; at most two batches are in memory.
+        (What evaluates or chooses for a whole data set takes 0 for one per core; here 0 is refused.) Raises `DataError`
+        for wishes that sampling cannot meet, and for a `batch_size` or `workers` below 1.
         """
         for name, number in (("batch_size", batch_size), ("workers", workers)):
             if number < 1:

@@ -132,7 +132,7 @@ def choose_bundle_decoding(
     given, up to which 1, 2, 4 and 8 are tried. Features come from the encoder's cache, in the user's place or in
     `place`, and missing ones are added; those of further views are not kept, nor any where there is no cache. Raises
     what `evaluate_bundle` does, and `DataError` for more views than the captioner has. `device`, `batch_size` (of images
-    encoded together) and `workers` are those of `evaluate_bundle`.
+    encoded together) and `workers` (0: one per core) are those of `evaluate_bundle`.
     """
     captioner = Captioner.load(bundle, device)
     search = search or SearchConfig(**captioner.bundle.search)

@@ -95,7 +95,7 @@ def collect(
 
     `run` is the folder of a run, a bundle or an exported captioner (which has no epochs); `data` defaults to what the
     run was trained on; `evaluation` is the bundle's on that split, if there is one already; `name` is what the report
-    calls the run; `device`, `batch_size` and `workers` are those of `evaluate_bundle`. Raises `BundleError` and `DataError` as evaluation does.
+    calls the run; `device`, `batch_size` and `workers` (0: one per core) are those of `evaluate_bundle`. Raises `BundleError` and `DataError` as evaluation does.
     """
     from showtell.loading import load_captioner
 
