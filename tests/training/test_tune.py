@@ -83,6 +83,17 @@ def test_the_best_becomes_a_recipe(fake: list[Recipe], tmp_path: Path) -> None:
     assert [p.parent.name for p in tmp_path.glob("*/bundle")] == [f"trial-{found.best.number:03d}"]
 
 
+def test_the_best_is_for_the_data_of_the_search(
+    fake: list[Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    space = parse_space(["decoder.dropout=[0.1, 0.2]"])
+    named = load_recipe(tune(RECIPE, space, trials=1, out=Path("named"), data=Path("../photos")).recipe)
+    assert Path(named.data.path) == tmp_path / "photos", "from wherever it is read"
+    assert load_recipe(tune(RECIPE, space, trials=1, out=Path("own")).recipe).data.path == RECIPE.data.path
+
+
 def test_a_search_goes_on_as_if_it_had_not_stopped(
     fake: list[Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,7 +105,8 @@ def tune(
     note: Callable[[str], None] = lambda text: None,
     progress: Progress = silent,
 ) -> Tuned:
-    """Runs trials until the study in `out` has `trials` of them, and writes the best one's recipe to `out/best.toml`.
+    """Runs trials until the study in `out` has `trials` of them, and writes the best one's recipe to `out/best.toml`, for
+    the data of the trials.
 
     An existing study continues, an interrupted trial from its own checkpoint. `report` is called with each finished
     trial, including those of earlier calls. A trial whose values cannot be trained is reported and skipped; any other
@@ -143,6 +144,8 @@ def tune(
         done[number] = Trial(number, values, cider, trouble)
         report(done[number])
         _keep_the_best(out, done)
+    if data is not None:
+        recipe = recipe.trained_on(data)
     return _winner(recipe, out, [done[number] for number in sorted(done)], study.protocol)
 
 
