@@ -73,6 +73,18 @@ def edit(**changes: object) -> Callable[[Path], None]:
     return change
 
 
+def resize(key: str, size: int) -> Callable[[Path], None]:
+    """Another size in config.json than the weights have."""
+
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        section, name = key.split(".")
+        config["recipe"][section][name] = size
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -89,6 +101,12 @@ def edit(**changes: object) -> Callable[[Path], None]:
         (edit(recipe={"decoder": {"name": "perceptron"}}), ["perceptron"]),
         (edit(recipe={"decoder": {"telepathy": True}}), ["telepathy", "install a newer one"]),
         (edit(transform={}), ["transform"]),
+        (edit(transform="no"), ["config.json", "broken"]),
+        (resize("decoder.hidden", 2_000_000), ["do not fit", "first decoder."]),
+        (resize("decoder.attention", 10**9), ["do not fit", "first decoder."]),
+        (resize("decoder.hidden", 10**12), ["impossible size"]),
+        (resize("decoder.embedding", 10**40), ["impossible size"]),
+        (resize("encoder.image_size", 50_000), ["transform"]),
     ],
 )
 def test_what_is_no_bundle_is_said(

@@ -10,7 +10,7 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -18,7 +18,7 @@ import showtell
 from showtell.card import model_card
 from showtell.config import Recipe, SearchConfig
 from showtell.data.vocabulary import Vocabulary
-from showtell.errors import BundleError, RecipeError
+from showtell.errors import BundleError, RecipeError, first_line
 from showtell.images import ImageTransform
 from showtell.model.captioner import CaptionerModel
 from showtell.model.decoders import Decoder, build_decoder
@@ -108,13 +108,16 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
             f"{folder}: tokenizer.json has {len(vocabulary)} tokens, the model {config['vocabulary_size']}; "
             "the files are not of the same bundle"
         )
-    model = build_model(recipe, build_encoder(recipe, pretrained=False), len(vocabulary))
+    size = recipe.encoder.image_size
+    if size and size != config["transform"].get("size"):  # before the encoder is tried at that size
+        raise _wrong_transform(folder)
+    encoder = build_encoder(recipe, pretrained=False)
+    _check_sizes(folder, recipe, encoder, len(vocabulary))
+    model = build_model(recipe, encoder, len(vocabulary))
     load_weights(folder, model)
     model.eval().requires_grad_(False).to(device)
     if config["transform"] != model.encoder.transform.to_dict():
-        raise BundleError(
-            f"{folder}: its transform is not the one its encoder builds; train it again with this version"
-        )
+        raise _wrong_transform(folder)
     return Bundle(
         path=folder,
         encoder=model.encoder,
@@ -144,26 +147,41 @@ def set_decoding(folder: Path, search: SearchConfig, *, chosen: Mapping[str, Any
 
 def load_weights(folder: Path, model: CaptionerModel) -> None:
     """Loads a bundle's weights into `model`; `BundleError` where they do not fit."""
-    path = folder / "model.safetensors"
+    path, wanted = folder / "model.safetensors", unique_tensors(model)
+    _check_shapes(path, wanted)
+    found = load_file(path)
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(found[name])
+
+
+def _check_shapes(path: Path, wanted: Mapping[str, Tensor]) -> None:
+    """Raises `BundleError` unless a file of weights has the tensors `wanted`. Only its header is read."""
     try:
-        found = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise BundleError(f"{path} cannot be read ({error}); copy the bundle again") from None
-    wanted = unique_tensors(model)
     # Bundles of earlier versions also hold the layers after the encoder's last one.
-    found = {
-        name: tensor for name, tensor in found.items() if name in wanted or not name.startswith("encoder.network.")
-    }
-    wrong = sorted(found.keys() ^ wanted.keys()) + [
-        n for n in wanted if n in found and found[n].shape != wanted[n].shape
-    ]
+    names = {name for name in found if name in wanted or not name.startswith("encoder.network.")}
+    wrong = sorted(names ^ wanted.keys()) + [n for n in wanted if n in found and found[n] != wanted[n].shape]
     if wrong:
         raise BundleError(
             f"{path}: {len(wrong)} tensors do not fit the model that config.json describes, first {wrong[0]}"
         )
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(found[name])
+
+
+def _check_sizes(folder: Path, recipe: Recipe, encoder: Encoder, vocabulary_size: int) -> None:
+    """Raises `BundleError` unless the weights have the sizes that the recipe says, before a decoder of that size takes
+    any memory: config.json may be damaged, or somebody else's."""
+    try:
+        with torch.device("meta"):  # shapes without numbers
+            outline = build_model(recipe, encoder, vocabulary_size)
+    except (RuntimeError, OverflowError, TypeError) as error:  # more than a tensor can count
+        raise BundleError(
+            f"{folder / 'config.json'} describes a decoder of impossible size ({first_line(error)}); copy the bundle again"
+        ) from None
+    _check_shapes(folder / "model.safetensors", unique_tensors(outline))
 
 
 def unique_tensors(model: CaptionerModel) -> dict[str, Tensor]:
@@ -175,6 +193,10 @@ def unique_tensors(model: CaptionerModel) -> dict[str, Tensor]:
             seen.add(id(tensor))
             unique[name] = tensor
     return unique
+
+
+def _wrong_transform(folder: Path) -> BundleError:
+    return BundleError(f"{folder}: its transform is not the one its encoder builds; train it again with this version")
 
 
 def _recipe_of(folder: Path, config: Mapping[str, Any]) -> Recipe:
@@ -199,8 +221,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         version = int(config["format_version"])
-        config["recipe"], config["transform"], config["vocabulary_size"]
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        config["recipe"], config["transform"].get("size"), config["vocabulary_size"]
+    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
         raise BundleError(f"{folder / 'config.json'} is broken; copy the bundle again") from None
     if version > FORMAT_VERSION:
         raise BundleError(
