@@ -44,3 +44,23 @@ def test_options_that_do_not_go_together(wishes: Wishes, given: dict[str, Any], 
         sampling_asked(wishes, **given, spelt=spelt)
     with pytest.raises(DataError, match=re.escape(said.replace("--", "").replace("-", "_"))):
         sampling_asked(wishes, **given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        (Wishes, {"required": "ball"}, "required is 'ball'; expected a list of texts, such as ['dog', 'red|green']"),
+        (Wishes, {"excluded": ("a", 1)}, "excluded is ('a', 1); expected a list of texts"),
+        (Wishes, {"required": None}, "required is None; expected a list of texts"),
+        (Wishes, {"begins": ("a", "man")}, "begins is ('a', 'man'); expected text"),
+        (Wishes, {"consensus": 2.5}, "consensus is 2.5; expected a whole number"),
+        (Wishes, {"min_tokens": None}, "min_tokens is None; expected a whole number"),
+        (Wishes, {"max_tokens": "9"}, "max_tokens is '9'; expected a whole number"),
+        (Wishes, {"length_penalty": "high"}, "length_penalty is 'high'; expected a number"),
+        (Sampling, {"temperature": "hot"}, "temperature is 'hot'; expected a number"),
+        (Sampling, {"seed": 1.5}, "seed is 1.5; expected a whole number"),
+    ],
+)
+def test_values_of_another_type_are_refused(kind: type, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=re.escape(said)):
+        kind(**given)

@@ -14,13 +14,14 @@ import torch
 from PIL import Image, ImageOps
 
 from showtell import Caption, Captioner, Sampling, Wishes
-from showtell.bundle import build_encoder, build_model, save_bundle
+from showtell.bundle import build_encoder, build_model, load_bundle, save_bundle
 from showtell.captioning import Word
 from showtell.data.annotations import read_annotations
 from showtell.data.mirror import mirror_caption
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError, DataError, ImageError
 from showtell.images import views_of
+from showtell.loading import load_captioner
 from showtell.recipe import load_recipe
 
 
@@ -288,12 +289,35 @@ def test_eight_views_are_all_ways_to_turn_and_mirror(captioner: Captioner, photo
     assert views_of(captioner.transform, 2, turned=True) == views_of(captioner.transform, 2)
 
 
+def test_what_is_no_captioner_or_no_image_is_said(tiny_bundle: Path, photos: list[Path]) -> None:
+    for load in (Captioner.load, load_captioner, load_bundle):
+        with pytest.raises(BundleError, match="the captioner is None; expected a folder, or a name on the hub"):
+            load(None)  # type: ignore[arg-type]
+    captioner = Captioner.load(tiny_bundle)
+    for wrong, kind in (
+        (np.zeros((8, 8, 3), np.uint8), "ndarray"),
+        (iter(photos), "list_iterator"),
+        (None, "NoneType"),
+    ):
+        with pytest.raises(ImageError, match=f"of type {kind}, expected a path, bytes, a file or a PIL image"):
+            captioner.caption(wrong)  # type: ignore[arg-type]
+    for one in ("photo.jpg", photos[0], 5):
+        with pytest.raises(DataError, match=r"images are .*; expected several, such as a list of paths"):
+            next(captioner.caption_each(one))  # type: ignore[arg-type]
+
+
 def test_numbers_that_make_no_sense_are_refused(tiny_bundle: Path, photos: list[Path]) -> None:
     captioner = Captioner.load(tiny_bundle)
     with pytest.raises(DataError, match="n is 0; expected 1 or more"):
         captioner.caption(photos[:1], n=0)
     with pytest.raises(DataError, match="beam is 0; expected 1 or more"):
         captioner.caption(photos[:1], beam=0)
+    for beam, shown in ((2.5, "2.5"), ("x", "'x'")):
+        with pytest.raises(DataError, match=f"beam is {shown}; expected a whole number"):
+            captioner.caption(photos[:1], beam=beam)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="workers is None; expected a whole number"):
+        next(captioner.caption_each(photos[:1], workers=None))  # type: ignore[arg-type]
+    assert captioner.caption(photos[:1], beam=np.int64(2))  # type: ignore[arg-type]
     with pytest.raises(DataError, match="precision is 'float8'; expected one of auto, float32"):
         Captioner.load(tiny_bundle, precision="float8")  # type: ignore[arg-type]
 

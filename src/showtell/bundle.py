@@ -18,7 +18,7 @@ import showtell
 from showtell.card import model_card
 from showtell.config import Recipe, SearchConfig
 from showtell.data.vocabulary import Vocabulary
-from showtell.errors import BundleError, RecipeError, first_line
+from showtell.errors import BundleError, RecipeError, captioner_path, first_line
 from showtell.images import ImageTransform
 from showtell.model.captioner import CaptionerModel
 from showtell.model.decoders import Decoder, build_decoder
@@ -99,7 +99,7 @@ def read_recipe(folder: Path) -> Recipe:
 
 def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
     """Reads a bundle without executing code. `BundleError` if it is missing, incomplete, newer or broken."""
-    folder = Path(path)
+    folder = captioner_path(path)
     config = _read_config(folder)
     recipe = _recipe_of(folder, config)
     vocabulary = Vocabulary.load(folder / "tokenizer.json")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from showtell.decoding import BATCH_SIZE, Sampling, SearchOptions, Wishes
+from showtell.decoding import BATCH_SIZE, Sampling, SearchOptions, Wishes, need_whole
 from showtell.errors import DataError, ImageError
 from showtell.images import ImageTransform, Source, open_image
 
@@ -113,9 +113,9 @@ class BaseCaptioner(ABC):
         (What evaluates or chooses for a whole data set takes 0 for one per core; here 0 is refused.) Raises `DataError`
         for wishes that sampling cannot meet, and for a `batch_size` or `workers` below 1.
         """
-        for name, number in (("batch_size", batch_size), ("workers", workers)):
-            if number < 1:
-                raise DataError(f"{name} is {number}; expected 1 or more")
+        if isinstance(sources, str | bytes) or not isinstance(sources, Iterable):
+            raise DataError(f"images are {sources!r:.60}; expected several, such as a list of paths")
+        _need_counts(batch_size=batch_size, workers=workers)
         if sampling is not None and wishes is not None and wishes.searched():
             raise DataError(
                 "words that must or must not occur, differing captions, a consensus and a length normalisation are searched for, and sampling "
@@ -135,11 +135,9 @@ class BaseCaptioner(ABC):
         """The options that `caption` searches with: the bundle's own decoding for n captions, with at least n beams,
         changed by the wishes. Where these have a longest caption, there are 20 beams or more unless `beam` is given.
 
-        `DataError` for numbers below 1, and for a wish that cannot be met.
+        `DataError` for numbers that are not whole or below 1, and for a wish that cannot be met.
         """
-        for name, number in (("n", n), ("beam", 1 if beam is None else beam)):
-            if number < 1:
-                raise DataError(f"{name} is {number}; expected 1 or more")
+        _need_counts(n=n, beam=1 if beam is None else beam)
         short = _FOR_SHORT if wishes is not None and wishes.max_tokens is not None else 0
         options = replace(self.defaults, n=n, beam=max(n, beam or max(self.defaults.beam, short)))
         return options if wishes is None else self._wished(options, wishes)
@@ -229,6 +227,13 @@ def measured(options: SearchOptions, wishes: Wishes) -> SearchOptions:
         length_penalty=options.length_penalty if penalty is None else penalty,
         no_repeat_ngram=options.no_repeat_ngram if ngram is None else ngram,
     )
+
+
+def _need_counts(**numbers: int) -> None:
+    for name, number in numbers.items():
+        need_whole(**{name: number})
+        if number < 1:
+            raise DataError(f"{name} is {number}; expected 1 or more")
 
 
 def _batches(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 from showtell.config import MOST_PENALTY
 from showtell.errors import DataError
@@ -80,6 +83,8 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _need_numbers(temperature=self.temperature, top_p=self.top_p)
+        need_whole(seed=self.seed)
         low, high = TEMPERATURES
         if not low <= self.temperature <= high:
             raise DataError(f"temperature is {self.temperature}, expected {low:g} to {high:g}")
@@ -120,6 +125,11 @@ class Wishes:
     no_repeat_ngram: int | None = None
 
     def __post_init__(self) -> None:
+        _need_texts(required=self.required, excluded=self.excluded)
+        _need_numbers(**self._given("diversity", "length_penalty"))
+        need_whole(min_tokens=self.min_tokens, **self._given("consensus", "views", "max_tokens", "no_repeat_ngram"))
+        if not isinstance(self.begins, str):
+            raise DataError(f"begins is {self.begins!r}; expected text")
         if len(self.required) > MOST_REQUIRED:
             raise DataError(f"{len(self.required)} words are required, expected at most {MOST_REQUIRED}")
         if self.diversity is not None and not 0 <= self.diversity <= MOST_PENALTY:
@@ -141,6 +151,9 @@ class Wishes:
             raise DataError(f"length normalisation is {self.length_penalty}, expected 0 to {MOST_PENALTY:g}")
         if self.no_repeat_ngram is not None and self.no_repeat_ngram < 0:
             raise DataError(f"no {self.no_repeat_ngram} words twice: expected 0 (no such rule) or more")
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def searched(self) -> tuple[str, ...]:
         """Those of them that can only be searched for, by the names of their options."""
@@ -184,6 +197,28 @@ def sampling_asked(
         verb = "goes" if len(given) == 1 else "go"
         raise DataError(f"{', '.join(map(spelt, given))} {verb} with {spelt('sample')}, which is missing")
     return Sampling(**given) if sample else None  # type: ignore[arg-type]
+
+
+def need_whole(**numbers: Any) -> None:
+    """Raises `DataError` for the first of the named values that is no whole number."""
+    for name, value in numbers.items():
+        try:
+            operator.index(value)  # numpy's integers are whole, too
+        except TypeError:
+            raise DataError(f"{name} is {value!r}; expected a whole number") from None
+
+
+def _need_numbers(**numbers: Any) -> None:
+    for name, value in numbers.items():
+        if not isinstance(value, Real):
+            raise DataError(f"{name} is {value!r}; expected a number")
+
+
+def _need_texts(**lists: Any) -> None:
+    for name, texts in lists.items():
+        several = isinstance(texts, Collection) and not isinstance(texts, str | bytes)
+        if not several or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{name} is {texts!r}; expected a list of texts, such as ['dog', 'red|green']")
 
 
 def none_found(options: SearchOptions) -> DataError:

@@ -12,6 +12,7 @@ ShowtellError                 anything below; the command line prints it and exi
 """
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -53,6 +54,13 @@ class MissingExtraError(ShowtellError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs the extra '{extra}': run  pip install 'showtell[{extra}]'")
+
+
+def captioner_path(path: object) -> Path:
+    """`path` as a `Path`; `BundleError` for what is no path at all."""
+    if not isinstance(path, str | os.PathLike):
+        raise BundleError(f"the captioner is {path!r}; expected a folder, or a name on the hub")
+    return Path(path)
 
 
 def check_target(path: Path, endings: tuple[str, ...] = (), *, option: str, what: str = "captions are") -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import showtell
-from showtell.errors import BundleError, DownloadError, RecipeError, first_line
+from showtell.errors import BundleError, DownloadError, RecipeError, captioner_path, first_line
 from showtell.paths import BUNDLE_FILES, EXPORT_FILES, why_no_hub
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def resolve(source: str | Path) -> Path:
     not shaped like a hub name is returned unchanged. Raises `BundleError` where the hub has no such captioner,
     `DownloadError` where it cannot be reached or fails to answer.
     """
-    path = Path(source)
+    path = captioner_path(source)
     wanted = HubId.parse(path.as_posix() if isinstance(source, Path) else source)
     if wanted is None or path.exists():
         return path

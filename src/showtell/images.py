@@ -227,6 +227,9 @@ def _decode(source: Source, name: str, max_pixels: int, enough: int) -> tuple[Im
         if path.stat().st_size > MAX_BYTES:
             raise ImageError(f"{name}: {path.stat().st_size / 2**20:.0f} MiB, expected at most {MAX_BYTES // 2**20}")
         source = path.read_bytes()
+    if not isinstance(source, bytes) and not hasattr(source, "read"):
+        kind = type(source).__name__
+        raise ImageError(f"{name}: of type {kind}, expected a path, bytes, a file or a PIL image")
     with _opened(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         width, height = image.size
         if width * height > max_pixels:

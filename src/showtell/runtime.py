@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from showtell.array_search import Arrays, Floats, Hypothesis, Ints, beam_search, sample
 from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
 from showtell.decoding import Sampling, SearchOptions, none_found
-from showtell.errors import BundleError, DataError, MissingExtraError, first_line
+from showtell.errors import BundleError, DataError, MissingExtraError, captioner_path, first_line
 from showtell.images import ImageTransform
 from showtell.paths import EXPORT_FILES
 from showtell.writing import join_words
@@ -59,7 +59,7 @@ class OnnxCaptioner(BaseCaptioner):
         `BundleError` for a folder that is no export, incomplete, damaged or of a newer version, `MissingExtraError`
         without ONNX Runtime, `DataError` for an unavailable provider.
         """
-        folder = Path(path)
+        folder = captioner_path(path)
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             version = int(config["onnx"])
