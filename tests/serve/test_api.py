@@ -433,6 +433,23 @@ def test_paths_and_methods(start: Start) -> None:
     assert refused.headers["Allow"] == "POST"
 
 
+def test_monitors_may_ask_with_head(start: Start) -> None:
+    client = start(token="open-sesame")
+    for path in ("/", "/docs", "/openapi.json", "/healthz", "/readyz"):
+        asked, got = client.head(path), client.get(path)
+        assert (asked.status_code, asked.content) == (200, b""), path
+        assert asked.headers["Content-Length"] == got.headers["Content-Length"] == str(len(got.content))
+        refused = client.post(path)
+        assert code(refused) == (405, "wrong_method")
+        assert set(refused.headers["Allow"].split(", ")) == {"GET", "HEAD"}
+    assert client.head("/metrics").status_code == 401
+    assert client.head("/metrics", headers={"Authorization": "Bearer open-sesame"}).status_code == 200
+    assert client.head("/v1/captions").status_code == 405
+    assert all("head" not in methods for methods in client.get("/openapi.json").json()["paths"].values())
+    client.app.state.service.draining = True  # type: ignore[attr-defined]
+    assert client.head("/readyz").status_code == 503
+
+
 @pytest.mark.parametrize(
     ("given", "name"),
     [("../../etc/passwd", "passwd"), ("C:\\x\\a.jpg", "a.jpg"), ("a\0\n\x1b[2Jb", "a[2Jb"), ("x" * 900, "x" * 255)],

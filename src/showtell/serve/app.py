@@ -37,9 +37,11 @@ from showtell.serve.problems import refusal
 
 _PAGE = Path(__file__).parent / "page" / "index.html"
 _FETCHES = 8  # URLs fetched at once
+_READ = ["GET", "HEAD"]  # monitors ask with HEAD
 _BEARER = HTTPBearer(auto_error=False, description="only where the server was started with a token")
 
 T = TypeVar("T")
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,22 +209,34 @@ def _add_captions(app: FastAPI, service: Service) -> None:
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", summary="Is the process alive?")
+    @_get(app, "/healthz", summary="Is the process alive?")
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", summary="Are captions to be had?", responses={503: {"model": Refusal}})
+    @_get(app, "/readyz", summary="Are captions to be had?", responses={503: {"model": Refusal}})
     async def readyz() -> dict[str, str]:
         if not service.ready:
             raise refusal("draining", problems.CODES["draining"][1])
         return {"status": "ready"}
 
-    @app.get(
-        "/metrics", summary="Numbers for Prometheus", response_class=Response,
+    @_get(
+        app, "/metrics", summary="Numbers for Prometheus", response_class=Response,
         dependencies=[Depends(_token_check(service.settings.token))],
     )  # fmt: skip
     async def metrics() -> Response:
         return Response(service.numbers.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _get(app: FastAPI, path: str, **described: Any) -> Callable[[Endpoint], Endpoint]:
+    """A decorator for what answers GET and HEAD; the description has GET alone, as HEAD says nothing else."""
+
+    def add(endpoint: Endpoint) -> Endpoint:
+        needed = described.get("dependencies")
+        app.add_api_route(path, endpoint, methods=_READ, dependencies=needed, include_in_schema=False)
+        app.add_api_route(path, endpoint, methods=["GET"], **described)  # never reached: for the description
+        return endpoint
+
+    return add
 
 
 def _takes_words(captioner: BaseCaptioner) -> bool:
@@ -239,13 +253,13 @@ def _add_pages(app: FastAPI, *, words: bool) -> None:
     html = _PAGE.read_text(encoding="utf-8") if _PAGE.is_file() else ""
     page = page_response(html if words else html.replace("<body>", '<body class="plain">')) if html else None
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=_READ, include_in_schema=False)
     async def index() -> Response:
         if page is None:
             raise refusal("not_found", "this installation has no page")
         return page
 
-    @app.get("/docs", include_in_schema=False)
+    @app.api_route("/docs", methods=_READ, include_in_schema=False)
     async def docs() -> HTMLResponse:
         return reference_page(app.openapi())
 
