@@ -19,6 +19,9 @@ from command_line import IDS, make_captioned, refused, run, write_predictions
 from PIL import Image
 from typer.testing import Result
 
+from showtell.data.annotations import read_annotations
+from showtell.evaluation import evaluate_bundle
+
 
 @pytest.fixture(scope="module")
 def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -113,6 +116,25 @@ def test_predictions_are_scored_as_fractions(captioned: Path, tmp_path: Path) ->
         assert {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"} <= found.keys()
         assert found["bleu_4"] == pytest.approx(1.0, abs=1e-6)
         assert (found["protocol"]["images"], found["protocol"]["split"]) == (4, "test")
+
+
+@pytest.mark.parametrize("name", ["dev", "valid", "validation", "Val"])
+def test_a_split_may_be_called_as_data_sets_call_it(name: str, tiny_bundle: Path, scenes: Path, tmp_path: Path) -> None:
+    """In commands, and from Python: the same images, and one name in the protocol."""
+    found = evaluate_bundle(tiny_bundle, scenes, split=name)
+    assert found.images == read_annotations(scenes).split("val")
+    assert found.report.protocol is not None and found.report.protocol.split == "val"
+    said = run("evaluate", tiny_bundle, "--data", scenes, "--split", name, "--json")
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.stdout)["protocol"]["split"] == "val"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "decoding", "report", "export"])
+def test_what_is_no_split_is_refused_with_those_that_are(command: str, tiny_bundle: Path, scenes: Path) -> None:
+    to = ["--onnx", scenes / "onnx"] if command == "export" else []
+    refused(
+        run(command, tiny_bundle, *to, "--data", scenes, "--split", "tset"), "no split 'tset'", "train", "validation"
+    )
 
 
 def test_markers_around_predictions_are_removed_and_told(captioned: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import showtell
 from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
 from showtell.data.markers import find_markers, told, without_markers
+from showtell.data.splits import split_called
 from showtell.decoding import BATCH_SIZE
 from showtell.errors import DataError, ImageError
 from showtell.hub import read_config
@@ -322,7 +323,7 @@ def make_protocol(
 ) -> Protocol:
     """The protocol that has to be reported with a score."""
     protocol = Protocol.of(
-        references, dataset=annotations.dataset, split="val" if split == "dev" else split, decoding=decoding,
+        references, dataset=annotations.dataset, split=split_called(split), decoding=decoding,
         version=showtell.__version__,
     )  # fmt: skip
     return protocol if clip is None else replace(protocol, clip=clip.name)
@@ -335,9 +336,8 @@ def images_of(
 
     Missing files do not change the split; `DataError` where all are missing.
     """
-    shares = shares_of(captioner.recipe)
+    wanted, shares = split_called(split), shares_of(captioner.recipe)
     annotations = read_annotations(data, **shares)
-    wanted = "val" if split == "dev" else split
     images = tuple(image for image in annotations.images if image.split == wanted)
     if not images:
         # Raises its own error where there is no such split.

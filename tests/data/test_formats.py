@@ -415,9 +415,13 @@ def test_other_unicode_encodings_are_read(encoding: str, tmp_path: Path) -> None
 def test_dev_is_val_and_unknown_splits_are_said(tmp_path: Path) -> None:
     own_jsonl(tmp_path)
     found = read_annotations(tmp_path)
-    assert found.split("dev") == found.split("val")
-    with pytest.raises(DataError, match=r"'tset'.*train \(2\), val \(1\), test \(1\)"):
+    assert found.split("dev") == found.split("Validation") == found.split("val")
+    with pytest.raises(DataError, match=r"no split 'tset'; expected one of train, .*val, .*validation, .*test"):
         found.split("tset")
+    paint(tmp_path / "other" / "1.png")
+    write(tmp_path / "other" / "captions.csv", "image,caption,split\n1.png,a dog,test\n")
+    with pytest.raises(DataError, match=r"no image in the split 'train'; it has test \(1\)"):
+        read_annotations(tmp_path / "other").split("train")
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,15 @@ from typing import Annotated
 
 import typer
 
-from showtell.commands.evaluate import SPLITS
 from showtell.commands.terminal import BATCH, DEVICE, WORKERS, need_bundle, need_data, note, progress
 from showtell.decoding import BATCH_SIZE
-from showtell.errors import BundleError, DataError
+from showtell.errors import BundleError
 
 
 def decoding(
     bundle: Annotated[Path, typer.Argument(help="A bundle.")],
     data: Annotated[Path, typer.Option(metavar="PATH", help="The data set to choose on.")],
-    split: Annotated[str, typer.Option(help="val (or dev), train or test.")] = "val",
+    split: Annotated[str, typer.Option(help="val (or dev, validation), train or test.")] = "val",
     views: Annotated[
         int | None,
         typer.Option(
@@ -34,8 +33,9 @@ def decoding(
     ] = False,
 ) -> None:
     """Try some decodings on validation data and make the one with the best CIDEr the bundle's own."""
-    if split not in SPLITS:
-        raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
+    from showtell.data.splits import split_called
+
+    split = split_called(split)
     need_data(data)
     folder = need_bundle(bundle)
     if folder != bundle and not dry_run:

@@ -36,14 +36,13 @@ from showtell.commands.terminal import (
     progress,
 )
 from showtell.decoding import BATCH_SIZE, Wishes, sampling_asked
-from showtell.errors import DataError, RecipeError
+from showtell.errors import RecipeError
 
 if TYPE_CHECKING:
     from showtell.against import Against
     from showtell.clip import ClipScorer
     from showtell.scores import Evaluation
 
-SPLITS = ("train", "val", "dev", "test")
 _CLIP = "clip"
 _CAPTIONING = (
     "consensus", "views", "ensemble", "diverse", "diversity", "sample", "temperature", "top_p", "seed", "batch", "workers"
@@ -82,7 +81,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, val (or dev) or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, val (or dev, validation) or test.")] = "test",
     split_of: Annotated[
         Path | None,
         typer.Option(
@@ -130,8 +129,9 @@ def evaluate(
     _refuse(given_options(context), clip=_CLIP in more)
     wishes = Wishes(diverse=diverse, diversity=diversity, consensus=consensus, views=views)
     sampling = sampling_asked(wishes, n=n, sample=sample, temperature=temperature, top_p=top_p, seed=seed, spelt=spelt)
-    if split not in SPLITS:
-        raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
+    from showtell.data.splits import split_called
+
+    split = split_called(split)
     need_data(data)
     from showtell.against import compare_evaluations
     from showtell.evaluation import evaluate_bundle, evaluate_predictions

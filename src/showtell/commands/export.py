@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from showtell.commands.evaluate import SPLITS
 from showtell.commands.terminal import need_bundle, need_data, note, progress
-from showtell.errors import DataError
 
 if TYPE_CHECKING:
     from showtell.inference import Captioner
@@ -39,12 +37,13 @@ def export(
     data: Annotated[
         Path | None, typer.Option(metavar="PATH", help="A data set on which to measure what the export costs in CIDEr.")
     ] = None,
-    split: Annotated[str, typer.Option(help="The split of --data: train, val (or dev) or test.")] = "test",
+    split: Annotated[str, typer.Option(help="The split of --data: train, val (or dev, validation) or test.")] = "test",
 ) -> None:
     """Write encoder and decoder as ONNX; `showtell caption DIR` runs them without torch."""
     folder = need_bundle(bundle)
-    if split not in SPLITS:
-        raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
+    from showtell.data.splits import split_called
+
+    split = split_called(split)
     if calibrate is not None and precision != "int8":
         raise typer.BadParameter(f"--calibrate goes with --precision int8, found {precision}")
     if reduced_range and precision != "int8":

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from showtell.commands.evaluate import SPLITS
 from showtell.commands.terminal import BATCH, DEVICE, WORKERS, need_bundle, need_data, note, progress
 from showtell.decoding import BATCH_SIZE
-from showtell.errors import DataError, check_target
+from showtell.errors import check_target
 
 
 def report(
@@ -19,7 +18,7 @@ def report(
         typer.Argument(metavar="RUN...", help="Run folders or bundles; the first is compared with the others."),
     ],
     data: Annotated[Path | None, typer.Option(metavar="PATH", help="The data set [default: the recipe's].")] = None,
-    split: Annotated[str, typer.Option(help="train, val (or dev) or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, val (or dev, validation) or test.")] = "test",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -32,8 +31,9 @@ def report(
     workers: WORKERS = None,
 ) -> None:
     """Write one self-contained HTML file: scores, curves, captions, and where the model looked for each word."""
-    if split not in SPLITS:
-        raise DataError(f"no split '{split}'; expected one of {', '.join(SPLITS)}")
+    from showtell.data.splits import split_called
+
+    split = split_called(split)
     bundles = [need_bundle(run / "bundle" if _is_run(run) else run) for run in runs]
     if data is not None:
         need_data(data)

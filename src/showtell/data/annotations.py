@@ -12,7 +12,7 @@ from showtell.data.copies import first_equals
 from showtell.data.draft import Draft, Problem, has_a_word
 from showtell.data.formats import read_draft
 from showtell.data.markers import find_markers, told, without_markers
-from showtell.data.splits import SPLIT_NAMES, SPLITS, Split, complete
+from showtell.data.splits import SPLITS, Split, complete, split_called
 from showtell.errors import DataError
 
 
@@ -46,9 +46,9 @@ class Annotations:
         return f"{name} ({self.drawn})" if self.drawn else name
 
     def split(self, name: str) -> tuple[CaptionedImage, ...]:
-        """The images of a split ("dev" means "val"); `DataError` naming the other splits if it is empty."""
-        wanted = SPLIT_NAMES.get(name.lower())
-        chosen = tuple(image for image in self.images if wanted is not None and image.split == wanted)
+        """The images of a split, called as `split_called` knows it; `DataError` naming the other splits if it is empty."""
+        wanted = split_called(name)
+        chosen = tuple(image for image in self.images if image.split == wanted)
         if not chosen:
             sizes = ", ".join(f"{s} ({n})" for s in SPLITS if (n := sum(i.split == s for i in self.images)))
             raise DataError(f"{self.root} has no image in the split '{name}'; it has {sizes or 'no splits'}")

@@ -25,6 +25,14 @@ _IN_A_NAME = re.compile(
 )
 
 
+def split_called(name: str) -> Split:
+    """The split of this name, in any case: "dev" and "validation" are val. `DataError` for what names none."""
+    split = SPLIT_NAMES.get(name.strip().lower())
+    if split is None:
+        raise DataError(f"no split '{name}'; expected one of {', '.join(SPLIT_NAMES)}")
+    return split
+
+
 def split_in(name: str) -> str:
     """The split that is a word of a file's or folder's name, in small letters; empty if there is none.
 
