@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -199,6 +201,52 @@ def test_views_that_turn_need_a_training_that_turned() -> None:
         load_recipe("flickr8k-attention", ["search.views=8"])
     with pytest.raises(RecipeError, match="less than or equal to 8"):
         load_recipe("ucm-attention", ["search.views=9"])
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [
+        (
+            "augment='aerial'",
+            'augment\' (phase 1) is "aerial", and each image is seen in one view; set cached_views to 2',
+        ),
+        (
+            "augment='strong', objective='self-critical'",
+            'augment\' (phase 1) is "strong", and each image is seen in one',
+        ),
+        ("samples=9", "samples' (phase 1) is 9, and a cross-entropy phase has no use for it; leave it out"),
+        ("temperature=0.5", "temperature' (phase 1) is 0.5, and a cross-entropy phase has no use for it"),
+        ("baseline='greedy'", 'baseline\' (phase 1) is "greedy", and a cross-entropy phase has no use for it'),
+        ("reward={bleu_4=1.0}", 'reward\' (phase 1) is {"bleu_4": 1.0}, and a cross-entropy phase has no use for it'),
+        ("objective='distillation', reward={bleu_4=1.0}", "and a distillation phase has no use for it"),
+    ],
+)
+def test_what_does_nothing_in_its_phase_is_refused_for_training_but_can_still_be_read(phase: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        load_recipe("scenes", [f"train.phases=[{{{phase}}}]"])
+    read = tomllib.loads(f"train.phases=[{{{phase}}}]\nsearch.views=4")
+    assert parse_recipe(read, where="an old bundle") and load_recipe("scenes", ["train.phases=[{augment='none'}]"])
+
+
+def test_an_objective_that_is_set_drops_what_it_has_no_use_for() -> None:
+    assert load_recipe("ucm-attention").train.phases[1].temperature == 0.5
+    changed = load_recipe("ucm-attention", ["train.phases.1.objective=cross-entropy"]).train.phases[1]
+    assert changed.temperature == 1.0 and changed.reward == {"cider_d": 1.0}
+    taught = load_recipe("ucm-attention", ["train.phases.1.objective=distillation"]).train.phases[1]
+    assert taught.temperature == 0.5 and taught.reward == {"cider_d": 1.0}
+    still = load_recipe("ucm-attention", ["train.phases.2.encoder_from="]).train.phases[2]
+    assert still.augment == "light"
+    with pytest.raises(RecipeError, match=r"'train\.phases\.0\.objective'"):
+        load_recipe("ucm-attention", ["train.phases.0.objective=[1]"])
+
+
+def test_only_a_phase_that_sees_pictures_in_several_ways_turns_them() -> None:
+    def turns(phase: str) -> bool:
+        return parse_recipe(tomllib.loads(f"train.phases=[{{}}, {{augment='aerial'{phase}}}]"), where="here").turns()
+
+    assert not turns("") and turns(", cached_views=2") and turns(", encoder_from='layers'")
+    earlier = {"train": {"phases": [{"augment": "aerial"}]}, "search": {"views": 8}}
+    assert not parse_recipe(earlier, where="an old bundle").turns()  # but it opens
 
 
 def test_a_length_penalty_that_is_too_large_to_train_with_can_still_be_read() -> None:

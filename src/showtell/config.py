@@ -14,6 +14,13 @@ Augmentation = Literal["none", "light", "strong", "aerial"]
 # Keys of a phase that do nothing without encoder_from.
 OF_THE_CNN = ("encoder_lr", "encoder_lr_decay", "unfreeze_every")
 
+# Keys of a phase that do nothing for its objective.
+IDLE_FOR = {
+    "cross-entropy": ("samples", "temperature", "baseline", "reward"),
+    "self-critical": (),
+    "distillation": ("baseline", "reward"),
+}
+
 # Keys of the decoder that affect its training but not the shape of its weights.
 OF_TRAINING = ("dropout", "variational")
 
@@ -177,6 +184,21 @@ class PhaseConfig(_Section):
         description="self-critical: weights of the metrics, one that is left out has none; CIDEr-D ranges from 0 to 10, BLEU-4 from 0 to 1",
     )
 
+    def varies(self) -> bool:
+        """Whether training images are seen in several ways, as `augment` says."""
+        return bool(self.encoder_from) or self.cached_views > 1
+
+    def idle(self) -> dict[str, str]:
+        """The keys that do nothing in this phase, and why, with what to do."""
+        found = dict.fromkeys(IDLE_FOR[self.objective], f"a {self.objective} phase has no use for it; leave it out")
+        if not self.encoder_from:
+            found |= dict.fromkeys(OF_THE_CNN, "the phase trains no CNN; set its encoder_from too, or leave it out")
+        if not self.varies() and self.augment != "none":
+            found["augment"] = (
+                "each image is seen in one view; set cached_views to 2 or more or encoder_from, or leave it out"
+            )
+        return found
+
     @field_validator("reward", mode="before")
     @classmethod
     def _weights(cls, value: Any) -> Any:
@@ -334,7 +356,7 @@ class Recipe(_Section):
 
     def turns(self) -> bool:
         """Whether training rotates pictures, so that the captioner has no notion of up."""
-        return any(phase.augment == "aerial" for phase in self.phases())
+        return any(phase.augment == "aerial" and phase.varies() for phase in self.phases())
 
     def distils(self) -> bool:
         """Whether a phase learns from teachers, even one that `train.max_phases` leaves for later."""

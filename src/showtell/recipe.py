@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from showtell.config import MOST_PENALTY, MOST_UPRIGHT_VIEWS, OF_THE_CNN, PhaseConfig, Recipe
+from showtell.config import IDLE_FOR, MOST_PENALTY, MOST_UPRIGHT_VIEWS, OF_THE_CNN, PhaseConfig, Recipe
 from showtell.errors import RecipeError, meant
 
 _BUILT_IN = Path(__file__).parent / "recipes"
@@ -39,7 +39,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def refuse_for_training(recipe: Recipe, *, where: str) -> None:
-    """Raises `RecipeError` where a phase sets how the CNN learns but does not train it, and for too large a length penalty.
+    """Raises `RecipeError` where a phase sets what does nothing in it, and for too large a length penalty.
 
     Bundles with such recipes can still be read.
     """
@@ -49,12 +49,10 @@ def refuse_for_training(recipe: Recipe, *, where: str) -> None:
             "leave the range of float32"
         )
     for number, phase in enumerate(recipe.phases()):
-        for key in () if phase.encoder_from else OF_THE_CNN:
-            if getattr(phase, key) != PhaseConfig.model_fields[key].default:
-                raise RecipeError(
-                    f"{where}: {phase_key(number, key)} is {getattr(phase, key)}, and the phase trains no CNN; "
-                    "set its encoder_from too, or leave it out"
-                )
+        for key, why in phase.idle().items():
+            value = getattr(phase, key)
+            if value != PhaseConfig.model_fields[key].default:
+                raise RecipeError(f"{where}: {phase_key(number, key)} is {json.dumps(value)}, and {why}")
 
 
 def phase_key(number: int, *keys: str) -> str:
@@ -68,7 +66,10 @@ def parse_recipe(raw: dict[str, Any], *, where: str) -> Recipe:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise RecipeError(f"{where}: " + "; ".join(map(_explain, _causes(error)))) from None
-    if recipe.search.views > MOST_UPRIGHT_VIEWS and not recipe.turns():
+    claims = any(
+        phase.augment == "aerial" for phase in recipe.phases()
+    )  # bundles of earlier versions claim, but do not turn
+    if recipe.search.views > MOST_UPRIGHT_VIEWS and not claims:
         raise RecipeError(
             f"{where}: search.views is {recipe.search.views}; more than {MOST_UPRIGHT_VIEWS} turn the picture, and need a phase whose "
             'augment is "aerial"'
@@ -127,8 +128,8 @@ def read_value(text: str) -> Any:
 def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
     """Sets the `section.key` of a recipe given as nested dictionaries.
 
-    An item of a list goes by its number, as in `train.phases.0.lr`. Setting a phase's epochs drops its `min_steps`, and
-    emptying its `encoder_from` drops the keys that need one. Raises `RecipeError` where there is no such section or
+    An item of a list goes by its number, as in `train.phases.0.lr`. Setting a phase's epochs drops its `min_steps`,
+    emptying its `encoder_from` drops the keys that need one, and setting its `objective` those that it has no use for. Raises `RecipeError` where there is no such section or
     number.
     """
     *sections, last = key.split(".")
@@ -149,7 +150,11 @@ def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
         if last == "epochs":
             table.pop("min_steps", None)
         elif last == "encoder_from" and not value:
-            for idle in OF_THE_CNN:
+            alone = table.get("cached_views", 1) == 1 and table.get("augment") != "none"
+            for idle in (*OF_THE_CNN, *(("augment",) if alone else ())):
+                table.pop(idle, None)
+        elif last == "objective":
+            for idle in IDLE_FOR.get(str(value), ()):
                 table.pop(idle, None)
 
 

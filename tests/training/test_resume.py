@@ -23,8 +23,9 @@ from showtell.config import Recipe
 from showtell.data.annotations import read_annotations
 from showtell.data.scenes import draw_scenes
 from showtell.errors import BundleError, RecipeError
-from showtell.recipe import load_recipe
+from showtell.recipe import load_recipe, parse_recipe
 from showtell.training.checkpoint import read_checkpoint, write_checkpoint
+from showtell.training.folder import _changed
 from showtell.training.run import train
 from showtell.training.runlog import EpochReport
 
@@ -160,9 +161,21 @@ def test_kill_9_at_random_moments(recipe_file: Path, data: Path, tmp_path: Path)
     same(tmp_path / "whole", out)
 
 
+def test_what_did_nothing_may_be_left_out_of_a_recipe_of_an_earlier_version() -> None:
+    def changed(**phase: object) -> list[str]:
+        kept = {key: phase[key] for key in phase.keys() & {"encoder_from"}}
+        before, now = (
+            parse_recipe({"train": {"phases": [each]}}, where="here").model_dump(mode="json") for each in (phase, kept)
+        )
+        return _changed(before, now, begun=1)
+
+    assert not changed(augment="aerial", temperature=0.5, encoder_lr=1e-3)
+    assert changed(augment="aerial", encoder_from="layers") == ['train.phases.0.augment was "aerial", is "light"']
+
+
 def test_how_captions_are_looked_for_may_change_on_the_way(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     """Views shape no training: validation has one."""
-    phases, batches = 'train.phases=[{epochs=2, augment="aerial"}]', 2 * steps_an_epoch(data)
+    phases, batches = 'train.phases=[{epochs=2, augment="aerial", cached_views=2}]', 2 * steps_an_epoch(data)
     one_view, eight = (load_recipe(recipe_file, [phases, f"search.views={views}"]) for views in (1, 8))
     train(one_view, data=data, out=tmp_path / "whole")
     stopped(one_view, data, tmp_path / "run", after=batches + 1)  # after an epoch

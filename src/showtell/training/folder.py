@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from showtell.config import OF_THE_CNN, Recipe
+from showtell.config import PhaseConfig, Recipe
 from showtell.errors import RecipeError
 from showtell.paths import write_whole
 from showtell.training.checkpoint import read_position
@@ -91,12 +91,13 @@ def _changed(before: dict[str, Any], now: dict[str, Any], *, begun: int) -> list
     tables = {section: (before[section], now[section]) for section in _SECTIONS}
     old, new = (train.pop("phases") for train in tables["train"])
     tables |= {f"train.phases.{i}": (phase, new[i]) for i, phase in enumerate(old[:begun]) if i < len(new)}
+    idle = {f"train.phases.{i}": PhaseConfig.model_validate(phase).idle() for i, phase in enumerate(old[:begun])}
     missing = [f"train.phases.{i} is gone" for i in range(len(new), begun)]
     return [
         f"{section}.{key} was {json.dumps(was[key])}, is {json.dumps(value)}"
         for section, (was, is_) in tables.items()
         for key, value in is_.items()
-        if was[key] != value and key not in _MAY_CHANGE and not (key in OF_THE_CNN and not was["encoder_from"])
+        if was[key] != value and key not in _MAY_CHANGE and key not in idle.get(section, ())
     ] + missing
 
 
