@@ -121,8 +121,3 @@ def check_decoder(config: DecoderConfig) -> None:
 
 def _has(name: str, option: str) -> bool:
     return option in inspect.signature(DECODERS[name]).parameters
-
-
-def count_parameters(module: nn.Module) -> int:
-    """The number of parameters of a module."""
-    return sum(p.numel() for p in module.parameters())
