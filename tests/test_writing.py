@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from showtell.writing import SPACELESS, is_spaceless, join_words, marks
+from showtell.writing import SPACELESS, is_spaceless, join_words, marks, shown
 
 _NAMES = (
     "CJK UNIFIED IDEOGRAPH", "IDEOGRAPHIC ITERATION MARK", "HIRAGANA ", "KATAKANA ", "KATAKANA-HIRAGANA PROLONGED SOUND MARK",
@@ -61,3 +61,7 @@ def test_a_text_tells_whether_its_script_has_spaces() -> None:
         assert is_spaceless(text), text
     for text in ("a dog", "chó", "घोड़ा", "강아지", "。", ""):
         assert not is_spaceless(text), text
+
+
+def test_a_token_as_people_see_it() -> None:
+    assert [shown(token) for token in ("dog", "▁dog", "▁", "house")] == ["dog", "dog", "·", "house"]

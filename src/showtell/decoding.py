@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from numbers import Real
@@ -92,6 +93,10 @@ class Sampling:
             raise DataError(f"top_p is {self.top_p}, expected more than 0 and at most 1")
         if not 0 <= self.seed < 2**31:
             raise DataError(f"seed is {self.seed}, expected 0 to {2**31 - 1}")
+
+    def seed_of(self, place: int) -> int:
+        """The seed of the image in a place, from 0: 32 bits, all that torch reads."""
+        return random.Random(f"{self.seed}/{place}").getrandbits(32)
 
     def describe(self) -> str:
         """The sampling as a protocol names it."""

@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from showtell.data.vocabulary import SPECIAL, Vocabulary
+from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import MOST_TOKENS
 from showtell.errors import DataError
 from showtell.images import Source, open_image
 from showtell.inference import Captioner
+from showtell.writing import SPECIAL
 
 _CELLS = 8  # along each side of a map
 _WIDTH = 2  # cells along each side of what is covered at a time: things in photos are larger than one

@@ -24,9 +24,9 @@ from torch.export import Dim
 
 import showtell
 from showtell.bundle import Bundle, load_bundle
-from showtell.data.vocabulary import SPECIAL
 from showtell.errors import DataError, MissingExtraError
 from showtell.images import ImageTransform, open_image
+from showtell.writing import SPECIAL
 
 EXPORT_VERSION = 1
 Precision = Literal["float32", "float16", "int8"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -156,10 +155,7 @@ class Captioner(BaseCaptioner):
             found = find_captions(decoder, features, vocabulary, options, attention=True)
         else:
             options = replace(options, temperature=sampling.temperature, top_p=sampling.top_p)
-            seeds = [
-                random.Random(f"{sampling.seed}/{place}").getrandbits(32) for place in places
-            ]  # torch reads 32 bits
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            generators = [torch.Generator().manual_seed(sampling.seed_of(place)) for place in places]
             found = draw_captions(decoder, features, vocabulary, options, generators=generators)
         return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
 

@@ -6,7 +6,6 @@ B images · A of them still searched · K rows per image · V vocabulary · R re
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +20,10 @@ from showtell.decoding import Sampling, SearchOptions, none_found
 from showtell.errors import BundleError, DataError, MissingExtraError, captioner_path, first_line
 from showtell.images import ImageTransform
 from showtell.paths import EXPORT_FILES
-from showtell.writing import join_words
+from showtell.writing import END, PAD, START, UNK, join_words, shown
 
 RUNTIME_VERSION = 1
 _CPU = "CPUExecutionProvider"
-_PAD, _START, _END, _UNK = range(4)
 
 
 class OnnxCaptioner(BaseCaptioner):
@@ -95,15 +93,14 @@ class OnnxCaptioner(BaseCaptioner):
     ) -> list[list[Caption]]:
         prepared = self._prepare.run(None, {"features": self.features(pixels)})
         memory, state = prepared[: self._memory], prepared[self._memory :]
-        ids: dict[str, Any] = {"start_id": _START, "end_id": _END, "banned": (_PAD, _START, _UNK)}
+        ids: dict[str, Any] = {"start_id": START, "end_id": END, "banned": (PAD, START, UNK)}
         if sampling is None:
             found = beam_search(self._run_step, memory, state, options=options, **ids)
             if not all(found):
                 raise none_found(options)
         else:
             options = replace(options, temperature=sampling.temperature, top_p=sampling.top_p)
-            seeds = [random.Random(f"{sampling.seed}/{place}").getrandbits(32) for place in places]
-            generators = [np.random.default_rng(seed) for seed in seeds]
+            generators = [np.random.default_rng(sampling.seed_of(place)) for place in places]
             found = sample(self._run_step, memory, state, options=options, generators=generators, **ids)
         return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
 
@@ -116,7 +113,7 @@ class OnnxCaptioner(BaseCaptioner):
         return log_probs, rest[: self._state], looked
 
     def _caption(self, found: Hypothesis) -> Caption:
-        texts = [self._tokens[i].replace("▁", " ").strip() or "·" for i in found.tokens]
+        texts = [shown(self._tokens[i]) for i in found.tokens]
         words = tuple(Word(*parts) for parts in zip(texts, found.token_log_probs, self._maps(found), strict=False))
         return Caption(self._text(found.tokens), found.log_prob, found.score, words, finished=found.finished)
 

@@ -1,4 +1,4 @@
-"""Scripts without spaces, combining marks, the pattern of a word, and joining words into text."""
+"""Scripts without spaces, combining marks, the pattern of a word, joining words into text, and tokens that are none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
+
+# The tokens of every vocabulary that are no words; their ids are their places here.
+SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
+PAD, START, END, UNK = range(len(SPECIAL))
 
 # Letters, marks and digits, without punctuation. The prolonged sound mark "ー", which Unicode assigns to no single
 # script, counts as Katakana.
@@ -76,6 +80,11 @@ def join_words(words: Sequence[str]) -> str:
     if text.isascii():
         return text
     return "".join(_space(before, word) + word for before, word in itertools.pairwise(["", *words]))
+
+
+def shown(token: str) -> str:
+    """A token as people see it: subwords lose their `▁`, and `▁` alone becomes `·`."""
+    return token.replace("▁", " ").strip() or "·"
 
 
 def _space(before: str, word: str) -> str:

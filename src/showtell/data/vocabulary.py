@@ -17,9 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from showtell.errors import BundleError, DataError
 from showtell.paths import write_whole
-from showtell.writing import AM, APART, is_spaceless, join_words, word_pattern
-
-SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
+from showtell.writing import AM, APART, END, PAD, SPECIAL, START, UNK, is_spaceless, join_words, shown, word_pattern
 
 _WORD = word_pattern(r"[\p{L}\p{M}\p{N}]", r"[\p{M}]")
 
@@ -27,7 +25,7 @@ _WORD = word_pattern(r"[\p{L}\p{M}\p{N}]", r"[\p{M}]")
 class Vocabulary:
     """Maps captions to token ids and back. Ids 0–3 are `<pad>`, `<start>`, `<end>`, `<unk>`."""
 
-    pad_id, start_id, end_id, unk_id = range(4)
+    pad_id, start_id, end_id, unk_id = PAD, START, END, UNK
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -104,8 +102,8 @@ class Vocabulary:
         return join_words([str(self._tokenizer.id_to_token(i)) for i in spoken])
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The tokens of ids up to `<end>`, one by one; subwords lose their `▁`, and `▁` alone becomes `·`."""
-        return [str(self._tokenizer.id_to_token(i)).replace("▁", " ").strip() or "·" for i in self._spoken(ids)]
+        """The tokens of ids up to `<end>`, one by one, as people see them."""
+        return [shown(str(self._tokenizer.id_to_token(i))) for i in self._spoken(ids)]
 
     def phrase(self, text: str) -> tuple[int, ...]:
         """The ids of words that a caption must, or must not, contain.

@@ -13,9 +13,9 @@ from showtell.data.dataset import Batch
 from showtell.data.vocabulary import Vocabulary
 from showtell.model.captioner import CaptionerModel
 from showtell.training.lesson import Autocast, Lesson
-from showtell.training.losses import PAD
 from showtell.training.own_captions import OwnCaptions
 from showtell.training.teachers import Teachers
+from showtell.writing import PAD
 
 
 class Distillation:

@@ -25,7 +25,7 @@ from showtell.errors import first_line
 from showtell.model.captioner import CaptionerModel
 from showtell.model.contract import Output
 from showtell.training.lesson import Autocast
-from showtell.training.losses import PAD
+from showtell.writing import PAD
 
 Function = Callable[..., Any]
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from showtell.model.contract import Output
-
-PAD = 0
+from showtell.writing import PAD
 
 
 def caption_loss(

@@ -18,9 +18,10 @@ from showtell.generate import unspoken
 from showtell.model.captioner import CaptionerModel
 from showtell.training.distillation import Distillation
 from showtell.training.lesson import Autocast, Lesson, Objective
-from showtell.training.losses import PAD, caption_loss
+from showtell.training.losses import caption_loss
 from showtell.training.self_critical import SelfCritical
 from showtell.training.teachers import Teachers
+from showtell.writing import PAD
 
 
 class CrossEntropy:

@@ -17,7 +17,7 @@ from showtell.generate import unspoken
 from showtell.model.captioner import CaptionerModel
 from showtell.search import draw
 from showtell.training.graphs import Recorded
-from showtell.training.losses import PAD
+from showtell.writing import PAD
 
 
 class OwnCaptions:

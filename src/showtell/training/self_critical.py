@@ -22,8 +22,9 @@ from showtell.model.captioner import CaptionerModel
 from showtell.search import beam_search
 from showtell.training.graphs import Recorded
 from showtell.training.lesson import Autocast, Lesson
-from showtell.training.losses import PAD, cross_entropy
+from showtell.training.losses import cross_entropy
 from showtell.training.own_captions import OwnCaptions, plain
+from showtell.writing import PAD
 
 
 class SelfCritical:

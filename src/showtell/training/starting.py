@@ -10,11 +10,12 @@ from torch import Tensor
 
 from showtell.bundle import read_recipe
 from showtell.config import OF_TRAINING, Recipe
-from showtell.data.vocabulary import SPECIAL, Vocabulary
+from showtell.data.vocabulary import Vocabulary
 from showtell.errors import DataError, RecipeError
 from showtell.hub import need_folder, resolve
 from showtell.model.decoders import Decoder
 from showtell.training.samples import Samples
+from showtell.writing import SPECIAL
 
 VOCABULARY = ("vocabulary", "vocabulary_size")
 _SPLIT = ("val", "test", "split_seed")  # the captioner's own, so that the same data are split the same way
