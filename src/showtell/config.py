@@ -257,7 +257,9 @@ class TrainConfig(_Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability spread over all words")
     doubly_stochastic: float = Field(0.0, ge=0, description="weight of the loss that makes attention cover the image")
     word_dropout: float = Field(0.0, ge=0, lt=1, description="share of input words replaced by <unk>")
-    warmup: int = Field(0, ge=0, description="steps of linear warm-up in each phase, at most a quarter of the phase")
+    warmup: int = Field(
+        0, ge=0, description="optimizer steps of linear warm-up in each phase, at most a quarter of the phase"
+    )
     cosine: bool = Field(True, description="in each phase the learning rate falls to a twentieth along a half cosine")
     clip: float = Field(5.0, ge=0, description="gradients are clipped to this norm; 0: not clipped")
     ema: float = Field(
@@ -279,7 +281,9 @@ class TrainConfig(_Section):
         description="recompute the activations of the CNN's trained layers instead of keeping them: less memory, more time",
     )
     checkpoint_steps: int = Field(
-        0, ge=0, description="also write a checkpoint after this many steps; 0: only after each epoch"
+        0,
+        ge=0,
+        description="also write a checkpoint after this many batches, once the optimizer has stepped; 0: only after each epoch",
     )
     trackers: tuple[str, ...] = Field(
         (),

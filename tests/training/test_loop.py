@@ -12,7 +12,7 @@ from showtell.data.dataset import Batch
 from showtell.training.learner import Learner
 from showtell.training.lesson import Lesson
 from showtell.training.loop import train_steps
-from showtell.training.optim import AveragedWeights, build_optimizer
+from showtell.training.optim import AveragedWeights, build_optimizer, schedule
 
 STEPS = 4
 
@@ -60,6 +60,39 @@ def test_its_gradient_does_not_count_for_the_norm() -> None:
     """With a small enough limit AdamW's epsilon shows how far gradients were scaled down."""
     small, large = (final(early_size=size, clip=1e-8, waits=True)[1] for size in (1.0, 1e6))
     assert torch.equal(small["1.weight"], large["1.weight"])
+
+
+def rates(*, accumulate: int, batches: int, epochs: int = 3, start: int = 0) -> list[list[float]]:
+    """The learning rates of the optimizer's steps in each epoch of a phase; each epoch begins at batch `start`."""
+    weight = nn.Parameter(torch.ones(1, 1))
+    train = TrainConfig(accumulate=accumulate, warmup=4, cosine=True)
+    optimizer = build_optimizer([weight], [], phase=PhaseConfig(lr=1.0), weight_decay=0)
+
+    def objective(model: nn.Module, batch: Batch, *, progress: float) -> Lesson:
+        return Lesson(weight.sum(), 0.0, 1)
+
+    batch = Batch(torch.ones(1, 2), torch.zeros(1, 1, 1, dtype=torch.long), ("a",))
+    learner = Learner(nn.Identity(), objective, {"weight": weight}, optimizer, averaged=None, epochs=epochs)  # type: ignore[arg-type]
+    return [
+        [
+            step.lr
+            for step in train_steps(
+                [batch] * (batches - start), learner=learner, accelerator=Accelerator(cpu=True), train=train, before=epoch * batches,
+                first_step=start, epoch_steps=batches,
+            )
+            if step.complete
+        ]
+        for epoch in range(epochs)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("batches", [24, 22, 21])
+def test_the_rate_follows_the_optimizers_steps(batches: int) -> None:
+    plain = rates(accumulate=1, batches=6)
+    assert [round(rate, 6) for rate in plain[0][:5]] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert plain[2][-1] == schedule(17, 18, warmup=4, cosine=True) < 0.07, "the end of the half cosine"
+    assert rates(accumulate=4, batches=batches) == plain, "the last step of an epoch may have fewer batches"
+    assert rates(accumulate=4, batches=batches, start=12) == [epoch[3:] for epoch in plain], "resumed"
 
 
 def test_averaged_weights_are_there_inside_and_gone_after_an_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -42,15 +43,15 @@ def train_steps(
 ) -> Iterator[StepReport]:
     """Trains on `batches` in order; the first one is step `first_step` of an epoch of `epoch_steps`.
 
-    There were `before` steps in earlier epochs of the phase. Gradients are averaged over `train.accumulate` batches, or
-    fewer at the epoch's end.
+    There were `before` in earlier epochs of the phase. Gradients are averaged over `train.accumulate` batches, or fewer at
+    the epoch's end. The learning rate follows the optimizer's steps, of which these batches share one.
     """
     model, optimizer, phase_steps = learner.model, learner.optimizer, learner.epochs * epoch_steps
+    epoch, updates = before // epoch_steps, math.ceil(epoch_steps / train.accumulate)  # the optimizer's, in each epoch
     for index, batch in enumerate(batches, start=first_step):
         model.train()  # an objective may have left it in `eval()`
-        lr = set_learning_rate(
-            optimizer, step=before + index, steps=phase_steps, epoch=before // epoch_steps, train=train
-        )
+        update = epoch * updates + index // train.accumulate
+        lr = set_learning_rate(optimizer, step=update, steps=learner.epochs * updates, epoch=epoch, train=train)
         window = min(train.accumulate, epoch_steps - index // train.accumulate * train.accumulate)
         complete = (index + 1) % train.accumulate == 0 or index + 1 == epoch_steps
         batch = batch.to(accelerator.device)
