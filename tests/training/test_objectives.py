@@ -152,6 +152,26 @@ def test_own_words_come_from_the_model(model: CaptionerModel, batch: Batch) -> N
     assert torch.equal(feed_own_words(model, batch.inputs, fed, 0.0, banned=(0, 1, 3)), fed)
 
 
+def test_own_words_never_end_a_caption_before_its_end(
+    model: CaptionerModel, batch: Batch, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the model would end each caption at once: it would be taught to go on after `<end>`."""
+    with torch.no_grad():
+        for parameter in model.decoder.output.parameters():  # type: ignore[attr-defined]
+            parameter.zero_()
+        model.decoder.output.bias[END] = 50.0  # type: ignore[attr-defined]
+    fed: list[torch.Tensor] = []
+    forward = model.decoder.forward  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        model.decoder, "forward", lambda features, tokens: (fed.append(tokens), forward(features, tokens))[1]
+    )
+    CrossEntropy(TrainConfig(), PhaseConfig(scheduled_sampling=1.0), vocabulary)(model, batch, progress=1.0)
+    written, own = fed
+    assert not torch.equal(written, own) and torch.equal(written, batch.tokens[..., :-1])
+    inside = batch.tokens[..., 1:] != 0  # a word or `<end>` is asked for
+    assert not (own[inside] == END).any()
+
+
 def test_neutral_options_change_nothing(model: CaptionerModel, batch: Batch, vocabulary: Vocabulary) -> None:
     model.train()
     plain = CrossEntropy(TrainConfig(), PhaseConfig(), vocabulary)

@@ -35,7 +35,8 @@ class CrossEntropy:
         fed, targets = batch.tokens[..., :-1], batch.tokens[..., 1:]
         own = self.phase.scheduled_sampling * progress
         if own:
-            fed = feed_own_words(model, batch.inputs, fed, own, unspoken(self.vocabulary))
+            never = (*unspoken(self.vocabulary), self.vocabulary.end_id)  # nothing is said after `<end>`
+            fed = feed_own_words(model, batch.inputs, fed, own, never)
             model.train()
         if self.train.word_dropout:
             fed = drop_words(fed, self.train.word_dropout, self.vocabulary.unk_id)
@@ -58,7 +59,8 @@ def drop_words(fed: Tensor, share: float, unknown: int) -> Tensor:
 
 @torch.no_grad()
 def feed_own_words(model: CaptionerModel, inputs: Tensor, fed: Tensor, share: float, banned: Sequence[int]) -> Tensor:
-    """`fed` (B,K,T) with each word but `<start>` replaced, with probability `share`, by one drawn from the model.
+    """`fed` (B,K,T) with each word but `<start>` replaced, with probability `share`, by one drawn from the model, never one
+    of `banned`.
 
     Scheduled sampling (Bengio et al., 2015) in two parallel passes (Mihaylova & Martins, "Scheduled Sampling for
     Transformers", 2019): the first pass draws a word at each position, given the training caption's words before it.
