@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import logging
 import math
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -509,6 +511,16 @@ def test_numbers(start: Start) -> None:
     client.post("/v1/captions", files=files(photo(), photo(), b"nothing"))
     client.get("/made/up")
     lines = client.get("/metrics").text.splitlines()
+def test_a_connection_too_many_is_told_when_to_come_back(serving: Callable[..., Any]) -> None:
+    with serving(Meter(), limits=replace(SMALL, connections=1)) as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with socket.create_connection(address, timeout=30), socket.create_connection(address, timeout=30) as second:
+            answer = http.client.HTTPResponse(second)
+            answer.begin()
+            assert (answer.status, json.load(answer)["error"]["code"]) == (503, "busy")
+            assert int(answer.headers["Retry-After"]) > 0
+
+
     assert 'showtell_requests_total{route="/v1/captions",status="200"} 1.0' in lines
     assert 'showtell_requests_total{route="other",status="404"} 1.0' in lines
     assert 'showtell_images_total{result="captioned"} 2.0' in lines

@@ -205,7 +205,7 @@ def _add_captions(app: FastAPI, service: Service) -> None:
         """Results are in the order of the images. A broken image has an `error` in its place; if all are broken, the
         status is that of their errors, or 422 if these differ. Options go in the body or in the query."""
         status, content = await service.answer(request)
-        return JSONResponse(content, status)
+        return JSONResponse(content, status, problems.headers_of(status))
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:

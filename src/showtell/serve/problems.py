@@ -35,8 +35,12 @@ BY_STATUS = {404: "not_found", 405: "wrong_method"}  # what Starlette raises by 
 def refusal(code: str, message: str) -> HTTPException:
     """The exception to raise for `code`, with its status and headers."""
     status = CODES[code][0]
-    headers = {503: {"Retry-After": RETRY_AFTER}, 401: {"WWW-Authenticate": "Bearer"}}.get(status)
-    return HTTPException(status, {"code": code, "message": message}, headers)
+    return HTTPException(status, {"code": code, "message": message}, headers_of(status))
+
+
+def headers_of(status: int) -> dict[str, str]:
+    """The headers that a refusal with this status has beside those of every answer."""
+    return {503: {"Retry-After": RETRY_AFTER}, 401: {"WWW-Authenticate": "Bearer"}}.get(status, {})
 
 
 def body(code: str, message: str) -> dict[str, Any]:

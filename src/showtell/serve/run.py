@@ -189,9 +189,12 @@ class _Protocol(H11Protocol):
         self._stop("_heading")
         status = problems.CODES[code][0]
         content = json.dumps(problems.body(code, message)).encode()
-        head = f"HTTP/1.1 {status} \r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+        lines = [
+            f"HTTP/1.1 {status} ", "Content-Type: application/json", f"Content-Length: {len(content)}", "Connection: close",
+            *(f"{name}: {value}" for name, value in problems.headers_of(status).items()),
+        ]  # fmt: skip
         if not self.transport.is_closing() and not self._refused:
-            self.transport.write(head.encode() + content)
+            self.transport.write("\r\n".join([*lines, "\r\n"]).encode() + content)
             if self.transport.can_write_eof():
                 self.transport.write_eof()
             self.loop.call_later(_LINGER, self.transport.abort)
