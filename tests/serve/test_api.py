@@ -521,6 +521,16 @@ def test_a_connection_too_many_is_told_when_to_come_back(serving: Callable[..., 
             assert int(answer.headers["Retry-After"]) > 0
 
 
+def test_a_connection_too_many_is_told_when_to_come_back(serving: Callable[..., Any]) -> None:
+    with serving(Meter(), limits=replace(SMALL, connections=1)) as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with socket.create_connection(address, timeout=30), socket.create_connection(address, timeout=30) as second:
+            answer = http.client.HTTPResponse(second)
+            answer.begin()
+            assert (answer.status, json.load(answer)["error"]["code"]) == (503, "busy")
+            assert int(answer.headers["Retry-After"]) > 0
+
+
     assert 'showtell_requests_total{route="/v1/captions",status="200"} 1.0' in lines
     assert 'showtell_requests_total{route="other",status="404"} 1.0' in lines
     assert 'showtell_images_total{result="captioned"} 2.0' in lines

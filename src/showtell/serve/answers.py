@@ -77,9 +77,16 @@ class Answer(BaseModel):
 
 
 class Refusal(BaseModel):
-    """The body of any answer but a 200."""
+    """The body of any answer but a 200, unless it is an `AllRefused`."""
 
     error: Problem
+
+
+class AllRefused(Refusal):
+    """The answer where none of a request's images has captions; the request's error is that of the first."""
+
+    model: Model
+    results: list[Result]
 
 
 def result_of(

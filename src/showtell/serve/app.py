@@ -24,7 +24,7 @@ from showtell.decoding import SearchOptions, Wishes
 from showtell.errors import DataError, ImageError
 from showtell.images import open_sized
 from showtell.serve import problems
-from showtell.serve.answers import Answer, Refusal, result_of
+from showtell.serve.answers import AllRefused, Answer, Refusal, result_of
 from showtell.serve.asked import Asked, Way, way_of
 from showtell.serve.batching import Batcher
 from showtell.serve.body import JsonBody, Memory, Upload, Wanted, decode_base64, read_wanted
@@ -317,6 +317,8 @@ def _refusals() -> dict[int | str, dict[str, Any]]:
         if status in (404, 405):
             continue
         known = by_status.setdefault(status, {"model": Refusal, "description": ""})
+        if code in problems.OF_IMAGES:
+            known["model"] = AllRefused | Refusal
         known["description"] = "; ".join(filter(None, [known["description"], f"`{code}`: {meaning}"]))
     return by_status
 

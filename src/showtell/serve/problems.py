@@ -29,6 +29,7 @@ CODES: dict[str, tuple[int, str]] = {
     "draining": (503, "the server is starting or shutting down"),
     "timeout": (504, "the captions were not ready in time"),
 }
+OF_IMAGES = {"too_large", "no_caption", "bad_image", "url_refused", "url_failed", "busy"}  # may befall single images
 BY_STATUS = {404: "not_found", 405: "wrong_method"}  # what Starlette raises by itself
 
 
