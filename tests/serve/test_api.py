@@ -426,6 +426,19 @@ def test_what_is_wrong_with_json_is_said(start: Start, body: Any, said: str) -> 
     assert refused.json()["error"]["message"] == said
 
 
+def test_images_belong_in_the_body(start: Start) -> None:
+    client = start()
+    body = json.dumps({"images": [base64.b64encode(photo()).decode()]})
+    for refused in (
+        client.post("/v1/captions?images=aaaa", content=body, headers=JSON),
+        client.post("/v1/captions?images=aaaa", files=files(photo())),
+    ):
+        assert code(refused) == (422, "wrong_option")
+        assert refused.json()["error"]["message"] == "'images' is in the query, expected in the body alone"
+    refused = client.post("/v1/captions?imagesize=9", files=files(photo()))
+    assert refused.json()["error"]["message"].startswith("'imagesize' is unknown, expected images, n, beam, ")
+
+
 def test_paths_and_methods(start: Start) -> None:
     client = start()
     for path in ("/nothing", "/v1/captions/", "/page/index.html", "/..%2fapp.py", "//etc/passwd"):
@@ -498,6 +511,16 @@ def test_a_full_queue_says_when_to_come_back(start: Start) -> None:
     assert client.post("/v1/captions", files=files(photo(), photo())).status_code == 200
 
 
+def test_a_connection_too_many_is_told_when_to_come_back(serving: Callable[..., Any]) -> None:
+    with serving(Meter(), limits=replace(SMALL, connections=1)) as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with socket.create_connection(address, timeout=30), socket.create_connection(address, timeout=30) as second:
+            answer = http.client.HTTPResponse(second)
+            answer.begin()
+            assert (answer.status, json.load(answer)["error"]["code"]) == (503, "busy")
+            assert int(answer.headers["Retry-After"]) > 0
+
+
 def test_draining_takes_no_more(start: Start) -> None:
     client = start()
     client.app.state.service.draining = True  # type: ignore[attr-defined]
@@ -511,26 +534,6 @@ def test_numbers(start: Start) -> None:
     client.post("/v1/captions", files=files(photo(), photo(), b"nothing"))
     client.get("/made/up")
     lines = client.get("/metrics").text.splitlines()
-def test_a_connection_too_many_is_told_when_to_come_back(serving: Callable[..., Any]) -> None:
-    with serving(Meter(), limits=replace(SMALL, connections=1)) as url:
-        address = ("127.0.0.1", int(url.rpartition(":")[2]))
-        with socket.create_connection(address, timeout=30), socket.create_connection(address, timeout=30) as second:
-            answer = http.client.HTTPResponse(second)
-            answer.begin()
-            assert (answer.status, json.load(answer)["error"]["code"]) == (503, "busy")
-            assert int(answer.headers["Retry-After"]) > 0
-
-
-def test_a_connection_too_many_is_told_when_to_come_back(serving: Callable[..., Any]) -> None:
-    with serving(Meter(), limits=replace(SMALL, connections=1)) as url:
-        address = ("127.0.0.1", int(url.rpartition(":")[2]))
-        with socket.create_connection(address, timeout=30), socket.create_connection(address, timeout=30) as second:
-            answer = http.client.HTTPResponse(second)
-            answer.begin()
-            assert (answer.status, json.load(answer)["error"]["code"]) == (503, "busy")
-            assert int(answer.headers["Retry-After"]) > 0
-
-
     assert 'showtell_requests_total{route="/v1/captions",status="200"} 1.0' in lines
     assert 'showtell_requests_total{route="other",status="404"} 1.0' in lines
     assert 'showtell_images_total{result="captioned"} 2.0' in lines
@@ -591,6 +594,22 @@ def test_the_description_knows_options_and_codes(start: Start) -> None:
     said = json.dumps(operation["responses"])
     for name, (status, _) in problems.CODES.items():
         assert status in (404, 405) or f"`{name}`" in said
+
+
+def test_the_description_knows_the_answer_where_all_images_fail(start: Start) -> None:
+    client = start(limits=SMALL)
+    schema = client.get("/openapi.json").json()
+    responses = schema["paths"]["/v1/captions"]["post"]["responses"]
+    big = base64.b64encode(bytes(SMALL.image_bytes + 1)).decode()
+    for body in ({"images": ["AAAA"]}, {"images": ["AAAA", "####"]}, {"images": [big]}):
+        refused = client.post("/v1/captions", content=json.dumps(body), headers=JSON)
+        known = [each["$ref"].rpartition("/")[2] for each in responses[str(refused.status_code)]["content"]["application/json"]["schema"]["anyOf"]]  # fmt: skip
+        assert any(
+            refused.json().keys() == schema["components"]["schemas"][name]["properties"].keys() for name in known
+        )
+        assert refused.json().keys() == {"error", "model", "results"}
+    alone = responses["401"]["content"]["application/json"]["schema"]
+    assert alone["$ref"].endswith("/Refusal")
 
 
 def test_the_reference_names_limits(start: Start) -> None:

@@ -292,7 +292,9 @@ def _explain(error: ValidationError) -> NoReturn:
     if first["type"] == "json_invalid":
         raise refusal("malformed", f"the body is not JSON: {first['ctx']['error']}") from None
     if first["type"] == "extra_forbidden":
-        option = not where.startswith("images")
+        if where == "images":  # no body has it unknown
+            raise refusal("wrong_option", "'images' is in the query, expected in the body alone") from None
+        option = not re.match(r"images\.\d+\.", where)
         expected = f"images, {', '.join(OPTIONS)}" if option else "data, url, name"
         raise refusal(
             "wrong_option" if option else "malformed", f"'{where[:60]}' is unknown, expected {expected}"
