@@ -119,6 +119,15 @@ def test_epochs_that_are_asked_for_are_those_that_are_run() -> None:
     assert load_recipe("ucm-attention", rewritten).train.phases[0].min_steps == 0
 
 
+def test_a_key_that_an_override_leaves_without_use_is_dropped_and_one_that_is_given_refused() -> None:
+    for override in ("train.phases.0.cached_views=1", "train.phases.0={cached_views=1}"):
+        assert load_recipe("ucm-attention", [override]).train.phases[0].augment == "light"  # the default
+    given = ["train.phases.0.augment=aerial", "train.phases.0.cached_views=1"]
+    for order in (given, given[::-1]):
+        with pytest.raises(RecipeError, match="each image is seen in one view"):
+            load_recipe("ucm-attention", order)
+
+
 def test_overrides_reach_into_lists() -> None:
     recipe = load_recipe("flickr8k-lstm", ["train.phases.1.lr=0.5", "train.phases.0={epochs=3}"])
     assert recipe.train.phases[1].lr == 0.5 and recipe.train.phases[0].epochs == 3

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from showtell.config import IDLE_FOR, MOST_PENALTY, MOST_UPRIGHT_VIEWS, OF_THE_CNN, PhaseConfig, Recipe
 from showtell.errors import RecipeError, meant
 
+_DROPPED = ("min_steps", "augment", *OF_THE_CNN, *itertools.chain(*IDLE_FOR.values()))  # by what another key is set to
 _BUILT_IN = Path(__file__).parent / "recipes"
 
 
@@ -66,9 +68,7 @@ def parse_recipe(raw: dict[str, Any], *, where: str) -> Recipe:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise RecipeError(f"{where}: " + "; ".join(map(_explain, _causes(error)))) from None
-    claims = any(
-        phase.augment == "aerial" for phase in recipe.phases()
-    )  # bundles of earlier versions claim, but do not turn
+    claims = any(phase.augment == "aerial" for phase in recipe.phases())  # so do earlier bundles that never turned one
     if recipe.search.views > MOST_UPRIGHT_VIEWS and not claims:
         raise RecipeError(
             f"{where}: search.views is {recipe.search.views}; more than {MOST_UPRIGHT_VIEWS} turn the picture, and need a phase whose "
@@ -103,7 +103,7 @@ def _apply(raw: dict[str, Any], overrides: Sequence[str]) -> None:
         set_key(raw, key, value)
     for place, (key, value) in enumerate(given):
         written_over = any(f"{key}.".startswith(f"{other}.") for other, _ in given[place + 1 :])
-        if not written_over and key.rpartition(".")[2] in ("min_steps", *OF_THE_CNN):
+        if not written_over and key.rpartition(".")[2] in _DROPPED:
             set_key(raw, key, value)
 
 
@@ -128,9 +128,9 @@ def read_value(text: str) -> Any:
 def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
     """Sets the `section.key` of a recipe given as nested dictionaries.
 
-    An item of a list goes by its number, as in `train.phases.0.lr`. Setting a phase's epochs drops its `min_steps`,
-    emptying its `encoder_from` drops the keys that need one, and setting its `objective` those that it has no use for. Raises `RecipeError` where there is no such section or
-    number.
+    An item of a list goes by its number, as in `train.phases.0.lr`. Setting a phase's epochs drops its `min_steps`;
+    setting its `objective`, emptying its `encoder_from` or setting one of `cached_views` drops the keys that then do
+    nothing. Raises `RecipeError` where there is no such section or number.
     """
     *sections, last = key.split(".")
     table: Any = raw
@@ -149,13 +149,21 @@ def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
         table[last] = value
         if last == "epochs":
             table.pop("min_steps", None)
-        elif last == "encoder_from" and not value:
-            alone = table.get("cached_views", 1) == 1 and table.get("augment") != "none"
-            for idle in (*OF_THE_CNN, *(("augment",) if alone else ())):
-                table.pop(idle, None)
         elif last == "objective":
-            for idle in IDLE_FOR.get(str(value), ()):
-                table.pop(idle, None)
+            _drop(table, IDLE_FOR.get(str(value), ()))
+        elif last == "encoder_from" and not value:
+            _drop(table, OF_THE_CNN)
+        if (
+            last in ("encoder_from", "cached_views")
+            and not table.get("encoder_from")
+            and table.get("augment") != "none"
+        ):
+            _drop(table, ("augment",) if table.get("cached_views", 1) == 1 else ())
+
+
+def _drop(table: dict[str, Any], keys: Iterable[str]) -> None:
+    for key in keys:
+        table.pop(key, None)
 
 
 def _place(listed: list[Any], text: str, key: str) -> int:

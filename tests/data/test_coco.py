@@ -103,7 +103,7 @@ def test_letters_within_a_word_are_no_split(name: str, tmp_path: Path) -> None:
     names = {n: f"{n}.jpg" for n in range(6)}
     paint(*(tmp_path / "images" / file for file in names.values()))
     annotate(tmp_path / name, names)
-    assert sorted(split or "" for _, _, split in read(tmp_path).values()) == ["test", *["train"] * 4, "val"]
+    assert sorted(split or "" for _, _, split in read(tmp_path).values()) == ["test", *["train"] * 3, "val", "val"]
 
 
 def test_the_folder_of_an_annotation_file_is_its_split(tmp_path: Path) -> None:
