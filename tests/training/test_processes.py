@@ -212,7 +212,25 @@ def test_bfloat16_where_the_gpu_multiplies_it(native: bool, monkeypatch: pytest.
     """Older GPUs emulate it, and older torch counts that as well."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
-    assert processes._precision("auto") == ("bf16" if native else "no")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    said: list[str] = []
+    assert processes._precision("auto", said.append) == ("bf16" if native else "no")
+    assert processes._precision("fp16", said.append) == "fp16"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    assert processes._precision("auto") == ("bf16" if fast_bfloat16("cpu") else "no")
-    assert processes._precision("fp16") == "fp16"
+    assert processes._precision("auto", said.append) == ("bf16" if fast_bfloat16("cpu") else "no")
+    assert not said
+
+
+def test_half_precision_on_a_cpu_is_single_precision_and_said_once(
+    recipe_file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    recipe = load_recipe(recipe_file, ["train.phases=[{epochs=2}]", 'train.precision="fp16"'])
+    said: list[str] = []
+    train(recipe, data=data, out=tmp_path / "run", note=said.append)
+    assert [text for text in said if "fp16" in text] == [
+        'train.precision is "fp16", which needs a GPU: on this CPU the run computes in single precision'
+    ]
+    said.clear()
+    train(load_recipe(recipe_file, ["train.phases=[{epochs=1}]"]), data=data, out=tmp_path / "plain", note=said.append)
+    assert not any("precision" in text for text in said)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -24,11 +24,14 @@ _THREADS_BESIDE_A_GPU = 4  # steps are faster with few threads, and several trai
 _PATIENCE = timedelta(hours=12)  # one process encodes the images while the others wait
 
 
-def build_accelerator(train: TrainConfig, *, out: Path) -> Accelerator:
-    """The run's device, precision and processes, with the trackers that `train` asks for; `out` is the run's folder."""
+def build_accelerator(train: TrainConfig, *, out: Path, note: Callable[[str], None]) -> Accelerator:
+    """The run's device, precision and processes, with the trackers that `train` asks for; `out` is the run's folder.
+
+    `note` hears of a precision that the device does not have.
+    """
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     accelerator = Accelerator(
-        mixed_precision=_precision(train.precision),
+        mixed_precision=_precision(train.precision, note),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
         log_with=list(train.trackers) or None,
         project_dir=out,
@@ -38,7 +41,10 @@ def build_accelerator(train: TrainConfig, *, out: Path) -> Accelerator:
     return accelerator
 
 
-def _precision(wanted: str) -> str:
+def _precision(wanted: str, note: Callable[[str], None]) -> str:
+    if wanted == "fp16" and (parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()):
+        note('train.precision is "fp16", which needs a GPU: on this CPU the run computes in single precision')
+        return "no"  # as Accelerate would, which says nothing
     if wanted != "auto":
         return wanted
     on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")

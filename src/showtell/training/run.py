@@ -138,7 +138,7 @@ class Run:
         check_decoder(recipe.decoder)
         check_trackers(recipe.train.trackers)
         torch.set_flush_denormal(True)  # denormals make an optimizer step more than ten times slower
-        self.accelerator = build_accelerator(recipe.train, out=out)
+        self.accelerator = build_accelerator(recipe.train, out=out, note=note)
         start = load_bundle(resolve(recipe.train.start)) if recipe.train.start else None
         names = recipe.train.teachers if recipe.distils() else ()
         self.teachers = Teachers.load(names, self.accelerator.device) if names else None
