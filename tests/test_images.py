@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from showtell.errors import DataError, ImageError
-from showtell.images import ImageTransform, decoding_threads, find_images, open_image, open_sized
+from showtell.images import ImageTransform, decoding_threads, find_images, open_image, open_sized, pixels_decoded
 
 
 def bomb(path: Path, side: int = 20_000) -> Path:
@@ -201,3 +201,14 @@ def test_decoding_in_threads_leaves_warnings_as_they_were(tmp_path: Path) -> Non
     program = f"from showtell.images import open_image; open_image({str(tmp_path / 'damaged.jpg')!r})"
     done = subprocess.run([sys.executable, "-W", "always", "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_what_will_be_decoded_is_known_from_the_header(tmp_path: Path) -> None:
+    for kind, expected in (("PNG", 640 * 480), ("JPEG", 160 * 120)):
+        buffer = io.BytesIO()
+        Image.new("RGB", (640, 480)).save(buffer, kind)
+        assert pixels_decoded(buffer.getvalue()) == 640 * 480
+        assert pixels_decoded(buffer.getvalue(), enough=100) == expected
+        assert open_image(io.BytesIO(buffer.getvalue()), enough=100).width ** 2 * 3 // 4 == expected
+    assert pixels_decoded(bomb(tmp_path / "bomb.png").read_bytes()) == 20_000**2
+    assert pixels_decoded(b"nothing") == 0

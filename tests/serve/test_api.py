@@ -9,6 +9,8 @@ import json
 import logging
 import math
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from PIL import Image
 from showtell.captioning import BaseCaptioner, Caption, Pixels, Word, measured
 from showtell.decoding import Sampling, SearchOptions, Wishes, none_found
 from showtell.errors import DataError
-from showtell.images import ImageTransform, open_image
+from showtell.images import ImageTransform, open_image, open_sized
 
 pytest.importorskip("fastapi", reason="needs the extra 'serve'")
 from fastapi.testclient import TestClient
@@ -516,6 +518,32 @@ def test_a_connection_too_many_is_told_when_to_come_back(serving: Callable[..., 
             answer.begin()
             assert (answer.status, json.load(answer)["error"]["code"]) == (503, "busy")
             assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_large_photos_are_decoded_one_at_a_time_and_hold_up_no_small_one(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, most, small_decoded = 0, 0, threading.Event()
+
+    def watched(content: bytes, **options: Any) -> Any:
+        nonlocal now, most
+        image, size = open_sized(content, **options)
+        if max(size) < 100:
+            small_decoded.set()
+            return image, size
+        now += 1
+        most = max(most, now)
+        assert small_decoded.wait(20), "a small photo waits for the large ones"
+        time.sleep(0.05)
+        now -= 1
+        return image, size
+
+    monkeypatch.setattr("showtell.serve.app.open_sized", watched)
+    monkeypatch.setattr("showtell.serve.app._LARGE", 99 * 99)
+    sides = (200, 200, 200, 200, 50)
+    answer = start().post("/v1/captions", files=files(*(photo(size=(side, side)) for side in sides)))
+    assert [result["view"]["width"] for result in answer.json()["results"]] == list(sides)
+    assert most == 1
 
 
 def test_draining_takes_no_more(start: Start) -> None:

@@ -22,7 +22,7 @@ import showtell
 from showtell.captioning import BaseCaptioner
 from showtell.decoding import SearchOptions, Wishes
 from showtell.errors import DataError, ImageError
-from showtell.images import open_sized
+from showtell.images import open_sized, pixels_decoded
 from showtell.serve import problems
 from showtell.serve.answers import AllRefused, Answer, Refusal, result_of
 from showtell.serve.asked import Asked, Way, way_of
@@ -36,6 +36,7 @@ from showtell.serve.pages import page_response, reference_page
 from showtell.serve.problems import refusal
 
 _PAGE = Path(__file__).parent / "page" / "index.html"
+_LARGE = 10_000_000  # pixels: photos with more are decoded one at a time, as they take up to 32 bytes for each
 _FETCHES = 8  # URLs fetched at once
 _READ = ["GET", "HEAD"]  # monitors ask with HEAD
 _BEARER = HTTPBearer(auto_error=False, description="only where the server was started with a token")
@@ -70,7 +71,10 @@ class Service:
             captioner, size=settings.batch, wait=settings.wait, capacity=self.limits.queue,
             observe=self.numbers.observe_batch,
         )  # fmt: skip
-        self._pool = ThreadPoolExecutor(min(2, os.cpu_count() or 1), "decode")  # few: each may hold `pixels`
+        self._pool = ThreadPoolExecutor(min(2, os.cpu_count() or 1), "decode")  # few: each may hold `_LARGE` pixels
+        self._large = ThreadPoolExecutor(
+            1, "decode-large"
+        )  # a thread, as a lock would hold up the small ones behind it
         self._fetching = asyncio.Semaphore(_FETCHES)
 
     @property
@@ -89,6 +93,7 @@ class Service:
         self.draining = True
         self.batcher.close()
         self._pool.shutdown(cancel_futures=True)
+        self._large.shutdown(cancel_futures=True)
 
     async def answer(self, request: Request) -> tuple[int, dict[str, Any]]:
         """The status and JSON that answer a request for captions; refusals are raised."""
@@ -147,7 +152,9 @@ class Service:
             with self.batcher.arriving():
                 data = await self._bytes(upload, take)
                 loop = asyncio.get_running_loop()
-                seen, size = await loop.run_in_executor(self._pool, self._load, upload.name, data, way.options)
+                content, pixels = await loop.run_in_executor(self._pool, self._measured, upload.name, data)
+                pool = self._large if pixels > _LARGE else self._pool
+                seen, size = await loop.run_in_executor(pool, self._load, upload.name, content, way.options)
             best = await self.batcher.caption(seen, way, place)
         except HTTPException as error:
             return {"name": upload.name, **problems.body_of(error)}
@@ -163,9 +170,13 @@ class Service:
         async with self._fetching:
             return await fetch(upload.url, self.limits, take, self.settings.judge)
 
-    def _load(self, name: str, data: bytes | str, options: SearchOptions) -> tuple[Any, tuple[int, int]]:
-        """Runs in a thread. Returns what the captioner sees, and the upright photo's (width, height)."""
+    def _measured(self, name: str, data: bytes | str) -> tuple[bytes, int]:
+        """Runs in a thread. Returns a file's content, and how many pixels will be decoded of it."""
         content = decode_base64(name, data, self.limits) if isinstance(data, str) else data
+        return content, pixels_decoded(content, enough=self.captioner.enough)
+
+    def _load(self, name: str, content: bytes, options: SearchOptions) -> tuple[Any, tuple[int, int]]:
+        """Runs in a thread. Returns what the captioner sees, and the upright photo's (width, height)."""
         try:
             image, size = open_sized(content, max_pixels=self.limits.pixels, name=name, enough=self.captioner.enough)
         except ImageError as error:
