@@ -303,12 +303,12 @@ def test_a_bundles_answers_to_wishes_are_the_librarys(start: Start, tiny_bundle:
         found = [[caption["text"] for caption in result["captions"]] for result in answer.json()["results"]]
         best = captioner.caption(paths, **meant)
         assert found == [[one.text, *(other.text for other in one.alternatives)] for one in best]
-    words = {"with": [" ".join([first, second] * 3)]}
+    words = {"with": [" ".join([first, second] * 4)]}
     many = {"with": [f"{first} {second}"] * 4, "without": [f"{second} {first}"], "beam": 20}
     for options, said in (
         ({"with": ["xyzzy"]}, "the captioner's vocabulary does not have 'xyzzy'"),
         ({"with": [""]}, "'' is no word"),
-        (words, "takes 6 tokens in all, and captions end after 5"),
+        (words, "takes 8 tokens in all, and captions end after 6"),
         ({**many, "max_length": 60}, "need 47 times the 20 beams, expected at most 16 times"),
     ):
         refused = client.post("/v1/captions", files=sent, data=options)
