@@ -101,7 +101,7 @@ class Draft:
             which = image if image == said[image] else f"{image} ({said[image]})"
             if len(found) == 1 or (alone and found):
                 self.paths[image] = found[0]
-                if len({*first_equals(found)}) > 1:
+                if len(found) > 1 and len({*first_equals(found)}) > 1:
                     read, *others = (self.name(path) for path in found)
                     self.problem(
                         self.root,
