@@ -107,7 +107,7 @@ class Pictures:
         """
         paths = self.called(name)
         near = self._in_the_same_folders(name, paths) or (paths if alone else ())
-        return self._of(split, near) or near
+        return (len(near) > 1 and self._of(split, near)) or near
 
     def _of(self, split: Split | None, paths: Sequence[Path]) -> Sequence[Path]:
         return [path for path in paths if split and self.split_of(path) == split]
@@ -151,4 +151,6 @@ def _fold(name: str) -> str:
 
 def parts(name: str) -> tuple[str, ...]:
     """The folders of an image's name, and what it is called in them; split at both separators."""
+    if {"/", "\\", ":"}.isdisjoint(name):  # nearly all names; a path takes ten times as long
+        return (name,)
     return PureWindowsPath(name).parts or ("",)
