@@ -42,6 +42,7 @@ def scored(path: Path, data: Path, **options: Any) -> Evaluation:
     return evaluate_predictions(path, data, **options)
 
 
+@pytest.mark.slow
 def test_differences_are_this_less_the_other(things: Path) -> None:
     good, bad = write(things / "good.json", 10), write(things / "bad.json", 2)
     result = run("evaluate", "--predictions", good, "--against", bad, "--data", things, "--json")
@@ -71,6 +72,7 @@ def test_a_bundle_is_compared_with_predictions(tiny_bundle: Path, scenes: Path, 
     assert {(entry["difference"], entry["p"]) for entry in differences} == {(0.0, 1.0)}
 
 
+@pytest.mark.slow
 def test_only_images_that_both_have_are_compared(things: Path) -> None:
     first, second = write(things / "first.json", 3, NAMES[2:]), write(things / "second.json", 4, NAMES[:-3])
     evaluate_both = ("evaluate", "--predictions", first, "--against", second, "--data", things)

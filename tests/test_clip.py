@@ -55,6 +55,7 @@ def cosines(folder: Path, pictures: list[Path], texts: list[str]) -> Any:
     return torch.stack(rows, dim=1).numpy()
 
 
+@pytest.mark.slow
 def test_it_is_the_cosine_of_transformers_clip(
     clip_model: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

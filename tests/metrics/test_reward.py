@@ -31,6 +31,7 @@ corpora = st.integers(1, 6).flatmap(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(corpora)
 def test_the_metrics_on_strings_say_the_same(corpus: tuple[list[list[list[int]]], list[list[int]]]) -> None:

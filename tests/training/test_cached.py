@@ -18,6 +18,7 @@ from showtell.training.run import Run, train
 from showtell.training.runlog import EpochReport
 
 
+@pytest.mark.slow
 def test_a_cache_is_filled_once(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_file, [f'data.cache="{tmp_path / "cache"}"', "train.max_phases=1"])
     seen: list[tuple[str, int, int]] = []
@@ -59,6 +60,7 @@ def test_further_views_are_cached_once_drawn_from_and_resumed_exactly(
     assert lines(tmp_path / "plain") != lines(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_what_is_below_the_trained_layers_is_cached(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     """CNN + LSTM from views that were encoded half-way, and the features of that CNN from them, not from the images again."""
     cache, copy = tmp_path / "cache", tmp_path / "data"

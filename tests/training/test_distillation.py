@@ -215,6 +215,7 @@ def test_a_finished_run_may_learn_from_a_teacher(
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_teachers_words(recipe_file: Path, data: Path, whole: Path, tmp_path: Path) -> None:
     """Stopped before it learns from them, it goes on with their words, or not at all."""
     fewer = ("train.max_phases=1", "data.min_count=1000")

@@ -68,6 +68,7 @@ def trained(layout: Callable[[Images, Path], None], scenes: Path, folder: Path) 
     return load_file(result.bundle / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [seed_layout, karpathy])
 def test_layouts_with_the_same_splits_give_the_same_weights(
     layout: Callable[[Images, Path], None], scenes: Path, tmp_path: Path

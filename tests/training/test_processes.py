@@ -221,6 +221,7 @@ def test_bfloat16_where_the_gpu_multiplies_it(native: bool, monkeypatch: pytest.
     assert not said
 
 
+@pytest.mark.slow
 def test_half_precision_on_a_cpu_is_single_precision_and_said_once(
     recipe_file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,6 +173,7 @@ def test_what_did_nothing_may_be_left_out_of_a_recipe_of_an_earlier_version() ->
     assert changed(augment="aerial", encoder_from="layers") == ['train.phases.0.augment was "aerial", is "light"']
 
 
+@pytest.mark.slow
 def test_how_captions_are_looked_for_may_change_on_the_way(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     """Views shape no training: validation has one."""
     phases, batches = 'train.phases=[{epochs=2, augment="aerial", cached_views=2}]', 2 * steps_an_epoch(data)

@@ -238,6 +238,7 @@ def test_wrong_input_is_refused(whole: Path, recipe_file: Path, data: Path, tmp_
     assert not (tmp_path / "late").exists()
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_stops_and_keeps_its_best_epoch(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_file, ["train.phases.0.lr=1e30", "train.checkpoint_steps=0"])
     refuse(
@@ -289,6 +290,7 @@ def test_a_run_knows_where_its_data_was_and_its_bundle_tells_no_folders(
     assert json.loads((out / "recipe.json").read_text())["data"]["path"] == str(moved)
 
 
+@pytest.mark.slow
 def test_one_process_may_train_in_several_precisions(
     recipe_file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +323,7 @@ def test_the_modern_recipe_trains_both_its_phases_on_drawn_scenes(tmp_path: Path
     assert (bundle.grid, bundle.encoder.regions, bundle.encoder.feature_size) == ((2, 2), 5, 1024)
 
 
+@pytest.mark.slow
 def test_a_run_that_has_not_scored_yet_is_not_ended_and_ties_go_to_rouge(
     recipe_file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
