@@ -122,6 +122,9 @@ def test_epochs_that_are_asked_for_are_those_that_are_run() -> None:
 def test_a_key_that_an_override_leaves_without_use_is_dropped_and_one_that_is_given_refused() -> None:
     for override in ("train.phases.0.cached_views=1", "train.phases.0={cached_views=1}"):
         assert load_recipe("ucm-attention", [override]).train.phases[0].augment == "light"  # the default
+    both = ["train.phases.0.cached_views=1", "train.phases.0.encoder_from=Mixed_6e"]
+    for order in (both, both[::-1]):
+        assert load_recipe("ucm-attention", order).train.phases[0].augment == "aerial"  # the CNN learns from it
     given = ["train.phases.0.augment=aerial", "train.phases.0.cached_views=1"]
     for order in (given, given[::-1]):
         with pytest.raises(RecipeError, match="each image is seen in one view"):

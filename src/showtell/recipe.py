@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import json
+import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from showtell.config import IDLE_FOR, MOST_PENALTY, MOST_UPRIGHT_VIEWS, OF_THE_CNN, PhaseConfig, Recipe
+from showtell.config import MOST_PENALTY, MOST_UPRIGHT_VIEWS, PhaseConfig, Recipe
 from showtell.errors import RecipeError, meant
 
-_DROPPED = ("min_steps", "augment", *OF_THE_CNN, *itertools.chain(*IDLE_FOR.values()))  # by what another key is set to
 _BUILT_IN = Path(__file__).parent / "recipes"
 
 
@@ -32,7 +32,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     where = str(path)
     recipe = parse_recipe(raw, where=where)
     if overrides:
-        _apply(raw, overrides)
+        set_keys(raw, [_parsed(override) for override in overrides])
         keys = dict.fromkeys(override.partition("=")[0].strip() for override in overrides)
         where = f"{path.stem} with {', '.join(keys)} set"
         recipe = parse_recipe(raw, where=where)
@@ -96,17 +96,6 @@ def find_recipe(source: str | Path) -> Path:
     raise RecipeError(f"no recipe '{source}': expected a TOML file or the name of a built-in recipe; {hint}")
 
 
-def _apply(raw: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Sets each `section.key=value` in place, in order; what one of them sets, the next does not drop."""
-    given = [_parsed(override) for override in overrides]
-    for key, value in given:
-        set_key(raw, key, value)
-    for place, (key, value) in enumerate(given):
-        written_over = any(f"{key}.".startswith(f"{other}.") for other, _ in given[place + 1 :])
-        if not written_over and key.rpartition(".")[2] in _DROPPED:
-            set_key(raw, key, value)
-
-
 def _parsed(override: str) -> tuple[str, Any]:
     """The key and the value of `section.key=value`; the value is TOML, and a bare word is a string."""
     key, separator, text = override.partition("=")
@@ -125,13 +114,36 @@ def read_value(text: str) -> Any:
         return None
 
 
-def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
-    """Sets the `section.key` of a recipe given as nested dictionaries.
+def set_keys(raw: dict[str, Any], given: Sequence[tuple[str, Any]]) -> None:
+    """Sets `section.key`s of a recipe given as nested dictionaries; of equal ones the last counts.
 
-    An item of a list goes by its number, as in `train.phases.0.lr`. Setting a phase's epochs drops its `min_steps`;
-    setting its `objective`, emptying its `encoder_from` or setting one of `cached_views` drops the keys that then do
-    nothing. Raises `RecipeError` where there is no such section or number.
+    An item of a list goes by its number, as in `train.phases.0.lr`. In a phase whose epochs are set, `min_steps` is
+    dropped; where its `objective`, `encoder_from` or `cached_views` are, so are the keys that then do nothing; but none
+    that is itself `given`. Raises `RecipeError` where there is no such section or number.
     """
+    for key, value in given:
+        _set_key(raw, key, value)
+    phases: dict[int, set[str]] = {}
+    for key, _ in given:
+        if (match := re.fullmatch(r"train\.phases\.([0-9]+)\.(\w+)", key)) is not None:
+            phases.setdefault(int(match[1]), set()).add(match[2])
+    for number, keys in phases.items():
+        match raw:
+            case {"train": {"phases": [*tables]}} if number < len(tables) and isinstance(tables[number], dict):
+                for idle in _left_idle(tables[number], keys) - keys:
+                    tables[number].pop(idle, None)
+
+
+def _left_idle(table: dict[str, Any], keys: Set[str]) -> set[str]:
+    """The keys of a phase that do nothing now that `keys` of it are set."""
+    idle = {"min_steps"} if "epochs" in keys else set()
+    if not keys.isdisjoint(("objective", "encoder_from", "cached_views")):
+        with contextlib.suppress(ValidationError):  # which the whole recipe's explains
+            idle |= PhaseConfig.model_validate(table).idle().keys()
+    return idle
+
+
+def _set_key(raw: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     table: Any = raw
     for section in sections:
@@ -143,27 +155,7 @@ def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
             table = table.setdefault(section, {})
         if not isinstance(table, dict | list):
             raise RecipeError(f"'{key}': '{section}' holds a value, not a section")
-    if isinstance(table, list):
-        table[_place(table, last, key)] = value
-    else:
-        table[last] = value
-        if last == "epochs":
-            table.pop("min_steps", None)
-        elif last == "objective":
-            _drop(table, IDLE_FOR.get(str(value), ()))
-        elif last == "encoder_from" and not value:
-            _drop(table, OF_THE_CNN)
-        if (
-            last in ("encoder_from", "cached_views")
-            and not table.get("encoder_from")
-            and table.get("augment") != "none"
-        ):
-            _drop(table, ("augment",) if table.get("cached_views", 1) == 1 else ())
-
-
-def _drop(table: dict[str, Any], keys: Iterable[str]) -> None:
-    for key in keys:
-        table.pop(key, None)
+    table[_place(table, last, key) if isinstance(table, list) else last] = value
 
 
 def _place(listed: list[Any], text: str, key: str) -> int:

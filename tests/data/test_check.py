@@ -14,6 +14,7 @@ from PIL import Image
 from showtell.data.annotations import read_annotations
 from showtell.data.check import _words, check
 from showtell.data.scenes import draw_scenes
+from showtell.data.splits import draw
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import DataError
 
@@ -122,3 +123,9 @@ def test_what_is_no_data_set_is_told_by_its_table(tmp_path: Path) -> None:
         DataError, match=r"found z\.csv, 0\.png, .* \(z\.csv begins with 'image name,caption text'\); looked"
     ):
         check(tmp_path)
+
+
+def test_a_large_share_for_tests_leaves_one_to_train_on() -> None:
+    paths = {str(number): Path(f"{number}.png") for number in range(5)}
+    splits = list(draw(paths, val=0.1, test=0.6, seed=0).splits.values())
+    assert [splits.count(name) for name in ("train", "val", "test")] == [1, 1, 3]

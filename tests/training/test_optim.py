@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from showtell.config import PhaseConfig, TrainConfig
+from showtell.errors import BundleError
+from showtell.training.checkpoint import load_optimizer, optimizer_tensors
 from showtell.training.optim import AveragedWeights, build_optimizer, schedule, set_learning_rate
 
 
@@ -68,3 +70,17 @@ def test_a_frozen_block_stays_as_it_is() -> None:
     late(early(torch.ones(1, 2))).sum().backward()
     optimizer.step()
     assert torch.equal(early.weight, before[0]) and not torch.equal(late.weight, before[1])
+
+
+def test_the_state_of_other_parameters_is_refused() -> None:
+    """Two in another order, as an earlier version's of two encoders: their moments would be read past their end."""
+    weights = [torch.nn.Parameter(torch.ones(3, 4)), torch.nn.Parameter(torch.ones(5))]
+    first, other, fewer = (torch.optim.AdamW(chosen) for chosen in (weights, weights[::-1], weights[:1]))
+    sum(weight.sum() for weight in weights).backward()  # type: ignore[union-attr]
+    first.step()
+    for optimizer in (other, fewer):
+        with pytest.raises(BundleError, match="other parameters, or in another order"):
+            load_optimizer(optimizer, optimizer_tensors(first))
+    again = torch.optim.AdamW(weights)
+    load_optimizer(again, optimizer_tensors(first))
+    assert torch.equal(again.state[weights[0]]["exp_avg"], first.state[weights[0]]["exp_avg"])

@@ -12,7 +12,7 @@ from showtell.config import Recipe
 from showtell.errors import DataError, RecipeError, WeightsError
 from showtell.recipe import load_recipe, parse_recipe
 from showtell.training import run as training_run
-from showtell.training.tune import Range, Trial, parse_space, tune
+from showtell.training.tune import Range, Trial, parse_space, tune, with_values
 
 RECIPE = parse_recipe({"train": {"phases": [{"epochs": 1}, {"epochs": 2}]}}, where="here")
 
@@ -220,3 +220,13 @@ def test_values_that_leave_no_words_are_passed_over(
     found = tune(RECIPE, parse_space(["data.min_count=[1, 1000]"]), trials=6, out=tmp_path)
     said = {trial.values["data.min_count"]: trial.trouble for trial in found.trials}
     assert said == {1: "", 1000: "the vocabulary is empty"}
+
+
+def test_the_order_of_what_is_varied_does_not_matter() -> None:
+    recipe = load_recipe("ucm-attention")
+    for values in ({"train.phases.0.augment": "strong", "train.phases.0.cached_views": 1},
+                   {"train.phases.0.samples": 9, "train.phases.0.objective": "cross-entropy"}):  # fmt: skip
+        for order in (values, dict(reversed(values.items()))):
+            with pytest.raises(RecipeError, match="leave it out"):
+                with_values(recipe, order)
+    assert with_values(recipe, {"train.phases.0.cached_views": 1}).train.phases[0].augment == "light"

@@ -91,7 +91,7 @@ def _for_training(sizes: Mapping[str, int]) -> Iterator[str]:
     elif sizes["val"] < 2:
         yield (
             f"the val split has {sizes['val'] or 'no'} image, and training needs two or more to tell epochs apart: "
-            "raise data.val, or put more images into the split"
+            "put more images into the split, or let showtell draw it (data.val)"
         )
 
 

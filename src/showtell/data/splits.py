@@ -93,7 +93,7 @@ def draw(paths: Mapping[str, Path], *, val: float, test: float, seed: int) -> Dr
     shuffled = ordered.copy()
     random.Random(seed).shuffle(shuffled)
     held_out, tested = (max(1, round(share * len(paths))) if share else 0 for share in (val, test))
-    if held_out == 1 and len(paths) >= _FEW:
+    if held_out == 1 and len(paths) >= _FEW and tested < len(paths) - 2:
         held_out = 2  # CIDEr cannot tell epochs apart by one image
     drawn: dict[str, Split] = dict.fromkeys(ordered, "train")
     drawn |= dict.fromkeys(shuffled[:held_out], "val")

@@ -101,12 +101,21 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Restores what `optimizer_tensors` gave; the parameter groups are the recipe's."""
+    """Restores what `optimizer_tensors` gave; the parameter groups are the recipe's. `BundleError` for a state of other
+    parameters, which the fused kernel would read past its end."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
             _, index, name = key.split("/")
             state.setdefault(int(index), {})[name] = value
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for place, entry in state.items():
+        shape = parameters[place].shape if place < len(parameters) else None
+        if any(value.ndim and value.shape != shape for value in entry.values()):
+            raise BundleError(
+                "the checkpoint's optimizer has other parameters, or in another order, than this version's; go on with the version of "
+                "showtell that wrote it, or use another --out"
+            )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, entry in optimizer.state.items():
         for name, value in entry.items():

@@ -73,7 +73,7 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
 
 
 @contextmanager
-def made(out: Path) -> Iterator[None]:
+def new_folder(out: Path) -> Iterator[None]:
     """Makes the folder; a new one is removed again if the block fails before anything is in it."""
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)

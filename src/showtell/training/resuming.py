@@ -12,18 +12,13 @@ from showtell.training.samples import Samples
 
 def check_resumed(before: Position, now: Position, *, samples: Samples, recipe: Recipe, out: Path) -> None:
     """`RecipeError` unless the run in `out`, which is at `before`, may go on as `now`, the start of the same run with
-    what was found today. What `before` does not record is not compared."""
+    what was found today. What `before` does not record is not compared; pictures are by `check_pictures`."""
     if before.data != now.data:
         raise RecipeError(_other_data(samples, recipe, out))
     if before.val not in ("", now.val):
         raise RecipeError(
             f"{out} chose its best epoch by other images or captions of the val split than those found now, on which scores would "
             "not compare; give the same --data, or use another --out"
-        )
-    if before.pictures not in ("", now.pictures):
-        raise RecipeError(
-            f"{out} began with other pictures than those found now under the same names; put back the files that have changed, give "
-            "the --data that has them, or use another --out"
         )
     if before.encoder != now.encoder:
         raise RecipeError(
@@ -40,6 +35,15 @@ def check_resumed(before: Position, now: Position, *, samples: Samples, recipe: 
             "otherwise; give the same, on such a machine, or use another --out"
         )
     check_processes(before, now.processes, out=out)
+
+
+def check_pictures(before: Position, pictures: str, *, out: Path) -> None:
+    """`RecipeError` if the run in `out` began with other `pictures`: apart from the rest, as finding out may read them all."""
+    if before.pictures not in ("", pictures):
+        raise RecipeError(
+            f"{out} began with other pictures than those found now under the same names; put back the files that have changed, give "
+            "the --data that has them, or use another --out"
+        )
 
 
 def check_processes(position: Position, world: int, *, out: object) -> None:

@@ -32,7 +32,7 @@ from showtell.model.decoders import check_decoder
 from showtell.progress import Progress, silent
 from showtell.training.checkpoint import Position, read_checkpoint, write_checkpoint
 from showtell.training.encodings import Encodings
-from showtell.training.folder import check_folder, made, save_recipe
+from showtell.training.folder import check_folder, new_folder, save_recipe
 from showtell.training.graphs import recorded
 from showtell.training.interrupt import Interrupt
 from showtell.training.learner import Learner
@@ -48,7 +48,7 @@ from showtell.training.processes import (
     restore_random_state,
     share,
 )
-from showtell.training.resuming import check_resumed
+from showtell.training.resuming import check_pictures, check_resumed
 from showtell.training.runlog import EpochReport, RunLog
 from showtell.training.samples import Samples
 from showtell.training.starting import compare_words, take_over
@@ -178,7 +178,7 @@ class Run:
         self._trackers = None
         if recipe.train.trackers and self.accelerator.is_main_process:
             self._trackers = Trackers(self.accelerator, recipe, run=out.name, note=note)
-        with made(out):
+        with new_folder(out):
             self._start_phase(tensors)
         if not resuming:  # caches have just learned what is in the files
             self.position.pictures = self.samples.pictures_fingerprint(self.encodings.shared)
@@ -191,11 +191,12 @@ class Run:
         tensors, self.position = read_checkpoint(self.checkpoint)
         found = replace(
             began,
-            pictures=self.samples.pictures_fingerprint(self.encodings.shared),
             teachers=self.teachers.fingerprint if self.teachers else "",
             processes=self.accelerator.num_processes,
         )
         check_resumed(self.position, found, samples=self.samples, recipe=self.recipe, out=self.out)
+        found.pictures = self.samples.pictures_fingerprint(self.encodings.shared)
+        check_pictures(self.position, found.pictures, out=self.out)
         for name in ("words", "val", "pictures"):  # from now on, also where an earlier version did not record them
             setattr(self.position, name, getattr(found, name))
         self._restore_model(tensors)

@@ -19,7 +19,7 @@ from showtell.config import Recipe
 from showtell.errors import DataError, MissingExtraError, RecipeError, WeightsError
 from showtell.paths import write_whole
 from showtell.progress import Progress, silent
-from showtell.recipe import parse_recipe, read_value, refuse_for_training, set_key
+from showtell.recipe import parse_recipe, read_value, refuse_for_training, set_keys
 
 if TYPE_CHECKING:
     from showtell.training.run import TrainResult
@@ -170,8 +170,7 @@ def _run(
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """The recipe with some keys changed; `RecipeError` if it does not take them."""
     raw = recipe.model_dump(mode="json")
-    for key, value in values.items():
-        set_key(raw, key, value)
+    set_keys(raw, list(values.items()))
     changed = parse_recipe(raw, where="the space")
     refuse_for_training(changed, where="the space")
     return changed
