@@ -98,6 +98,14 @@ def test_pictures_of_a_split_may_lie_in_the_folder_of_another(tmp_path: Path) ->
     }  # fmt: skip
 
 
+def test_cocos_parts_of_val_and_train_are_splits(tmp_path: Path) -> None:
+    files = {"minitrain2017": "train", "minival2014": "val", "valminusminival2014": "val"}
+    for number, name in enumerate(files):
+        paint(tmp_path / "images" / f"{number}.jpg")
+        annotate(tmp_path / "annotations" / f"captions_{name}.json", {number: f"{number}.jpg"})
+    assert [split for _, _, split in read(tmp_path).values()] == [*files.values()]
+
+
 @pytest.mark.parametrize("name", ["latest_captions.json", "evaluated_strained.json"])
 def test_letters_within_a_word_are_no_split(name: str, tmp_path: Path) -> None:
     names = {n: f"{n}.jpg" for n in range(6)}
@@ -136,6 +144,8 @@ def test_karpathys_equal_filenames_of_several_folders_are_several_images(tmp_pat
         ("captions_train2014", "train"), ("Flickr_8k.devImages", "dev"), ("flickr_val_images", "val"), ("trainimages", "train"),
         ("captionsVal", "val"), ("testset", "test"), ("TRAIN", "train"), ("restval", "restval"), ("data.validation.v2", "validation"),
         ("latest", ""), ("evaluated", ""), ("strained", ""), ("interval", ""), ("device_images", ""), ("trainval", ""),
+        ("captions_minival2014", "val"), ("captions_valminusminival2014", "val"), ("instances_minitrain2017", "train"),
+        ("trainvalminusminival2014", ""), ("miniature_valley", ""),
     ],
 )  # fmt: skip
 def test_a_split_is_a_word_of_a_name(name: str, split: str) -> None:

@@ -18,10 +18,12 @@ SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val",
     "dev": "val", "test": "test", "testing": "test",
 }  # fmt: skip
+_OF_COCO: dict[str, Split] = {"minival": "val", "valminusminival": "val", "minitrain": "train"}  # in names alone
 _FEW = 5  # images, of which two can be spared to validate on
 _LETTER = r"[^\W\d_]"
 _IN_A_NAME = re.compile(
-    rf"(?<!{_LETTER})({'|'.join(SPLIT_NAMES)})(?:images?|captions?|list|data|set)?(?!{_LETTER})", re.IGNORECASE
+    rf"(?<!{_LETTER})({'|'.join([*SPLIT_NAMES, *_OF_COCO])})(?:images?|captions?|list|data|set)?(?!{_LETTER})",
+    re.IGNORECASE,
 )
 
 
@@ -37,10 +39,11 @@ def split_in(name: str) -> str:
     """The split that is a word of a file's or folder's name, in small letters; empty if there is none.
 
     Words end at what is no letter and before a capital: "captions_val2014" and "Flickr_8k.devImages" name one, "latest"
-    and "evaluated" do not.
+    and "evaluated" do not. COCO's parts of val and train ("minival", "valminusminival", "minitrain") are val and train.
     """
     match = _IN_A_NAME.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name))
-    return match[1].lower() if match else ""
+    word = match[1].lower() if match else ""
+    return _OF_COCO.get(word, word)
 
 
 @dataclass(frozen=True)
