@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ class Header:
     captions: tuple[int, ...]
     delimiter: str
     width: int  # with columns without a name at the end, as spreadsheets leave them
+    spaced: bool = False  # a space follows the delimiter, so that one says nothing of captions
 
     @classmethod
     def of(cls, line: str, captions: Callable[[Sequence[str]], Iterable[str]]) -> Header:
@@ -24,27 +26,41 @@ class Header:
         Of equal names the second becomes "caption.1" and the third "caption.2".
         """
         delimiter = next((sign for sign in "\t,;|" if sign in line), ",")
-        cells = [cell.strip().lower() for row in csv.reader([line], delimiter=delimiter) for cell in row]
+        raw = [cell for row in csv.reader([line], delimiter=delimiter) for cell in row]
+        cells = [cell.strip().lower() for cell in raw]
         names = cells[: _without_empty(cells)]
         seen = Counter[str]()
         for at, name in enumerate(names):
             names[at] = f"{name}.{seen[name]}" if name and seen[name] else name
             seen[name] += 1
-        return cls(tuple(names), tuple(map(names.index, captions(names))), delimiter, len(cells))
+        return cls(
+            tuple(names),
+            tuple(map(names.index, captions(names))),
+            delimiter,
+            len(cells),
+            any(cell[:1].isspace() for cell in raw),
+        )
 
     def fit(self, cells: Sequence[str]) -> list[str] | None:
         """A row's cells, at most one a column; None where there are more and it cannot be told which belong together.
 
-        Empty ones at the end are left out. Others are parts of the caption, if one column alone holds captions.
+        Empty ones at the end are left out, except one that ends a row whose caption goes on in the next cell. Others are
+        parts of the caption, if one column alone holds captions.
         """
-        surplus = len(cells) - len(self.names)
-        if surplus <= 0 or _without_empty(cells) <= len(self.names):
-            return list(cells[: len(self.names)])
-        if len(self.captions) != 1:
-            return None
-        (at,) = self.captions
-        caption = self.delimiter.join(cells[at : at + surplus + 1]).rstrip(self.delimiter)
-        return [*cells[:at], caption, *cells[at + surplus + 1 :]]
+        full = _without_empty(cells)
+        if len(self.captions) == 1:
+            (at,) = self.captions
+            end = max(full, len(cells) - (self.width - len(self.names)))  # columns without a name end empty
+            surplus = max(full - len(self.names), min(self._goes_on(cells, at), end - len(self.names)), 0)
+            caption = self.delimiter.join(cells[at : at + surplus + 1])
+            fitted = [*cells[:at], caption.rstrip(self.delimiter), *cells[at + surplus + 1 :]] if surplus else cells
+            return list(fitted[: len(self.names)])
+        return list(cells[: len(self.names)]) if full <= len(self.names) else None
+
+    def _goes_on(self, cells: Sequence[str], at: int) -> int:
+        """How many cells after a caption begin with a space, as what follows a comma in a sentence does."""
+        parts = itertools.takewhile(lambda cell: cell[:1].isspace() and cell.strip(), cells[at + 1 :])
+        return 0 if self.spaced else len(list(parts))
 
     def misfit(self, cells: Sequence[str]) -> str:
         """What is wrong with a row that `fit` refuses, and what to do."""

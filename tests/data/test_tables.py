@@ -267,6 +267,13 @@ def test_empty_columns_hide_no_others(header: str, row: str, tmp_path: Path) -> 
         ("image,caption_0,caption_1,split", "one.jpg,A dog,A cat,val,,", ["A dog", "A cat"]),
         ("image,caption,split,caption", 'one.jpg,"A dog, brown",val,A cat', ["A dog, brown", "A cat"]),
         ("image,split,caption,", 'one.jpg,val,"A dog\nruns",', ["A dog runs"]),
+        ("image,caption,split,", "one.jpg,A dog, brown,val,", ["A dog, brown"]),
+        ("image,caption,split", "one.jpg,A dog, brown,val,", ["A dog, brown"]),
+        ("caption,image,split", "A dog, brown,one.jpg,val,", ["A dog, brown"]),
+        ("image,caption,split,,,", "one.jpg,A dog, brown,val,,,", ["A dog, brown"]),
+        ("image,caption,split,,,", "one.jpg,A dog,val,,,", ["A dog"]),
+        ("image,caption,split", "one.jpg,A dog,val,,,", ["A dog"]),
+        ("image, caption, split", "one.jpg, A dog, val,", ["A dog"]),
     ],
 )
 def test_no_cell_of_a_row_is_lost(header: str, row: str, captions: list[str], tmp_path: Path) -> None:
@@ -275,6 +282,26 @@ def test_no_cell_of_a_row_is_lost(header: str, row: str, captions: list[str], tm
     found = read_annotations(tmp_path)
     assert [list(image.captions) for image in found.images] == [captions] * 2
     assert {image.split for image in found.images} == {"val"} or "split" not in header
+    assert {problem.kind for problem in found.problems} <= {"no-caption"}
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "caption"),
+    [
+        ("image,caption,split", "{},A dog, brown,", "A dog, brown"),
+        ("image,caption,split", "{},A dog, brown, runs,", "A dog, brown, runs"),
+        ("image,caption,split,", "{},A dog, brown,,", "A dog, brown"),
+        ("caption,image,split", "A dog, brown,{},", "A dog, brown"),
+        ("image,caption,split", "{},A dog,", "A dog"),
+        ("image,caption,split", "{},A dog,,,", "A dog"),
+    ],
+)
+def test_a_caption_goes_on_before_an_empty_cell(header: str, row: str, caption: str, tmp_path: Path) -> None:
+    images(tmp_path)
+    rows = [row.format(name) for name in ("one.jpg", "two.jpg")]
+    write(tmp_path / "captions.csv", "\n".join([header, *rows]) + "\n")
+    found = read_annotations(tmp_path)
+    assert [image.captions for image in found.images] == [(caption,)] * 2
     assert {problem.kind for problem in found.problems} <= {"no-caption"}
 
 

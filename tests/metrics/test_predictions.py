@@ -20,6 +20,10 @@ from showtell.metrics import read_predictions
         ("image,score,caption,,", "1.jpg,0.5,a dog, brown,", "a dog, brown"),
         ("image,caption,text", '1.jpg,"a dog, brown",,,', "a dog, brown"),
         ("image,caption", "1.jpg,a dog,,", "a dog"),
+        ("image,caption,score,", "1.jpg,a dog, brown,0.5,", "a dog, brown"),
+        ("image,caption,score", "1.jpg,a dog, brown,0.5,", "a dog, brown"),
+        ("image,caption,score", "1.jpg,a dog, brown,", "a dog, brown"),
+        ("image,caption,score", "1.jpg,a dog,0.5,,", "a dog"),
     ],
 )
 def test_no_cell_of_a_row_is_lost(header: str, row: str, caption: str, tmp_path: Path) -> None:
