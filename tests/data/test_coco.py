@@ -114,13 +114,15 @@ def test_letters_within_a_word_are_no_split(name: str, tmp_path: Path) -> None:
     assert sorted(split or "" for _, _, split in read(tmp_path).values()) == ["test", *["train"] * 3, "val", "val"]
 
 
-def test_the_folder_of_an_annotation_file_is_its_split(tmp_path: Path) -> None:
-    for split in ("train", "valid"):
+@pytest.mark.parametrize("called", ["{}", "{}2017", "{}_set", "partial-{}"])
+def test_the_folder_of_an_annotation_file_is_its_split(called: str, tmp_path: Path) -> None:
+    train, valid = called.format("train"), called.format("valid")
+    for split in (train, valid):
         paint(tmp_path / split / "1.jpg")
         annotate(tmp_path / split / "_annotations.coco.json", {0: "1.jpg"}, said=split)
     assert read(tmp_path) == {
-        "train/_annotations.coco/0": ("train/1.jpg", ("train picture 0",), "train"),
-        "valid/_annotations.coco/0": ("valid/1.jpg", ("valid picture 0",), "val"),
+        f"{train}/_annotations.coco/0": (f"{train}/1.jpg", (f"{train} picture 0",), "train"),
+        f"{valid}/_annotations.coco/0": (f"{valid}/1.jpg", (f"{valid} picture 0",), "val"),
     }
 
 

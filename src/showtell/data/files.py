@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from showtell.data.draft import Draft
-from showtell.data.splits import SPLIT_NAMES, split_in
+from showtell.data.splits import split_in
 
 
 def candidates(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -28,12 +28,8 @@ def split_in_the_name(file: Path) -> str:
 
 
 def split_of_the_folder(file: Path, root: Path) -> str:
-    """The split that the nearest folder of a file below `root` is called by; empty if there is none.
-
-    The hub calls a folder "partial-train" where it holds the beginning of a split.
-    """
-    folders = (folder.lower().removeprefix("partial-") for folder in reversed(file.relative_to(root).parts[:-1]))
-    return next((folder for folder in folders if folder in SPLIT_NAMES), "")
+    """The split in the name of the nearest folder of a file below `root` that has one; empty if there is none."""
+    return next(filter(None, map(split_in, reversed(file.relative_to(root).parts[:-1]))), "")
 
 
 def head(file: Path) -> str:
