@@ -10,7 +10,7 @@ import pytest
 
 from showtell.data.annotations import Annotations, read_annotations
 from showtell.data.check import check
-from showtell.data.copies import first_equals
+from showtell.data.copies import differ, first_equals
 
 
 def test_equal_files_name_the_first_of_them(tmp_path: Path) -> None:
@@ -42,6 +42,17 @@ def test_files_are_read_only_where_they_may_be_equal(tmp_path: Path, monkeypatch
     monkeypatch.setattr("showtell.data.copies._digest", lambda path: read.append(path) or path.read_bytes())
     assert first_equals(paths) == [0, 1, 2, 1]
     assert read == [paths[1], paths[3]]
+
+
+def test_files_differ_by_size_or_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = {"a": b"one", "b": b"two", "c": b"three", "d": b"one", "e": b"", "f": b"", "g": b"one"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    paths = {name: tmp_path / name for name in (*contents, "none")}
+    monkeypatch.setattr("showtell.data.copies._digest", lambda path: pytest.fail(f"{path} is read in full"))
+    told = {names: differ([paths[name] for name in names]) for names in ("", "a", "ad", "adg", "ab", "ac", "adb", "ef")}
+    assert told == {"": False, "a": False, "ad": False, "adg": False, "ab": True, "ac": True, "adb": True, "ef": True}
+    assert differ([paths["a"], paths["none"]])
 
 
 def pictures(root: Path, copies: dict[int, int], *, split: str = "") -> Annotations:

@@ -67,7 +67,10 @@ def test_a_name_of_several_files_is_told_of_and_the_first_is_read(tmp_path: Path
     ]
 
 
-def test_copies_of_one_file_are_not_ambiguous(tmp_path: Path) -> None:
+def test_copies_of_one_file_are_not_ambiguous_and_not_read_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("showtell.data.copies._digest", lambda path: pytest.fail(f"{path} is read in full"))
     read(tmp_path, ["0.jpg", "b.jpg"], ["a/0.jpg", "b.jpg"])
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "0.jpg").write_bytes((tmp_path / "a" / "0.jpg").read_bytes())

@@ -16,13 +16,23 @@ def first_equals(paths: Sequence[Path]) -> list[int]:
     Files are read in full only where their sizes and ends are equal. An empty or unreadable file equals none.
     """
     first = list(range(len(paths)))
-    groups = [first]
-    for look in (_size, _end, _digest):
-        groups = [alike for group in groups for alike in _alike(group, paths, look)]
-    for group in groups:
+    for group in _groups(paths, _size, _end, _digest):
         for index in group:
             first[index] = group[0]
     return first
+
+
+def differ(paths: Sequence[Path]) -> bool:
+    """Whether not all files have the same size and end; none is read in full. An empty or unreadable one differs."""
+    return max(map(len, _groups(paths, _size, _end)), default=1) < len(paths)
+
+
+def _groups(paths: Sequence[Path], *looks: Callable[[Path], object]) -> list[list[int]]:
+    """The groups of files, two at least in each, that look alike in all these ways, each for those alike so far."""
+    groups = [[*range(len(paths))]]
+    for look in looks:
+        groups = [alike for group in groups for alike in _alike(group, paths, look)]
+    return groups
 
 
 def _alike(group: Sequence[int], paths: Sequence[Path], look: Callable[[Path], object]) -> list[list[int]]:

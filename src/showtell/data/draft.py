@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from showtell.data.copies import first_equals
+from showtell.data.copies import differ
 from showtell.data.pictures import Pictures
 from showtell.data.splits import SPLIT_NAMES, Split
 
@@ -101,7 +101,7 @@ class Draft:
             which = image if image == said[image] else f"{image} ({said[image]})"
             if len(found) == 1 or (alone and found):
                 self.paths[image] = found[0]
-                if len(found) > 1 and len({*first_equals(found)}) > 1:
+                if differ(found):
                     read, *others = (self.name(path) for path in found)
                     self.problem(
                         self.root,
