@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from showtell.data.annotations import Annotations, read_annotations
+from showtell.data.pictures import Pictures, parts
 
 DECOMPOSED = unicodedata.normalize("NFD", "é.jpg")
 
@@ -75,6 +76,14 @@ def test_copies_of_one_file_are_not_ambiguous_and_not_read_in_full(
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "0.jpg").write_bytes((tmp_path / "a" / "0.jpg").read_bytes())
     assert not read_annotations(tmp_path).problems
+
+
+def test_a_name_that_ends_with_its_separator_is_respelt(tmp_path: Path) -> None:
+    (tmp_path / "X.JPG").touch()
+    names = {"1": "x.jpg/", "2": "a/x.jpg/", "3": "a\\x.jpg", "4": "x.jpg", "5": "/a/x.jpg"}
+    found = Pictures(tmp_path).respelt(names)
+    assert {image: parts(name)[-1] for image, name in found.items()} == dict.fromkeys(names, "X.JPG")
+    assert [parts(name)[:-1] for name in found.values()] == [parts(name)[:-1] for name in names.values()]
 
 
 def test_absolute_paths_are_captioned_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,10 @@ class Pictures:
             files = {path.name for path in self._folded.get(_fold(last), ())}
             if alike[_fold(last)] == 1 and len(files) == 1 and not any({f, Path(f).stem} & lasts for f in files):
                 near[last] = files.pop()
-        spelt = ((image, name, parts(name)[-1]) for image, name in names.items())
-        return {image: name.removesuffix(last) + near.get(last, last) for image, name, last in spelt}
+        spelt = ((image, name, near.get(parts(name)[-1])) for image, name in names.items())
+        return {
+            image: PureWindowsPath(*parts(name)[:-1], last).as_posix() if last else name for image, name, last in spelt
+        }
 
     @cached_property
     def _folded(self) -> dict[str, list[Path]]:
