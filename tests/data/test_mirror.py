@@ -53,6 +53,17 @@ def test_words_change_places_and_back(before: str, after: str) -> None:
         "the right way to hold a bat",
         "a sheet on the right side up",
         "boards at right angles",
+        "the right whale jumps",
+        "the right amount of snow",
+        "a cyclist in the right gear",
+        "he picks the right one",
+        "a dog eats the left overs",
+        "trying to right her canoe",
+        "a boat that nobody tries to right .",
+        "he moves to right his canoe",
+        "he kisses her right on the cheek",
+        "a trophy at the top right next to a flag",
+        "a car has the right of way",
         "the boy has left the house",
         "the little bit of water left by the sprinklers",
         "no food left",
@@ -75,8 +86,21 @@ def test_what_could_become_wrong_is_not_mirrored(caption: str) -> None:
     assert not mirrorable(caption)
 
 
-def test_plain_sides_are_mirrorable() -> None:
-    assert mirrorable("a red ball is left of a blue box") and mirrorable("a dog runs")
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a dog runs",
+        "a red ball is left of a blue box",
+        "a dog on the right .",
+        "the man to his left is smiling, and another is on the right in a hat",
+        "he looks to the right while she looks left",
+        "a building to the right of them and a bag over her left shoulder",
+        "the center left one, a tree at lower right",
+        "looking to left with a blue sky behind",
+    ],
+)
+def test_plain_sides_are_mirrorable(caption: str) -> None:
+    assert mirrorable(caption)
 
 
 def test_ids_change_places_where_both_words_are_known() -> None:

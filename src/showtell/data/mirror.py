@@ -16,20 +16,24 @@ _PAIRS = (
 _SWAP = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
 _WORD = re.compile(r"[^\W\d_]+")
 # Where "left" and "right" are sides. Anywhere else they may not be ("right outside", "all right", "has left", "food
-# left"), and in these places there are exceptions ("the right way", "looks right at", "right side up").
-_NOT_THE_RIGHT = r"(?!\W+(?:way|time|place|spot|moment|size|kind|direction|thing|tools?|answer|angles?|to\s|side\s+up))"
-_NOT_STRAIGHT = (
-    r"(?!\s+(?:at|in|into|on|onto|to|towards?|up|past|through|by|over|under|behind|before|after|above|below|beside|next|near|along"
-    r"|alongside|around|away|back|out|off|inside|outside|here|there|now|about|as|where|when|the|a|an|itself|himself|herself)\b)"
+# left"), and what follows decides whether they are here: nothing, or a word that no "right" of another meaning has after
+# it ("the right whale", "the left overs", "to right her canoe").
+_DONE = r"of(?!\s+way)|with|from|and|or|but|while|who|which|is|are|was|were|has|have|wearing|holding|watching"
+_PLACE = (  # after "looks right", "kisses her right" or "the bottom right" these go with a "right" that means straight
+    r"in|into|on|onto|at|near|next|by|beside|along|alongside|around|across|against|through|towards?|down|inside|outside"
+    r"|above|below|beneath|under|between|before|after|during|as|when|where"
 )
+_THEN = rf"(?=\W*$|\s*[.,;:!?)]|\s+(?:{_DONE})\b)"
+_THEN_OR_PLACE = rf"(?=\W*$|\s*[.,;:!?)]|\s+(?:{_DONE}|{_PLACE})\b)"
 _SIDE = re.compile(
     rf"""\b(?:
         (?:left|right)[\s-]+(?:and|or|to)[\s-]+(?:left|right)
-      | (?:the|his|her|their|its|my|your|our|far|top|bottom|upper|lower|center|centre)[\s-]+(?:left|right)\b{_NOT_THE_RIGHT}
-      | (?:on|to|from|at)\s+(?:left|right)\b{_NOT_THE_RIGHT}{_NOT_STRAIGHT}
-      | (?:look|glanc|fac|turn|lean|point|swerv|veer|lung|steer|mov|head)(?:e|s|es|ed|ing)?\s+(?:left|right)\b{_NOT_STRAIGHT}
+      | (?:the|his|their|its|my|your|our)\s+(?:left|right)\b{_THEN_OR_PLACE}
+      | (?:her|far|top|bottom|upper|lower|center|centre)[\s-]+(?:left|right)\b(?:{_THEN}|(?=\s+ones?\b))
+      | (?:(?:on|from|at)\s+(?:left|right)|to\s+left)\b{_THEN}
+      | (?:look|glanc|fac|turn|lean|point|swerv|veer|lung|steer|mov|head)(?:e|s|es|ed|ing)?\s+(?:to\s+)?(?:left|right)\b{_THEN}
       | (?:left|right)[\s-]+(?:
-            of | side(?!\s+up) | hand(?:s|ed)? | arms? | legs? | foot | feet | shoulders? | eyes? | ears? | wrists? | elbows?
+            of(?!\s+way) | side(?!\s+up) | hand(?:s|ed)? | arms? | legs? | foot | feet | shoulders? | eyes? | ears? | wrists? | elbows?
           | knees? | ankles? | hips? | fists? | (?:index|pointer|ring)?\s*fingers? | thumbs? | paws? | (?:front|hind|rear)[\s-]+\w+
           | wings? | half | third | part | edge | end | corner | lane | turn | kick
         )
@@ -52,8 +56,8 @@ _UNSAFE = re.compile(
 
 @functools.cache  # training asks for the same captions every epoch
 def mirrorable(caption: str) -> bool:
-    """Whether `mirror_caption` can make the caption true of the mirrored picture. Where that is not sure, the sample is
-    not mirrored at all: rare, and never wrong."""
+    """Whether `mirror_caption` can make the caption true of the mirrored picture. Where that is in doubt, the sample is
+    not mirrored at all. English is judged by the words beside a "left" or "right", which can be wrong."""
     return not _UNSAFE.search(caption) and not _LEFT_OR_RIGHT.search(_SIDE.sub(" ", caption))
 
 
