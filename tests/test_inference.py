@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +18,12 @@ from PIL import Image, ImageOps
 from showtell import Caption, Captioner, Sampling, Wishes
 from showtell.bundle import build_encoder, build_model, load_bundle, save_bundle
 from showtell.captioning import Word
+from showtell.config import SearchConfig
 from showtell.data.annotations import read_annotations
 from showtell.data.mirror import mirror_caption
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError, DataError, ImageError
+from showtell.evaluation import evaluate_bundle
 from showtell.images import views_of
 from showtell.loading import load_captioner
 from showtell.recipe import load_recipe
@@ -353,6 +357,20 @@ def test_only_a_captioner_that_learned_turned_pictures_turns_them(
     np.testing.assert_allclose(maps[1], maps[0][:, ::-1], atol=5e-3)
     np.testing.assert_allclose(maps[2], np.rot90(maps[0]), atol=5e-3)
     assert not np.allclose(maps[0], maps[2], atol=5e-3)
+
+
+def test_an_earlier_bundle_that_never_turned_a_picture_reports_the_views_that_it_takes(
+    tiny_bundle: Path, scenes: Path, tmp_path: Path
+) -> None:
+    earlier = shutil.copytree(tiny_bundle, tmp_path / "earlier")
+    config = json.loads((earlier / "config.json").read_text())
+    config["recipe"]["train"]["phases"] = [{"augment": "aerial"}]  # and each image seen in one view
+    config["recipe"]["search"]["views"] = 8
+    (earlier / "config.json").write_text(json.dumps(config))
+    captioner = Captioner.load(earlier)
+    assert captioner.options().views == len(captioner._views(captioner.options())[0]) == 4
+    assert evaluate_bundle(earlier, scenes, split="val").report.protocol.decoding.endswith("4 views")
+    assert captioner.looking(SearchConfig(**captioner.bundle.search).views)  # as choosing a decoding does
 
 
 @pytest.mark.parametrize("views", [1, 2])

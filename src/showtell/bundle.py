@@ -16,7 +16,7 @@ from torch import Tensor
 
 import showtell
 from showtell.card import model_card
-from showtell.config import Recipe, SearchConfig
+from showtell.config import MOST_UPRIGHT_VIEWS, Recipe, SearchConfig
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError, RecipeError, captioner_path, first_line
 from showtell.images import ImageTransform
@@ -124,11 +124,17 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
         decoder=model.decoder,
         vocabulary=vocabulary,
         transform=model.encoder.transform,
-        search=recipe.search.model_dump(),
+        search=_decoding_of(recipe),
         config=config,
         grid=model.encoder.grid,
         turned=recipe.turns(),
     )
+
+
+def _decoding_of(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's decoding, with no more views than the captioner has: earlier versions let others ask for turned ones."""
+    views = recipe.search.views if recipe.turns() else min(recipe.search.views, MOST_UPRIGHT_VIEWS)
+    return recipe.search.model_copy(update={"views": views}).model_dump()
 
 
 def set_decoding(folder: Path, search: SearchConfig, *, chosen: Mapping[str, Any]) -> None:
