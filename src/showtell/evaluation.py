@@ -88,7 +88,8 @@ def evaluate_predictions(
     order = [image.image_id for image in images] if listed is None else _lines(listed)
     place = f"the {split} split of {data}" if listed is None else str(listed)
     found = _found(predictions, order, place, n)
-    known = Predictions({name: name for name in found}, annotations.images)  # by whose name an image is in the file
+    names = {name: name for name in found}  # by whose name an image is in the file
+    known = Predictions(names, annotations.images, images)
     said = ((image, known.of(image)) for image in images)
     pairs = [(image, found[name][:n]) for image, name in said if name is not None]
     missing = len(images) - len(pairs)

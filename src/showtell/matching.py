@@ -14,13 +14,16 @@ class Predictions:
     """Captions by the keys of a file of predictions, looked up by image.
 
     A key is the data set's id; the name of the image's file, with or without its suffix, or its COCO number, where no
-    other image of the data set shares it; or a path, as `showtell caption` prints it.
+    other image of the data set shares it; or a path, as `showtell caption` prints it. Where COCO's files count their
+    images anew, it is the number in the file of the images that are scored.
     """
 
-    def __init__(self, found: Mapping[str, str], images: Sequence[CaptionedImage]) -> None:
-        """`images` are those of all splits, so that no image gets the caption of another one."""
+    def __init__(
+        self, found: Mapping[str, str], images: Sequence[CaptionedImage], scored: Sequence[CaptionedImage] = ()
+    ) -> None:
+        """`images` are those of all splits, so that no image gets the caption of another one; `scored` those of one."""
         self._found = found
-        self._having = Counter(name for image in images for name in {image.image_id, *_other_names(image)})
+        self._having, self._counted = _having(images), _counted(found, images, scored)
         self._numbered = _only_ones(
             (number, caption) for key, caption in found.items() if (number := _coco_number(key))
         )
@@ -33,6 +36,8 @@ class Predictions:
         for name in _other_names(image):
             if name in self._found and self._having[name] == 1:
                 return self._found[name]
+        if image.image_id in self._counted:
+            return self._found.get(self._counted[image.image_id])
         number = _coco_number(image.image_id)  # COCO's 2014 and 2017 files have different names but the same numbers
         known = image.image_id if number == "" or self._having[number] > 1 else number
         return self._numbered.get(known) or self._paths.of(image)
@@ -60,6 +65,28 @@ class _Paths:
         if len(ends) == 1:
             return ends[0]
         return named[0][1] if len(named) == 1 == self._images[image.path.name] else None
+
+
+def _having(images: Sequence[CaptionedImage]) -> Counter[str]:
+    """How many images each name may mean."""
+    return Counter(name for image in images for name in {image.image_id, *_other_names(image)})
+
+
+def _counted(
+    found: Mapping[str, str], images: Sequence[CaptionedImage], scored: Sequence[CaptionedImage]
+) -> dict[str, str]:
+    """Scored images and the numbers that end their ids ("val/7" is 7), if each key of `found` is the number of one.
+
+    Otherwise they may be those of another split, which has the same numbers. A number that is an image's id is that one.
+    """
+    having, ids = _having(scored), {image.image_id for image in images}
+    numbers = {image.image_id: image.image_id.rpartition("/")[2] for image in scored}
+    only = {
+        image: number
+        for image, number in numbers.items()
+        if number.isdecimal() and having[number] == 1 and (number == image or number not in ids)
+    }
+    return only if found.keys() <= {*only.values()} else {}
 
 
 def _other_names(image: CaptionedImage) -> Iterator[str]:
