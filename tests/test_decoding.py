@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from showtell.commands.several import spelt
@@ -52,6 +53,15 @@ def test_options_that_do_not_go_together(wishes: Wishes, given: dict[str, Any], 
         (Wishes, {"required": "ball"}, "required is 'ball'; expected a list of texts, such as ['dog', 'red|green']"),
         (Wishes, {"excluded": ("a", 1)}, "excluded is ('a', 1); expected a list of texts"),
         (Wishes, {"required": None}, "required is None; expected a list of texts"),
+        (
+            Wishes,
+            {"required": np.array(["a", "b"])},
+            "required is array(['a', 'b'], dtype='<U1'); expected a list of texts",
+        ),
+        (Wishes, {"excluded": {"a": 1}}, "excluded is {'a': 1}; expected a list of texts"),
+        (Wishes, {"views": True}, "views is True; expected a whole number"),
+        (Wishes, {"length_penalty": True}, "length_penalty is True; expected a number"),
+        (Sampling, {"seed": True}, "seed is True; expected a whole number"),
         (Wishes, {"begins": ("a", "man")}, "begins is ('a', 'man'); expected text"),
         (Wishes, {"consensus": 2.5}, "consensus is 2.5; expected a whole number"),
         (Wishes, {"min_tokens": None}, "min_tokens is None; expected a whole number"),
@@ -64,6 +74,11 @@ def test_options_that_do_not_go_together(wishes: Wishes, given: dict[str, Any], 
 def test_values_of_another_type_are_refused(kind: type, given: dict[str, Any], said: str) -> None:
     with pytest.raises(DataError, match=re.escape(said)):
         kind(**given)
+
+
+def test_lists_and_numpys_integers_are_taken() -> None:
+    assert Wishes(["dog"], ["cat"], views=np.int64(2)).views == 2  # type: ignore[arg-type]
+    assert Sampling(seed=np.int64(3)).seed == 3  # type: ignore[arg-type]
 
 
 def test_an_image_is_drawn_with_the_seed_of_its_place() -> None:

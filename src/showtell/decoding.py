@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -209,20 +209,22 @@ def need_whole(**numbers: Any) -> None:
     for name, value in numbers.items():
         try:
             operator.index(value)  # numpy's integers are whole, too
+            whole = not isinstance(value, bool)
         except TypeError:
-            raise DataError(f"{name} is {value!r}; expected a whole number") from None
+            whole = False
+        if not whole:
+            raise DataError(f"{name} is {value!r}; expected a whole number")
 
 
 def _need_numbers(**numbers: Any) -> None:
     for name, value in numbers.items():
-        if not isinstance(value, Real):
+        if not isinstance(value, Real) or isinstance(value, bool):
             raise DataError(f"{name} is {value!r}; expected a number")
 
 
 def _need_texts(**lists: Any) -> None:
     for name, texts in lists.items():
-        several = isinstance(texts, Collection) and not isinstance(texts, str | bytes)
-        if not several or not all(isinstance(text, str) for text in texts):
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             raise DataError(f"{name} is {texts!r}; expected a list of texts, such as ['dog', 'red|green']")
 
 
