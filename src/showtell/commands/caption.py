@@ -185,9 +185,14 @@ def _refuse_outputs(out: Path | None, *, beside: bool, printed: bool, sample: bo
         )
 
 
+def _one_drawing(out: Path) -> bool:
+    """Whether `--attention` names the file of one drawing, not a folder for several."""
+    return out.suffix.lower() == ".png"
+
+
 def _drawable(out: Path, inputs: Iterator[Input]) -> Iterator[Input]:
     """The inputs; `DataError` for several images where `out` is the file of one drawing."""
-    if out.suffix.lower() != ".png":
+    if not _one_drawing(out):
         return inputs
     first = list(itertools.islice(inputs, 2))
     if len(first) > 1:
@@ -239,7 +244,7 @@ def _drawer(
         raise DataError(f"--attention: there is no attention to draw, {why}; {instead}")
     from showtell.images import SUFFIXES
 
-    single = out.suffix.lower() == ".png"
+    single = _one_drawing(out)
     if not single and out.suffix.lower() in SUFFIXES:
         raise DataError(f"--attention {out}: drawings are PNG files; name one .png, or a folder for them")
     (out.parent if single else out).mkdir(parents=True, exist_ok=True)
