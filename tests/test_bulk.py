@@ -177,6 +177,26 @@ def test_one_process_writes_a_file(tiny_bundle: Path, photos: Path, tmp_path: Pa
     assert run("caption", tiny_bundle, photos, "--out", tmp_path / "own.csv").exit_code == 0
 
 
+def test_a_file_without_captions_is_removed_while_it_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody begins to write what is about to be removed, nor what has been since it was opened."""
+    fcntl = pytest.importorskip("fcntl", reason="needs locks on files")
+    own, unlink, tried = tmp_path / "own.csv", Path.unlink, []
+
+    def removed(path: Path, missing_ok: bool = False) -> None:
+        with pytest.raises(DataError, match="another process"):
+            CaptionFile(path, 1)
+        tried.append(path)
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch, CaptionFile(own, 1):
+        patch.setattr(Path, "unlink", removed)
+        # the file closes first, and then the patch ends
+    assert tried == [own] and not own.exists()
+    monkeypatch.setattr(fcntl, "flock", lambda *_: unlink(own))
+    with pytest.raises(DataError, match="another process"):
+        CaptionFile(own, 1)
+
+
 def test_wrong_uses_are_sentences(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
     caption = ("caption", tiny_bundle, photos, "--out")
     refused(run(*caption, tmp_path / "own.txt"), "own.txt", ".jsonl or .csv")

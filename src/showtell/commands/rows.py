@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -82,8 +83,11 @@ class CaptionFile:
         return self
 
     def __exit__(self, *_: object) -> None:
+        unused = self._new and self._empty  # nothing was captioned
+        if unused and os.name != "nt":  # while it is locked: later, it may be another process's
+            self._path.unlink(missing_ok=True)
         self._file.close()
-        if self._new and self._empty:  # nothing was captioned
+        if unused and os.name == "nt":  # which keeps open files
             self._path.unlink(missing_ok=True)
 
     def left(self, inputs: Iterable[Input]) -> Iterator[Input]:
@@ -121,6 +125,8 @@ def _lock(file: BinaryIO, path: Path) -> None:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(file.fileno()).st_nlink:  # opened just before its writer, who had no caption for it, removed it
+            raise BlockingIOError
     except BlockingIOError:
         raise DataError(
             f"--out {path} is being written by another process; give each --shard a file of its own"
