@@ -32,10 +32,10 @@ LAYERS = (
     ("bundle", "captioning", "generate"),
     ("card",),
     ("array_search", "model", "search", "metrics", "data"),
-    ("decoding", "images"),
+    ("images",),
     ("recipe",),
     ("config",),
-    ("devices",),
+    ("decoding", "devices"),
     ("delimited", "errors", "paths", "progress", "writing"),
 )
 LIGHT = (
@@ -135,6 +135,14 @@ def test_importing_does_not_load_torch(code: str) -> None:
     program = f"import sys\n{code}\nprint([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_the_command_line_begins_without_pydantic() -> None:
+    """Recipes need it, and their classes take half a second; `--help` and shells that complete do not."""
+    program = "import sys\nimport showtell.cli\nprint('pydantic' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "False\n"
+    )
 
 
 def test_public_names_are_there() -> None:

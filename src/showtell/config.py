@@ -25,7 +25,6 @@ IDLE_FOR = {
 OF_TRAINING = ("dropout", "variational")
 
 MOST_UPRIGHT_VIEWS = 4  # for pictures that have an up
-MOST_PENALTY = 10.0  # of a length or of another caption's words: more would leave the range of float32
 
 
 class _Section(BaseModel):

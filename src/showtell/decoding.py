@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from showtell.config import MOST_PENALTY
 from showtell.errors import DataError
 
 BATCH_SIZE = 32  # images captioned together, unless another number is asked for
 MOST_VIEWS = 8
 MOST_TOKENS = 100  # of a caption whose length is asked for
 MOST_REQUIRED = 4  # every subset of them has a beam of its own
-TEMPERATURES = (0.01, 100.0)  # more would leave the range of float32
+MOST_PENALTY = 10.0  # of a length or of another caption's words: more would leave the range of float32
+TEMPERATURES = (0.01, 100.0)  # likewise
 Phrase = tuple[int, ...]  # token ids that follow each other
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from showtell.config import MOST_PENALTY, MOST_UPRIGHT_VIEWS, PhaseConfig, Recipe
+from showtell.config import MOST_UPRIGHT_VIEWS, PhaseConfig, Recipe
+from showtell.decoding import MOST_PENALTY
 from showtell.errors import RecipeError, meant
 
 _BUILT_IN = Path(__file__).parent / "recipes"

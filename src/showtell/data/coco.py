@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from showtell.data.draft import Draft
-from showtell.data.files import split_in_the_name, split_of_the_folder
+from showtell.data.files import split_named
 from showtell.data.pictures import Pictures
 from showtell.data.splits import SPLIT_NAMES
 from showtell.data.tables import text_of
@@ -55,7 +55,7 @@ def read_coco(root: Path, objects: Iterable[tuple[Path, dict[str, Any]]]) -> Dra
 
 def _listed(draft: Draft, file: Path, content: Mapping[str, Any]) -> _Listed:
     """The images and captions of a file; what is wrong becomes a problem."""
-    split = split_in_the_name(file) or split_of_the_folder(file, draft.root)
+    split = split_named(file, draft.root)
     # No word for a split, as it may lie beside train and val; but those who merge them train on it.
     listed = _Listed(file, split or ("train" if "trainval" in file.stem.lower() else ""))
     for index, entry in enumerate(content["images"]):

@@ -27,6 +27,11 @@ def split_in_the_name(file: Path) -> str:
     return split_in(file.stem)
 
 
+def split_named(file: Path, root: Path) -> str:
+    """The split in a file's name, else in those of its folders below `root`; empty if there is none."""
+    return split_in_the_name(file) or split_of_the_folder(file, root)
+
+
 def split_of_the_folder(file: Path, root: Path) -> str:
     """The split in the name of the nearest folder of a file below `root` that has one; empty if there is none."""
     return next(filter(None, map(split_in, reversed(file.relative_to(root).parts[:-1]))), "")

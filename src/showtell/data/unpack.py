@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from showtell.data.draft import has_a_word
-from showtell.data.files import split_in_the_name, split_of_the_folder
+from showtell.data.files import split_named
 from showtell.data.folders import new_folder, safe_name
 from showtell.data.packed import (
     PACKED,
@@ -119,7 +119,7 @@ def _sources(paths: Iterable[Path]) -> Iterator[Source]:
                 seen.add(file.resolve())
                 _refuse_pointer(file)
                 root = path if path.is_dir() else path.parent
-                yield Source(file, str(file.relative_to(root)), _split_named(file, root), root)
+                yield Source(file, str(file.relative_to(root)), split_named(file, root), root)
 
 
 def _is_parquet(source: Source) -> bool:
@@ -130,11 +130,6 @@ def _refuse_pointer(file: Path) -> None:
     with file.open("rb") as opened:
         if opened.read(24) == b"version https://git-lfs.":
             raise DataError(f"{file} only says where its content is; fetch that with  git lfs pull")
-
-
-def _split_named(file: Path, root: Path) -> str:
-    """The split in a file's name, else in those of its folders; empty if there is none."""
-    return split_in_the_name(file) or split_of_the_folder(file, root)
 
 
 def _listed(sources: Sequence[Path]) -> str:

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from showtell.captioning import BaseCaptioner
-from showtell.config import MOST_PENALTY
 from showtell.decoding import (
+    MOST_PENALTY,
     MOST_REQUIRED,
     MOST_TOKENS,
     TEMPERATURES,
