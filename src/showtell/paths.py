@@ -1,4 +1,5 @@
-"""Where feature caches are kept, which files make up a captioner, whole-file writes, and why the hub is silent."""
+"""Where feature caches are kept, which files make up a captioner, what lies in a folder, whole-file writes, and why the
+hub is silent."""
 
 from __future__ import annotations
 
@@ -29,6 +30,14 @@ def is_cache(folder: Path) -> bool:
 def cache_home() -> Path:
     """The user's folder of feature caches: below `SHOWTELL_CACHE`, by default `~/.cache/showtell`."""
     return Path(os.environ.get("SHOWTELL_CACHE") or Path.home() / ".cache" / "showtell") / "features"
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, in order; nothing if that may not be seen: `lost+found`, or another user's in `/tmp`."""
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError:
+        return []
 
 
 def why_no_hub() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -480,3 +480,45 @@ def test_images_of_one_name_in_several_folders_keep_their_own_files(tmp_path: Pa
     assert sorted(kinds(tmp_path)) == ["ambiguous-image", "missing-image"]
     write(tmp_path / "captions.csv", "image,caption\nb/1.png,a cat\n")  # who has no caption may have the name too
     assert [image.path for image in read_annotations(tmp_path).images] == [tmp_path / "b" / "1.png"]
+
+
+def _shut(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Folders of this name may not be listed, as those of other users."""
+    seen = Path.iterdir
+
+    def iterdir(folder: Path) -> Iterator[Path]:
+        if folder.name == name:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return seen(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+
+
+def test_a_folder_of_somebody_else_beside_the_data_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_csv(tmp_path)
+    wanted = told(read_annotations(tmp_path))
+    (tmp_path / "lost+found").mkdir()
+    _shut(monkeypatch, "lost+found")
+    assert told(read_annotations(tmp_path)) == wanted
+    assert told(read_annotations(next(tmp_path.glob("*.csv")))) == wanted
+
+
+def test_a_data_folder_of_somebody_else_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_csv(tmp_path)
+    _shut(monkeypatch, tmp_path.name)
+    with pytest.raises(PermissionError, match=tmp_path.name):
+        read_annotations(tmp_path)
+
+
+def test_a_file_that_was_given_is_what_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_csv(tmp_path)
+    paint(tmp_path / "images" / "nobody.jpg")
+    file = next(tmp_path.glob("*.csv"))
+    monkeypatch.setattr(Path, "rglob", lambda *_: pytest.fail("the folder, perhaps a home, is searched to the bottom"))
+    annotations = read_annotations(file)
+    first, *_, last = annotations.summary()
+    assert first.startswith(f"{file}: ")
+    assert last.endswith(f"showtell data check {file}")
+    assert annotations.dataset == f"{tmp_path.name}/{file.name}"

@@ -31,7 +31,8 @@ class Annotations:
     """A data set as it was read."""
 
     format: str
-    root: Path
+    source: Path  # the folder or the annotation file that was given
+    root: Path  # the folder that paths in problems are relative to
     images: tuple[CaptionedImage, ...]
     problems: tuple[Problem, ...]
     drawn: str = ""  # how it was split; empty for its own splits and for the default
@@ -41,8 +42,9 @@ class Annotations:
 
     @property
     def dataset(self) -> str:
-        """The data set as a protocol names it: its folder, and how it was split unless that is by its own or as usual."""
-        name = self.root.resolve().name
+        """The data set as a protocol names it: its folder, which annotation file if that was given, and how it was split
+        unless that is by its own or as usual."""
+        name = self.root.resolve().name + (f"/{self.source.name}" if self.source != self.root else "")
         return f"{name} ({self.drawn})" if self.drawn else name
 
     def split(self, name: str) -> tuple[CaptionedImage, ...]:
@@ -51,7 +53,7 @@ class Annotations:
         chosen = tuple(image for image in self.images if image.split == wanted)
         if not chosen:
             sizes = ", ".join(f"{s} ({n})" for s in SPLITS if (n := sum(i.split == s for i in self.images)))
-            raise DataError(f"{self.root} has no image in the split '{name}'; it has {sizes or 'no splits'}")
+            raise DataError(f"{self.source} has no image in the split '{name}'; it has {sizes or 'no splits'}")
         return chosen
 
     def in_two_splits(self) -> Iterator[tuple[CaptionedImage, CaptionedImage]]:
@@ -64,10 +66,10 @@ class Annotations:
     def summary(self) -> Iterator[str]:
         """What was found, in a sentence or two."""
         counted = ", ".join(f"{sum(image.split == name for image in self.images)} {name}" for name in SPLITS)
-        yield f"{self.root}: {self.format}, {len(self.images)} images with captions ({counted})"
+        yield f"{self.source}: {self.format}, {len(self.images)} images with captions ({counted})"
         yield from self.notes
         if self.problems:
-            yield f"{len(self.problems)} problems in the data; see  showtell data check {self.root}"
+            yield f"{len(self.problems)} problems in the data; see  showtell data check {self.source}"
 
 
 def read_annotations(
@@ -95,7 +97,7 @@ def read_annotations(
     if not images:
         raise DataError(_nothing(draft))
     return Annotations(
-        draft.format, draft.root, tuple(images), tuple(draft.problems), drawn.how, (*marked, *drawn.notes), draft.has_splits, drawn.moved
+        draft.format, Path(path), draft.root, tuple(images), tuple(draft.problems), drawn.how, (*marked, *drawn.notes), draft.has_splits, drawn.moved
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from showtell.data.draft import Draft
 from showtell.data.splits import split_in
+from showtell.paths import entries
 
 
 def candidates(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -17,7 +18,7 @@ def candidates(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
         return [path] if path.suffix.lower() in suffixes else []
     near = sorted(p for p in path.iterdir() if p.is_file())
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    below = [p for folder in folders for p in sorted(folder.iterdir()) if p.is_file()]
+    below = [p for folder in folders for p in entries(folder) if p.is_file()]
     left_out = ("readme", "._")  # macOS writes "._" files beside others
     return [p for p in near + below if p.suffix.lower() in suffixes and not p.name.lower().startswith(left_out)]
 

@@ -151,10 +151,12 @@ def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
 
 def _read_pairs(path: Path, root: Path) -> Draft | None:
     """Images, each beside a text file of the same name with a caption per line; folders train, val, test are splits."""
+    if not path.is_dir():
+        return None
     pairs = [(p, p.with_suffix(".txt")) for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES]
     alone = [image for image, text in pairs if not text.is_file()]
     pairs = [(image, text) for image, text in pairs if text.is_file()]
-    if not path.is_dir() or not pairs:
+    if not pairs:
         return None
     draft = Draft(root, "pairs (text beside images)")
     homes = {image.parent for image, _ in pairs}

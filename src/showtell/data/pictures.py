@@ -12,6 +12,7 @@ from pathlib import Path, PureWindowsPath
 
 from showtell.data.splits import SPLIT_NAMES, Split, split_in
 from showtell.images import SUFFIXES
+from showtell.paths import entries
 
 
 class Pictures:
@@ -21,7 +22,7 @@ class Pictures:
         self._root, self._folders = root, image_folders(root)
         self._found: dict[str, list[Path]] = {}
         for folder in self._folders:
-            for path in sorted(folder.iterdir()):
+            for path in entries(folder):
                 if path.suffix.lower() in SUFFIXES:
                     for name in dict.fromkeys((path.name, path.stem)):
                         self._found.setdefault(name, []).append(path)
@@ -133,16 +134,13 @@ class Pictures:
 
 def image_folders(root: Path) -> list[Path]:
     """`root`, or its parent if `root` has no folders or images, and the folders up to two levels below."""
-    if not any(p.is_dir() for p in root.iterdir()) and not any(p.suffix.lower() in SUFFIXES for p in root.iterdir()):
+    if not any(p.is_dir() or p.suffix.lower() in SUFFIXES for p in root.iterdir()):
         root = root.parent
     folders = [root]
     for level in (1, 2):
         del level
         folders += [
-            p
-            for f in list(folders)
-            for p in sorted(f.iterdir())
-            if p.is_dir() and p not in folders and p.name[0] != "."
+            p for f in list(folders) for p in entries(f) if p.is_dir() and p not in folders and p.name[0] != "."
         ]
     return folders
 
