@@ -156,6 +156,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self._pools: dict[str, Any] = {}
+        if quiet := getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None):  # torch 2.10
+            quiet(False)  # a recording keeps its gradient nodes, which belong to the stream that it was made on
 
     def module(self, name: str, part: nn.Module, arguments: tuple[Tensor, ...]) -> Function:
         """Records a part of a step and its gradients, for arguments like these."""
