@@ -350,6 +350,10 @@ class Recipe(_Section):
         """The same recipe for the data set at `data`."""
         return self.model_copy(update={"data": self.data.model_copy(update={"path": str(data.resolve())})})
 
+    def seeded(self, seed: int) -> Recipe:
+        """The same recipe with another seed, which changes what is drawn in training and not how data are split."""
+        return self.model_copy(update={"train": self.train.model_copy(update={"seed": seed})})
+
     def given_away(self) -> Recipe:
         """The recipe for others to read: no folder of this machine, and only the last part of the data set's path."""
         kept = {"path": PureWindowsPath(self.data.path).name, "cache": ""}  # splits at both separators

@@ -48,10 +48,20 @@ def train(
             "their probabilities are averaged.",
         ),
     ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=2,
+            max=100,
+            help="Train N times, with the seeds from train.seed on, in DIR/seed-…, and print how far their scores lie apart.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run exactly.")] = False,
 ) -> None:
     """Train a captioner; every epoch ends with BLEU-1…4, ROUGE-L and CIDEr on the validation split."""
     from showtell.recipe import load_recipe
+    from showtell.training.seeds import with_seeds
 
     resolved = load_recipe(recipe, overrides or [])
     need_data(data or Path(resolved.data.path))
@@ -65,11 +75,21 @@ def train(
 
         keep_vocabulary([override.partition("=")[0] for override in overrides or []], names[0])
     folder = out or Path("runs") / resolved.name
-    result = _run(
-        resolved, data=data, encoder_weights=encoder_weights, teachers=teacher or [], out=folder, resume=resume
-    )
-    if not speaks():
-        return
+    runs = with_seeds(resolved, seeds, out=folder) if seeds else {folder: resolved}
+    results = {}
+    for place, each in runs.items():
+        result = _run(
+            each, data=data, encoder_weights=encoder_weights, teachers=teacher or [], out=place, resume=resume
+        )
+        results[each.train.seed] = result
+        if speaks():
+            _tell(result)
+    if seeds and speaks():
+        _tell_spreads(folder, results)
+
+
+def _tell(result: TrainResult) -> None:
+    """Prints a run's best epoch, its scores, and where its bundle is."""
     from showtell.metrics.evaluate import NAMES
 
     scores = ", ".join(f"{NAMES[name]} {100 * value:.1f}" for name, value in result.scores.items())
@@ -79,6 +99,22 @@ def train(
     typer.echo(f"{best}; on the validation split, ×100: {scores}")
     typer.echo(f"protocol: {result.protocol}")
     typer.echo(f"bundle: {result.bundle}")
+
+
+def _tell_spreads(out: Path, results: dict[int, TrainResult]) -> None:
+    """Prints how far apart the scores of several seeds lie, and keeps them."""
+    from showtell.metrics.evaluate import NAMES
+    from showtell.training.seeds import keep_seeds, spreads
+
+    kept = keep_seeds(out, results)
+    typer.echo(f"{len(results)} seeds on the validation split, ×100:")
+    typer.echo(f"{'':8}  {'mean':>6}  {'deviation':>9}  {'least – greatest':>18}")
+    for name, spread in spreads(list(results.values())).items():
+        mean, deviation, least, greatest = (
+            100 * x for x in (spread.mean, spread.deviation, spread.least, spread.greatest)
+        )
+        typer.echo(f"{NAMES[name]:8}  {mean:6.1f}  {deviation:9.1f}  {least:8.1f} – {greatest:.1f}")
+    typer.echo(f"each seed's: {kept}")
 
 
 def _run(
