@@ -85,6 +85,18 @@ def test_searches_find_what_brute_force_does(seed: int, wished: dict[str, Any]) 
         assert [h.tokens for h in others] == [h.tokens for h in hypotheses]
 
 
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+@pytest.mark.parametrize("beam", [1, 3])
+def test_narrow_searches_find_the_same_with_torch_and_without(beam: int, penalty: float) -> None:
+    ids: dict[str, Any] = {"start_id": START, "end_id": END, "banned": BANNED}
+    options = SearchOptions(beam=beam, max_length=6, length_penalty=penalty)
+    for seed in range(8):
+        toy, features = Toy(seed), 2 * images(seed)
+        found = beam_search(toy, features, options=options, **ids)
+        without_torch = array_search.beam_search(*arrays(toy, features), options=options, **ids)
+        assert [[h.tokens for h in row] for row in without_torch] == [[h.tokens for h in row] for row in found]
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("wished", WISHES)
 def test_draws_keep_to_it(wished: dict[str, Any]) -> None:

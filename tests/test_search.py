@@ -87,6 +87,50 @@ def test_beam_search_equals_brute_force(seed: int, penalty: float) -> None:
         assert [h.score for h in hypotheses] == pytest.approx([score for score, _ in best], abs=1e-5)
 
 
+def likeliest(toy: Toy, features: Tensor, steps: int) -> tuple[int, ...]:
+    """The likeliest word each time, of one image, to the first `<end>`."""
+    memory, said = toy.prepare(features), [START]
+    state = toy.init_state(memory, 1)
+    for _ in range(steps):
+        step = toy.step(torch.tensor([[said[-1]]]), state, memory)
+        allowed, state = step.logits[0, 0].clone(), step.state
+        allowed[list(BANNED)] = -torch.inf
+        said.append(int(allowed.argmax()))
+        if said[-1] == END:
+            return tuple(said[1:-1])
+    return tuple(said[1:])
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0, 2.0])
+def test_a_beam_of_one_is_greedy(penalty: float) -> None:
+    lengths = set()
+    for seed in range(8):
+        toy, features = Toy(seed), 2 * torch.randn(12, 2, 4, generator=torch.Generator().manual_seed(seed))
+        found = search(toy, features, beam=1, max_length=6, length_penalty=penalty)
+        for image, (best,) in enumerate(found):
+            assert best.tokens == likeliest(toy, features[image : image + 1], 6)
+            assert best.finished == (len(best.tokens) < 6)
+            lengths.add(len(best.tokens))
+    assert len(lengths) > 4
+
+
+@pytest.mark.parametrize("ways", [{"min_length": 2}, {"required": (((4,),),)}])
+def test_what_a_decoder_returns_stays_as_it_is(ways: dict[str, Any]) -> None:
+    """A decoder may keep its logits, as one that looks them up in a table."""
+
+    class Table(Toy):
+        def step(self, tokens: Tensor, state: State, memory: Memory) -> Step:
+            return Step(table.expand(*tokens.shape, -1), state, None)
+
+    table = torch.tensor([0.0, 0.0, 2.0, 0.0, 1.0, 0.5])
+    before = table.clone()
+    options = SearchOptions(**{"beam": 2, "max_length": 4, **ways})
+    ((best,),) = beam_search(Table(0), torch.zeros(1, 2, 4), options=options, start_id=START, end_id=END, banned=BANNED)
+    assert table.equal(before)
+    sure = table.log_softmax(-1)
+    assert best.log_prob == pytest.approx(float(sure[list(best.tokens)].sum() + sure[END]), abs=1e-5)
+
+
 def real(name: str, seed: int = 0) -> Decoder:
     torch.manual_seed(seed)
     options = {"embedding": 8, "hidden": 8, "layers": 1, "attention": 5, "dropout": 0.0, "tied": True}

@@ -177,7 +177,10 @@ def _extend(
         np.concatenate((_take(beams.attention, parents), _take(looked, parents)[:, :, None]), 2),
     )
     ends = tokens == end_id
-    finished = _keep(finished, candidates, ends & np.isfinite(best), length, options)
+    heard = ends & np.isfinite(best)
+    if options.beam == 1:  # greedy: an `<end>` that is second best is not said
+        heard[:, 1:] = False
+    finished = _keep(finished, candidates, heard, length, options)
     going, order = _top(np.where(ends, _NEVER, best), rows)
     beams = _Beams(*(_take(x, order) for x in candidates))._replace(log_prob=going)
     return beams, _take(parents, order), finished
@@ -203,6 +206,8 @@ def _keep(finished: _Finished, new: _Beams, ends: Flags, length: int, options: S
 
 def _is_done(beams: _Beams, finished: _Finished, options: SearchOptions) -> Flags:
     """(A,): whether no live beam can still get among the n best finished."""
+    if options.beam == 1:
+        return np.isfinite(finished.score[:, 0])
     likeliest = beams.log_prob.max(1)
     nth = -np.sort(-finished.score, axis=1)[:, options.n - 1]
     done: Flags = (nth >= likeliest / np.float32(options.max_length**options.length_penalty)) | np.isneginf(likeliest)

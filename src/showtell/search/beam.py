@@ -97,10 +97,12 @@ def beam_search(
     banned: Sequence[int] = (),
     attention: bool = False,
 ) -> list[list[Hypothesis]]:
-    """The `options.n` best captions of each image of `features` (B,R,F), best first. Beam 1 is greedy search.
+    """The `options.n` best captions of each image of `features` (B,R,F), best first.
 
-    An image's search ends when no live beam can still enter its n best finished hypotheses. Hypotheses cut off at
-    `max_length` follow the finished ones, where these are fewer than n. `banned` ids are never said.
+    An image's search ends when no live beam can still enter its n best finished hypotheses. Any `<end>` among the
+    2·beam best continuations finishes one; elsewhere often only those among the beam best do. Hypotheses cut off at
+    `max_length` follow the finished ones, where these are fewer than n. `banned` ids are never said. A beam of 1 is
+    greedy search: the likeliest word each time, to the first `<end>`.
 
     With `options.groups`, each group is a separate search with beam / groups beams; the best of each group come first,
     in order of score, then the second best of each. With `options.required`, every caption has one phrase of each
@@ -116,6 +118,7 @@ def beam_search(
         step = decoder.step(tokens, state, memory)
         logits = step.logits.float()  # (A,K,V)
         total = live.flatten(1) - logits.logsumexp(-1)  # (A,K): plus a word's logit, the beam's log-probability with it
+        logits = logits.clone() if logits is step.logits else logits  # what follows writes to them
         forbid(logits, history, banned, options, step=length, end_id=end_id)
         candidates = plan.candidates(logits, total)
         finished = plan.finish(finished, candidates, length)
@@ -159,6 +162,7 @@ class _Search:
         self.width = options.beam // options.groups
         self.rows = self.groups * self.width
         self.pools = options.groups  # an automaton's groups finish together
+        self.greedy = options.beam == 1 and self.automaton is None
 
     def move_to(self, device: torch.device) -> None:
         """Moves the automaton to `device`."""
@@ -230,6 +234,9 @@ class _Search:
     def finish(self, finished: _Finished, candidates: _Candidates, length: int) -> _Finished:
         """The best of the hypotheses finished before and those that end now."""
         ends = (candidates.tokens == self.end_id) & candidates.log_prob.isfinite()
+        if self.greedy:  # an `<end>` that is second best, or comes after the first one, is not said
+            ends[..., 1:] = False
+            ends &= finished.score.isneginf()
         score = (candidates.log_prob / length**self.options.length_penalty).masked_fill(~ends, NEVER)
         new = _Finished(score, candidates.log_prob, torch.full_like(candidates.tokens, length - 1), candidates.parents)
         pooled = (_grouped(x, self.pools) for x in new)
@@ -239,6 +246,8 @@ class _Search:
 
     def is_done(self, live: Tensor, finished: _Finished) -> Tensor:
         """(A,): whether no live beam can enter the n best: log-probabilities only fall, and the divisor is bounded."""
+        if self.greedy:
+            return finished.score[:, 0, 0].isfinite()
         best = _grouped(live, self.pools).amax(-1)  # (A,P)
         needed = -(-self.options.n // self.pools)
         bound = best / self.options.max_length**self.options.length_penalty

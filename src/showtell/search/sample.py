@@ -107,6 +107,7 @@ def _draw(allowed: Tensor, top_p: float, generators: Sequence[torch.Generator] |
         where = torch.rand(shape, dtype=exact, device=upto.device)
     else:
         where = torch.stack([torch.rand(shape[1:], dtype=torch.double, generator=g) for g in generators]).to(upto)
+        where = where.clamp(max=1 - torch.finfo(exact).eps / 2)  # single precision rounds the last ones to 1
     return torch.searchsorted(upto, where * upto[..., -1:], right=True)[..., 0]
 
 
