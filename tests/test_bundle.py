@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from showtell.bundle import build_encoder, build_model, load_bundle, save_bundle, unique_tensors
+from showtell.bundle import build_encoder, build_model, load_bundle, save_bundle, saved_together, unique_tensors
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError
 from showtell.paths import write_whole
@@ -143,3 +143,33 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 def test_a_runs_folder_is_recognised(tiny_bundle: Path) -> None:
     with pytest.raises(BundleError, match="did you mean"):
         load_bundle(tiny_bundle.parent)
+
+
+def test_new_weights_beside_an_old_config_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a run leaves them that is killed while it saves its second epoch."""
+    recipe = load_recipe("scenes")
+    vocabulary = Vocabulary.train(["a red circle above a blue house"], min_count=1)
+
+    def save(epoch: int) -> None:
+        model = build_model(recipe, build_encoder(recipe), len(vocabulary))
+        save_bundle(tmp_path / "b", model=model, vocabulary=vocabulary, recipe=recipe, training={"epoch": epoch})
+
+    def killed(path: Path, value: object) -> None:
+        raise KeyboardInterrupt
+
+    save(1)
+    before = (tmp_path / "b" / "config.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("showtell.bundle._write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(2)
+    assert (tmp_path / "b" / "config.json").read_bytes() == before
+    assert not saved_together(tmp_path / "b")
+    with pytest.raises(BundleError, match="--resume"):
+        load_bundle(tmp_path / "b")
+    save(2)
+    assert load_bundle(tmp_path / "b").config["training"] == {"epoch": 2}
+    config = json.loads(before)
+    del config["saved"]  # as earlier versions wrote it
+    (tmp_path / "b" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert load_bundle(tmp_path / "b").config["training"] == {"epoch": 1}

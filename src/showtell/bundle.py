@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,11 @@ def save_bundle(
     recipe: Recipe,
     training: Mapping[str, Any],
 ) -> None:
-    """Writes a bundle and its card; each file appears whole or not at all, config.json last."""
+    """Writes a bundle and its card; each file appears whole or not at all, config.json last.
+
+    A bundle that was there may end half written over, with new weights and an old config.json: both name the saving that
+    they are of, and `load_bundle` compares.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in unique_tensors(model).items()}
     config = {
@@ -78,10 +83,23 @@ def save_bundle(
         "vocabulary_size": len(vocabulary),
         "training": dict(training),
     }
-    write_whole(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+    saved = sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    write_whole(folder / "model.safetensors", save(tensors, metadata={"format": "pt", "saved": saved}))
     vocabulary.save(folder / "tokenizer.json")
     write_whole(folder / "README.md", model_card(recipe, training))
-    _write_json(folder / "config.json", config)
+    _write_json(folder / "config.json", config | {"saved": saved})
+
+
+def saved_together(folder: Path) -> bool:
+    """Whether a bundle's weights and its config.json are of one saving; also where there is no bundle, and for one that
+    does not say."""
+    try:
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            weights = (file.metadata() or {}).get("saved")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("saved")
+    except (SafetensorError, OSError, ValueError, AttributeError):
+        return True  # `load_bundle` says what is wrong
+    return weights is None or config is None or weights == config
 
 
 def made_with(device: torch.device, processes: int) -> dict[str, Any]:
@@ -113,6 +131,11 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
         raise _wrong_transform(folder)
     encoder = build_encoder(recipe, pretrained=False)
     _check_sizes(folder, recipe, encoder, len(vocabulary))
+    if not saved_together(folder):
+        raise BundleError(
+            f"{folder}: config.json is not of the epoch that the weights are of, as when a run is killed while it saves; "
+            "continue the run with --resume, or copy the bundle again"
+        )
     model = build_model(recipe, encoder, len(vocabulary))
     load_weights(folder, model)
     model.eval().requires_grad_(False).to(device)

@@ -18,6 +18,7 @@ import pytest
 from safetensors.torch import save_file
 from training_runs import lines, refuse, same, steps_an_epoch, stopped
 
+from showtell import bundle
 from showtell.bundle import build_encoder
 from showtell.config import Recipe
 from showtell.data.annotations import read_annotations
@@ -327,3 +328,34 @@ def test_a_torn_checkpoint_is_said(whole: Path, recipe_file: Path, data: Path, t
         (out / name).write_bytes((whole / name).read_bytes())
     (out / "checkpoint.safetensors").write_bytes((whole / "checkpoint.safetensors").read_bytes()[:1000])
     refuse(BundleError, "checkpoint", lambda: train(load_recipe(recipe_file), data=data, out=out, resume=True))
+
+
+@pytest.mark.slow
+def test_a_bundle_that_was_half_written_over_is_written_anew(
+    recipe_file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between weights and config.json, at each epoch that is saved."""
+    recipe, out = load_recipe(recipe_file), tmp_path / "run"
+    monkeypatch.setattr("showtell.training.checkpoint.Position.better", lambda *_: True)
+    write = bundle._write_json
+    for epoch in (2, 3):
+        times = [0]
+
+        def killed(path: Path, value: Any, until: int = epoch, times: list[int] = times) -> None:
+            times[0] += 1
+            if value["training"]["epoch"] == until:
+                raise SystemExit
+            write(path, value)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bundle, "_write_json", killed)
+            with pytest.raises(SystemExit):
+                train(recipe, data=data, out=out, resume=epoch > 2)
+        assert not bundle.saved_together(out / "bundle")
+        position = read_checkpoint(out / "checkpoint.safetensors")[1]
+        assert position.best_epoch == epoch - 1
+    monkeypatch.undo()
+    monkeypatch.setattr("showtell.training.checkpoint.Position.better", lambda place, _: place.best_epoch == 0)
+    train(recipe, data=data, out=out, resume=True)
+    assert bundle.saved_together(out / "bundle")
+    assert bundle.load_bundle(out / "bundle").config["training"]["epoch"] == 3

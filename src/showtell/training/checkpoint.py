@@ -51,6 +51,10 @@ class Position:
         """Makes the scores, of the epoch that was just finished, the best so far."""
         self.best_cider, self.best_rouge_l, self.best_epoch = scores["cider"], scores["rouge_l"], self.epoch
 
+    def forget_best(self) -> None:
+        """Makes whatever comes next the best so far: the captioner that was is lost."""
+        self.best_cider, self.best_rouge_l, self.best_epoch = -1.0, -1.0, 0
+
     def best(self) -> str:
         """The best captioner so far, in words; empty if there is none."""
         if self.best_epoch:

@@ -21,6 +21,7 @@ from showtell.bundle import (
     load_weights,
     made_with,
     save_bundle,
+    saved_together,
     unique_tensors,
 )
 from showtell.choosing import keep_best_decoding
@@ -199,6 +200,8 @@ class Run:
         check_pictures(self.position, found.pictures, out=self.out)
         for name in ("words", "val", "pictures"):  # from now on, also where an earlier version did not record them
             setattr(self.position, name, getattr(found, name))
+        if not saved_together(self.out / "bundle"):  # killed while it saved: the epoch that is done again is kept
+            self.position.forget_best()
         self._restore_model(tensors)
         return tensors
 
