@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from showtell.config import Recipe
@@ -82,6 +83,11 @@ def stopped(recipe: Recipe, data: Path, out: Path, *, after: int) -> None:
 
     with pytest.raises(Stop):
         train(recipe, data=data, out=out, resume=(out / "checkpoint.safetensors").exists(), progress=progress)
+
+
+def on_the_cpu() -> dict[str, str]:
+    """What several processes need in their environment to train on the CPU of this machine: nothing, unless it has a GPU."""
+    return {"ACCELERATE_USE_CPU": "1"} if torch.accelerator.is_available() else {}
 
 
 def steps_an_epoch(data: Path) -> int:

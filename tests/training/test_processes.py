@@ -9,12 +9,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import Tensor
-from training_runs import lines, refuse, same
+from training_runs import lines, on_the_cpu, refuse, same
 from typer.testing import CliRunner
 
 from showtell.cli import app
@@ -138,11 +139,28 @@ def test_several_processes_resume_exactly_within_an_epoch(recipe_file: Path, dat
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "program.py"),
             str(recipe_file), str(data), str(tmp_path), phases, "train.accumulate=1", "train.checkpoint_steps=1",
         ],
-        env={**os.environ, "ACCELERATE_USE_CPU": "1"}, capture_output=True, text=True, check=False,
+        env=os.environ | on_the_cpu(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(lines(tmp_path / "stopped")) == 3
     same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_processes_that_do_not_find_each_other_are_refused(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an accelerator that one process alone can use."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(
+        processes, "Accelerator", lambda **_: SimpleNamespace(num_processes=1, device=torch.device("mps"))
+    )
+    recipe = load_recipe(recipe_file)
+    refuse(
+        RecipeError, "2 processes were started, and 1 of them would train on mps",
+        lambda: processes.build_accelerator(recipe.train, out=tmp_path, note=print),
+    )  # fmt: skip
 
 
 def test_an_epoch_goes_on_with_as_many_processes() -> None:

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
-from training_runs import lines, refuse, same, steps_an_epoch
+from training_runs import lines, on_the_cpu, refuse, same, steps_an_epoch
 
 import showtell
 from showtell.bundle import load_bundle
@@ -208,7 +208,7 @@ def test_several_processes_train_together(recipe_file: Path, data: Path, whole: 
             "-m", "showtell", "train", str(recipe_file), phases, "--data", str(data), "--out", str(tmp_path / "run"),
             "--teacher", str(whole / "bundle"),
         ],
-        env={**os.environ, "ACCELERATE_USE_CPU": "1"}, capture_output=True, text=True, check=False,
+        env=os.environ | on_the_cpu(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4, 5]

@@ -27,15 +27,23 @@ _PATIENCE = timedelta(hours=12)  # one process encodes the images while the othe
 def build_accelerator(train: TrainConfig, *, out: Path, note: Callable[[str], None]) -> Accelerator:
     """The run's device, precision and processes, with the trackers that `train` asks for; `out` is the run's folder.
 
-    `note` hears of a precision that the device does not have.
+    `note` hears of a precision that the device does not have. `RecipeError` where a launcher started several processes
+    that do not find each other: each would train by itself, into the same folder.
     """
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    launched = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1  # as torchrun sets them
     accelerator = Accelerator(
+        cpu=launched > 1 and not torch.accelerator.is_available(),  # else processes without a GPU form no group
         mixed_precision=_precision(train.precision, note),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
         log_with=list(train.trackers) or None,
         project_dir=out,
     )
+    if accelerator.num_processes != launched:
+        raise RecipeError(
+            f"{launched} processes were started, and {accelerator.num_processes} of them would train on {accelerator.device.type}; "
+            "start one, or set ACCELERATE_USE_CPU=1"
+        )
     if accelerator.device.type == "cuda" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(_THREADS_BESIDE_A_GPU, torch.get_num_threads()))
     return accelerator
