@@ -240,6 +240,12 @@ def test_what_does_nothing_in_its_phase_is_refused_for_training_but_can_still_be
     assert parse_recipe(read, where="an old bundle") and load_recipe("scenes", ["train.phases=[{augment='none'}]"])
 
 
+@pytest.mark.parametrize("temperature", ["1e-40", "0", "1e9"])
+def test_a_temperature_at_which_nothing_can_be_drawn_is_refused(temperature: str) -> None:
+    with pytest.raises(RecipeError, match=r"phases\.1\.temperature"):
+        load_recipe("ucm-attention", [f"train.phases.1.temperature={temperature}"])
+
+
 def test_an_objective_that_is_set_drops_what_it_has_no_use_for() -> None:
     assert load_recipe("ucm-attention").train.phases[1].temperature == 0.5
     changed = load_recipe("ucm-attention", ["train.phases.1.objective=cross-entropy"]).train.phases[1]

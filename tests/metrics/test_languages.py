@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from showtell.data.vocabulary import Vocabulary
+from showtell.errors import DataError
 from showtell.metrics import Protocol, evaluate
 from showtell.metrics.consensus import expected_utility
 from showtell.metrics.reward import Reward
@@ -93,3 +94,8 @@ def test_the_consensus_is_what_most_candidates_are_like(vocabulary: Vocabulary, 
     first, other = (vocabulary.encode(captions[0])[1:] for captions in references)
     worth = expected_utility([first, first, other], [-1.0, -1.0, -1.0])
     assert worth[0] == worth[1] > worth[2]
+
+
+def test_a_protocol_of_nothing_is_a_sentence() -> None:
+    with pytest.raises(DataError, match="no references"):
+        Protocol.of([])

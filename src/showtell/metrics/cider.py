@@ -73,12 +73,13 @@ def _cosines(table: Ngrams, image: Ints, images: int) -> Floats:
 def weigh(table: Ngrams, image: Ints, *, candidates: int, images: int) -> tuple[Floats, Floats]:
     """(entries,), (captions,): for one n, tf·idf of a table's entries, and the norm of each caption's.
 
-    The first `candidates` captions are candidates, the others references; `image` says whose. An n-gram's document
-    frequency is the number of images whose references have it, at least one.
+    The first `candidates` captions are candidates, the others references, in the order of their images; `image` says
+    whose each is. An n-gram's document frequency is the number of images whose references have it, at least one.
     """
+    assert (np.diff(image[candidates:]) >= 0).all(), "references out of their images' order"
     written = table.caption >= candidates
     keys = table.ngram[written] * images + image[table.caption[written]]
-    first = np.diff(keys, prepend=-1) != 0  # sorted, if references are in the images' order: equal keys are adjacent
+    first = np.diff(keys, prepend=-1) != 0  # sorted, as references are in the images' order: equal keys are adjacent
     documents = np.bincount(table.ngram[written][first], minlength=max(1, table.size))
     idf = math.log(images) - np.log(np.maximum(1, documents))
     weights = table.times * idf[table.ngram]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from showtell import __version__
+from showtell.errors import DataError
 from showtell.metrics.bleu import bleu_counted, score_tallies
 from showtell.metrics.cider import cider_counted
 from showtell.metrics.java import METRICS, Skipped, score_meteor
@@ -49,8 +50,12 @@ class Protocol:
         decoding: str = "decoding not told",
         version: str = __version__,
     ) -> Protocol:
-        """The protocol for PTB tokens and these references; in scripts without spaces, each character is a token."""
+        """The protocol for PTB tokens and these references; in scripts without spaces, each character is a token.
+
+        `DataError` where there are none."""
         listed = list(references)
+        if not listed:
+            raise DataError("no references to score captions against; expected those of one image or more")
         counts = [len(captions) for captions in listed]
         low, high = min(counts), max(counts)
         per_image = str(low) if low == high else f"{low}–{high}"
