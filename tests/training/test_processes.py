@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from showtell.recipe import load_recipe
 from showtell.training import processes
 from showtell.training.checkpoint import Position
 from showtell.training.objectives import CrossEntropy
-from showtell.training.processes import epoch_seed, in_any, random_states, restore_random_state, share
+from showtell.training.processes import epoch_seed, in_any, random_states, restore_random_state, share, tallies
 from showtell.training.resuming import check_processes
 from showtell.training.run import Run, train
 
@@ -107,11 +108,29 @@ def test_processes_stop_together() -> None:
     assert together(1, lambda one: in_any(one, True)) == [True]
 
 
+def test_what_each_process_has_added_up_is_known_to_all() -> None:
+    """In double precision: a sum over an epoch's words is too long for single."""
+    sums = [(1e8 + 0.25, 3), (0.5, 2**40)]
+    for found in together(2, lambda one: tallies(one, *sums[one.process_index])):
+        assert found.tolist() == [list(row) for row in sums]
+    assert tallies(Together(0, Barrier(1), {}), *sums[0]).tolist() == [list(sums[0])]  # type: ignore[arg-type]
+
+
 RESUMING = """
+import json
+import os
 import sys
 from pathlib import Path
 from showtell.recipe import load_recipe
+from showtell.training import run
 from showtell.training.run import train
+
+steps, train_steps = [], run.train_steps
+
+def listened(batches, **named):
+    for done in train_steps(batches, **named):
+        steps.append((done.value, done.weight))
+        yield done
 
 class Stop(Exception):
     pass
@@ -121,7 +140,9 @@ def progress(what, done, total):
         raise Stop
 
 recipe, data, out = load_recipe(Path(sys.argv[1]), sys.argv[4:]), Path(sys.argv[2]), Path(sys.argv[3])
+run.train_steps = listened
 train(recipe, data=data, out=out / "whole")
+(out / f"steps-{os.environ['RANK']}.json").write_text(json.dumps(steps))
 try:
     train(recipe, data=data, out=out / "stopped", progress=progress)
 except Stop:
@@ -131,7 +152,8 @@ except Stop:
 
 @pytest.mark.slow
 def test_several_processes_resume_exactly_within_an_epoch(recipe_file: Path, data: Path, tmp_path: Path) -> None:
-    """Dropout, drawn captions and the words that scheduled sampling replaces are each process's own."""
+    """Dropout, drawn captions and the words that scheduled sampling replaces are each process's own. The loss is that of
+    all processes' words."""
     phases = "train.phases=[{epochs=3, lr=5e-3, scheduled_sampling=0.5}]"
     (tmp_path / "program.py").write_text(RESUMING)
     done = subprocess.run(
@@ -142,7 +164,14 @@ def test_several_processes_resume_exactly_within_an_epoch(recipe_file: Path, dat
         env=os.environ | on_the_cpu(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert len(lines(tmp_path / "stopped")) == 3
+    logged = lines(tmp_path / "whole")
+    own = [json.loads((tmp_path / f"steps-{rank}.json").read_text()) for rank in (0, 1)]
+    each = len(own[0]) // 3
+    for number, epoch in enumerate(logged):
+        steps = [step for part in own for step in part[number * each :][:each]]
+        words = sum(weight for _, weight in steps)
+        assert epoch["train_loss"] == pytest.approx(sum(value * weight for value, weight in steps) / words, rel=1e-12)
+    assert len(lines(tmp_path / "stopped")) == len(logged) == 3
     same(tmp_path / "whole", tmp_path / "stopped")
 
 

@@ -32,7 +32,7 @@ class Position:
     phase_epoch: int = 0  # finished epochs of this phase
     epoch: int = 0  # finished epochs of the run
     step: int = 0  # finished steps of the current epoch
-    total: float = 0.0  # those steps' `Lesson.value`, summed over words or captions
+    total: float = 0.0  # those steps' `Lesson.value`, summed over words or captions: this process's
     weight: int = 0
     lr: float = 0.0  # of the last step
     stale: int = 0  # epochs of this phase since the score last rose

@@ -104,6 +104,16 @@ def restore_random_state(tensors: Mapping[str, Tensor], accelerator: Accelerator
         torch.cuda.set_rng_state(tensors[on_gpu])
 
 
+def tallies(accelerator: Accelerator, total: float, weight: int) -> Tensor:
+    """What each of P processes has added up in the current epoch, as rows (P,2) of its own `total` and `weight`, on the
+    CPU. All processes call this together."""
+    own = torch.tensor([[total, weight]], dtype=torch.float64)
+    if accelerator.num_processes == 1:  # and on one of Apple's GPUs, which have no such numbers
+        return own
+    each: Tensor = accelerator.gather(own.to(accelerator.device)).cpu()
+    return each
+
+
 def _of_rank(name: str, rank: int) -> str:
     return f"{name}/{rank}" if rank else name
 

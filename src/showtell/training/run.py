@@ -48,6 +48,7 @@ from showtell.training.processes import (
     random_states,
     restore_random_state,
     share,
+    tallies,
 )
 from showtell.training.resuming import check_pictures, check_resumed
 from showtell.training.runlog import EpochReport, RunLog
@@ -202,6 +203,9 @@ class Run:
             setattr(self.position, name, getattr(found, name))
         if not saved_together(self.out / "bundle"):  # killed while it saved: the epoch that is done again is kept
             self.position.forget_best()
+        if "tallies" in tensors:
+            total, weight = tensors["tallies"][self.accelerator.process_index].tolist()
+            self.position.total, self.position.weight = total, int(weight)
         self._restore_model(tensors)
         return tensors
 
@@ -312,7 +316,8 @@ class Run:
                 if scored is not None:
                     self._save_bundle(scored)
             place.stale = 0 if best or place.best_cider <= 0 else place.stale + 1  # a slow start is no end
-        self_critical, mean = self.phase.objective == "self-critical", place.total / max(1, place.weight)
+        total, weight = tallies(self.accelerator, place.total, place.weight).sum(0).tolist()
+        self_critical, mean = self.phase.objective == "self-critical", total / max(1, weight)
         report = EpochReport(
             epoch=place.epoch,
             phase=place.phase + 1,
@@ -423,10 +428,11 @@ class Run:
 
     def _save(self) -> None:
         """Writes a checkpoint. All processes call this together, and the main one writes."""
-        states = random_states(self.accelerator)
+        states, place = random_states(self.accelerator), self.position
+        if place.step and self.accelerator.num_processes > 1:
+            states["tallies"] = tallies(self.accelerator, place.total, place.weight)
         if not self.accelerator.is_main_process:
             return
-        place = self.position
         if self.teachers and (place.phase_epoch or place.step) and self.phase.objective == "distillation":
             place.teachers = self.teachers.fingerprint
         model = unique_tensors(self.model)
