@@ -199,6 +199,47 @@ def test_each_of_several_equal_broken_images_is_named(tmp_path: Path) -> None:
     assert len(open_cache(tmp_path)) == 3
 
 
+def test_equal_images_that_are_read_at_the_same_moment_are_encoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(2)
+
+    class Digest(str):
+        """Looked up once, and then waits for the other's look-up."""
+
+        looked_up = 0
+
+        def __hash__(self) -> int:
+            self.looked_up += 1
+            if self.looked_up == 2:
+                together.wait(10)
+            return super().__hash__()
+
+    paths, cache = paint(tmp_path, 1), open_cache(tmp_path)
+    paths.append(tmp_path / "copy.png")
+    paths[1].write_bytes(paths[0].read_bytes())
+    monkeypatch.setattr(
+        "showtell.data.features._digest", lambda data: Digest(blake2b(data, digest_size=16).hexdigest())
+    )
+    assert fill(cache, paths) == 1
+    assert len(cache) == 1
+    assert cache.row(paths[0]) == cache.row(paths[1]) == 0
+
+
+def test_a_cache_with_a_content_in_two_rows_is_of_use(tmp_path: Path) -> None:
+    """As earlier versions wrote some."""
+    paths, half_way = paint(tmp_path, 3), open_cache(tmp_path)
+    paths[1].write_bytes(paths[0].read_bytes())
+    found = [(Key.of(path), blake2b(path.read_bytes(), digest_size=16).hexdigest()) for path in paths]
+    with half_way.writer() as writer:
+        writer.append(found, torch.tensor([[[1.0] * 3], [[1.0] * 3], [[2.0] * 3]]))
+    for name, source in (("now", half_way), ("later", open_cache(tmp_path))):
+        whole = FeatureCache(tmp_path / name, fingerprint="b" * 64, regions=1, feature_size=3)
+        encode_rows(whole, paths, source=source, encode=lambda rows: rows + 1)
+        assert len(whole) == 2
+        assert whole.rows([whole.row(path) or 0 for path in paths])[:, 0, 0].tolist() == [2.0, 2.0, 3.0]
+
+
 def test_large_features_do_not_become_infinite(tmp_path: Path) -> None:
     paths, cache = paint(tmp_path, 1), open_cache(tmp_path)
     encode_into(cache, paths, encode=lambda images: torch.full((len(images), 1, 3), 1e6), transform=TRANSFORM)

@@ -75,6 +75,7 @@ class FeatureCache:
         self.folder, self.regions, self.feature_size = folder, regions, feature_size
         self._by_key: dict[Key, int] = {}
         self._by_digest: dict[str, int] = {}
+        self._digests: dict[int, str] = {}  # of each row; earlier versions wrote some contents to several rows
         self._known: dict[Path, int] = {}
         self._mapped: NDArray[np.float16] | None = None
         self._length = 0  # stored, as every batch asks for it
@@ -100,6 +101,14 @@ class FeatureCache:
             if known is not None:
                 self._known[path] = known
         return known
+
+    def knows(self, digest: str) -> bool:
+        """Whether the features of this content are in the cache."""
+        return digest in self._by_digest
+
+    def digest_of(self, row: int) -> str:
+        """The digest of the content whose features are in a row."""
+        return self._digests[row]
 
     def rows(self, indices: Sequence[int]) -> Tensor:
         """Features (B,R,F) in single precision, on the CPU."""
@@ -128,8 +137,12 @@ class FeatureCache:
         whole = (self.folder / "features.f16").stat().st_size // (self.regions * self.feature_size * 2)
         for key, digest, row in _entries(index):
             if row < whole:
-                self._by_key[key] = self._by_digest[digest] = row
-                self._length = max(self._length, row + 1)
+                self._enter(key, digest, row)
+
+    def _enter(self, key: Key, digest: str, row: int) -> None:
+        self._by_key[key] = self._by_digest[digest] = row
+        self._digests[row] = digest
+        self._length = max(self._length, row + 1)
 
 
 class CacheWriter:
@@ -158,8 +171,7 @@ class CacheWriter:
         for key, digest, row in entries:
             line = {"digest": digest, "row": row, "path": key.path, "size": key.size, "mtime_ns": key.mtime_ns}
             self._index.write(json.dumps(line).encode() + b"\n")
-            self._cache._by_key[key] = self._cache._by_digest[digest] = row
-            self._cache._length = max(self._cache._length, row + 1)
+            self._cache._enter(key, digest, row)
         self._index.flush()
 
 
@@ -230,7 +242,7 @@ def encode_into(
             done += len(loaded)
             progress(done, len(missing))
         writer.alias([(item.key, item.digest) for item in known.values()])
-    copies = [path for path, item in known.items() if item.digest not in cache._by_digest]  # of broken images
+    copies = [path for path, item in known.items() if not cache.knows(item.digest)]  # of broken images
     place = {path: index for index, path in enumerate(missing)}
     return sorted([*failures, *find_broken(copies, workers=workers)], key=lambda failure: place[failure.path])
 
@@ -251,14 +263,17 @@ def encode_rows(
     missing = [path for path in dict.fromkeys(paths) if cache.row(path) is None and source.row(path) is not None]
     if not missing:
         return
-    digests = {row: digest for digest, row in source._by_digest.items()}
     with cache.writer() as writer:
-        found = [(Key.of(path), digests[row]) for path in missing if (row := source.row(path)) is not None]
-        fresh = {digest: key for key, digest in found if digest not in cache._by_digest}
-        new = [(key, digest) for digest, key in fresh.items()]
+        begun = [(Key.of(path), row) for path in missing if (row := source.row(path)) is not None]
+        found = [(key, source.digest_of(row)) for key, row in begun]
+        fresh = {
+            digest: (key, row) for (key, row), (_, digest) in zip(begun, found, strict=True) if not cache.knows(digest)
+        }
+        new = [(key, digest, row) for digest, (key, row) in fresh.items()]
         for i in range(0, len(new), batch):
             part = new[i : i + batch]
-            writer.append(part, encode(source.rows([source._by_digest[digest] for _, digest in part])))
+            features = encode(source.rows([row for _, _, row in part]))
+            writer.append([(key, digest) for key, digest, _ in part], features)
             progress(min(i + batch, len(new)), len(new))
         writer.alias(found)
 
@@ -349,15 +364,14 @@ class _Loaded:
 def _decoded(
     pool: ThreadPoolExecutor, chunks: list[list[Path]], ahead: int, cache: FeatureCache, transform: Transform
 ) -> Iterator[list[_Loaded | Failure]]:
-    seen = set(cache._by_digest)
+    first: dict[str, Path] = {}  # of the files with a content, the one whose pixels are encoded
 
     def load(path: Path) -> _Loaded | Failure:
         try:
             key, data = Key.of(path), path.read_bytes()
             digest = _digest(data)
-            if digest in seen:
+            if cache.knows(digest) or first.setdefault(digest, path) is not path:  # in one step, as threads do this
                 return _Loaded(key, digest, None)
-            seen.add(digest)
             return _Loaded(key, digest, transform(open_image(data, name=str(path), enough=transform.enough)))
         except (ImageError, OSError) as error:
             return Failure(path, str(error))
