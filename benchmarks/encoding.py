@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from showtell.data.features import FeatureCache, encode_into
+from showtell.data.encoding import encode_into
+from showtell.data.features import FeatureCache
 from showtell.images import find_images, open_image
 from showtell.model.encoder import Encoder
 

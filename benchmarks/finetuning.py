@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from showtell.bundle import build_model
-from showtell.data.features import FeatureCache, encode_into
+from showtell.data.encoding import encode_into
+from showtell.data.features import FeatureCache
 from showtell.images import find_images, open_image
 from showtell.model.encoder import Encoder, fast_bfloat16
 from showtell.recipe import load_recipe

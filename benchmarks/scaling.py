@@ -74,7 +74,8 @@ def prepare(name: str, folder: Path, images: int) -> Callable[[], Any]:
     from showtell.data.annotations import read_annotations
     from showtell.data.augment import AugmentedView
     from showtell.data.dataset import epoch_order, feature_batches, make_groups
-    from showtell.data.features import FeatureCache, encode_into
+    from showtell.data.encoding import encode_into
+    from showtell.data.features import FeatureCache
     from showtell.data.vocabulary import Vocabulary
     from showtell.decoding import SearchOptions
     from showtell.generate import find_captions

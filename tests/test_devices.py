@@ -12,7 +12,7 @@ from command_line import refused, run, write_predictions
 
 from showtell.captioning import BaseCaptioner, Caption
 from showtell.choosing import choose_bundle_decoding
-from showtell.data import features
+from showtell.data import encoding
 from showtell.errors import ImageError
 
 
@@ -50,7 +50,7 @@ def test_a_report_takes_them(tiny_bundle: Path, scenes: Path, tmp_path: Path, as
 
 def test_a_decoding_is_chosen_with_them(tiny_bundle: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard = []
-    encode_into = features.encode_into
+    encode_into = encoding.encode_into
 
     def listened(*arguments: Any, **options: Any) -> Any:
         heard.append((options["batch"], options["workers"]))

@@ -16,7 +16,9 @@ from torch import Tensor
 from showtell.bundle import set_decoding
 from showtell.config import SearchConfig
 from showtell.data.annotations import CaptionedImage
-from showtell.data.features import Failure, FeatureCache, encode_into, holds_features_of
+from showtell.data.contents import Failure
+from showtell.data.encoding import encode_into
+from showtell.data.features import FeatureCache, holds_features_of
 from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import BATCH_SIZE, SearchOptions
 from showtell.errors import DataError

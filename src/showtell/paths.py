@@ -1,10 +1,11 @@
-"""Where feature caches are kept, which files make up a captioner, what lies in a folder, whole-file writes, and why the
-hub is silent."""
+"""Where feature caches are kept, which files make up a captioner, what lies in a folder, whole-file writes, locks on
+files, and why the hub is silent."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import IO
 
 BUNDLE_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 CACHE_FILES = ("cache.json", "features.f16", "index.jsonl", "of.txt")
@@ -61,3 +62,20 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def lock(file: IO[bytes], *, wait: bool = False) -> bool:
+    """Locks an open file against other processes that lock it, until it is closed or this process dies.
+
+    False if another one has it, unless told to `wait`. Windows has no such locks, and there the answer is yes;
+    `OSError` on a file system that has none.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True

@@ -17,7 +17,8 @@ from showtell.config import Augmentation
 from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.data.augment import AugmentedView, augment_sample
 from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, image_batches, make_groups, pad
-from showtell.data.features import FeatureCache, encode_into
+from showtell.data.encoding import encode_into
+from showtell.data.features import FeatureCache
 from showtell.data.vocabulary import Vocabulary
 from showtell.images import ImageTransform, open_image
 

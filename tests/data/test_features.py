@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from showtell.data.features import FeatureCache, Key, content_digests, encode_into, encode_rows, space_needed
+from showtell.data.contents import content_digests
+from showtell.data.encoding import encode_into, encode_rows
+from showtell.data.features import FeatureCache, Key, space_needed
 from showtell.errors import CacheError
 from showtell.images import ImageTransform
 
@@ -219,7 +221,7 @@ def test_equal_images_that_are_read_at_the_same_moment_are_encoded_once(
     paths.append(tmp_path / "copy.png")
     paths[1].write_bytes(paths[0].read_bytes())
     monkeypatch.setattr(
-        "showtell.data.features._digest", lambda data: Digest(blake2b(data, digest_size=16).hexdigest())
+        "showtell.data.encoding.content_digest", lambda data: Digest(blake2b(data, digest_size=16).hexdigest())
     )
     assert fill(cache, paths) == 1
     assert len(cache) == 1

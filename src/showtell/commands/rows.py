@@ -16,6 +16,7 @@ import typer
 
 from showtell.commands.inputs import Input
 from showtell.errors import DataError, check_target
+from showtell.paths import lock
 
 if TYPE_CHECKING:
     from showtell.captioning import Caption
@@ -122,17 +123,14 @@ def ranked(best: Caption, n: int) -> list[Caption]:
 def _lock(file: BinaryIO, path: Path) -> None:
     """Locks the file until it is closed, where supported: two processes would cut off each other's rows."""
     try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.fstat(file.fileno()).st_nlink:  # opened just before its writer, who had no caption for it, removed it
-            raise BlockingIOError
-    except BlockingIOError:
-        raise DataError(
-            f"--out {path} is being written by another process; give each --shard a file of its own"
-        ) from None
-    except (ImportError, OSError):  # Windows; some network file systems
+        free = lock(file)
+        free = (
+            free and os.fstat(file.fileno()).st_nlink > 0
+        )  # else its writer, who had no caption for it, has removed it
+    except OSError:  # some network file systems
         return
+    if not free:
+        raise DataError(f"--out {path} is being written by another process; give each --shard a file of its own")
 
 
 def _records(file: BinaryIO, *, table: bool) -> Iterator[bytes]:

@@ -9,39 +9,22 @@ so that they are found again in another folder, split or data set.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL.Image import Image
 from torch import Tensor
 
-from showtell.errors import CacheError, ImageError
-from showtell.images import open_image
-from showtell.paths import write_whole
-
-
-class Transform(Protocol):
-    """An `ImageTransform`, or an `AugmentedView` with one."""
-
-    def __call__(self, image: Image, /) -> NDArray[np.float32]:
-        """An RGB image -> (3,S,S), normalised."""
-
-    @property
-    def enough(self) -> int:
-        """The pixels to ask `open_image` for."""
-
+from showtell.errors import CacheError
+from showtell.paths import lock, write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -125,7 +108,9 @@ class FeatureCache:
     def writer(self) -> Iterator[CacheWriter]:
         """Locks the cache for adding to it; waits for any other writing process and reads what it wrote."""
         with (self.folder / "index.jsonl").open("r+b") as index, (self.folder / "features.f16").open("r+b") as data:
-            _lock(index, self.folder)
+            if not lock(index):
+                _log.warning("%s is being written by another process; waiting for it", self.folder)
+                lock(index, wait=True)
             _drop_torn_line(index)
             self._read_index()
             yield CacheWriter(self, index, data)
@@ -175,14 +160,6 @@ class CacheWriter:
         self._index.flush()
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An image that could not be encoded, and why."""
-
-    path: Path
-    reason: str
-
-
 def space_needed(wanted: Iterable[tuple[FeatureCache, Sequence[Path]]]) -> int:
     """The most bytes that the features of files will add to their caches.
 
@@ -205,184 +182,10 @@ def space_needed(wanted: Iterable[tuple[FeatureCache, Sequence[Path]]]) -> int:
     return most
 
 
-def encode_into(
-    cache: FeatureCache,
-    paths: Sequence[Path],
-    *,
-    encode: Callable[[Tensor], Tensor],
-    transform: Transform,
-    batch: int = 32,
-    workers: int = 2,
-    ahead: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Failure]:
-    """Encodes the images that `cache` does not have yet; returns those that cannot be decoded.
-
-    `encode` maps normalised images (B,3,S,S) to features (B,R,F). Threads decode `ahead` batches before the encoder:
-    with 0 the two take turns, which is faster where they would compete for the same cores. Memory stays flat.
-    `progress` receives (images done, images to do).
-    """
-    missing = [path for path in dict.fromkeys(paths) if cache.row(path) is None]
-    progress(0, len(missing))
-    if not missing:
-        return []
-    failures: list[Failure] = []
-    known: dict[Path, _Loaded] = {}
-    done = 0
-    with cache.writer() as writer, ThreadPoolExecutor(workers) as pool:
-        chunks = [missing[i : i + batch] for i in range(0, len(missing), batch)]
-        for chunk, loaded in zip(chunks, _decoded(pool, chunks, ahead, cache, transform), strict=True):
-            pairs = zip(chunk, loaded, strict=True)
-            failures += [item for item in loaded if isinstance(item, Failure)]
-            known |= {path: item for path, item in pairs if isinstance(item, _Loaded) and item.pixels is None}
-            fresh = [(item, item.pixels) for item in loaded if isinstance(item, _Loaded) and item.pixels is not None]
-            if fresh:
-                features = encode(torch.from_numpy(np.stack([pixels for _, pixels in fresh])))
-                writer.append([(item.key, item.digest) for item, _ in fresh], features)
-            done += len(loaded)
-            progress(done, len(missing))
-        writer.alias([(item.key, item.digest) for item in known.values()])
-    copies = [path for path, item in known.items() if not cache.knows(item.digest)]  # of broken images
-    place = {path: index for index, path in enumerate(missing)}
-    return sorted([*failures, *find_broken(copies, workers=workers)], key=lambda failure: place[failure.path])
-
-
-def encode_rows(
-    cache: FeatureCache,
-    paths: Sequence[Path],
-    *,
-    source: FeatureCache,
-    encode: Callable[[Tensor], Tensor],
-    batch: int = 32,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
-    """`encode_into` from the features in `source` instead of images: `encode` maps (B,R',F') to (B,R,F).
-
-    Images that `source` does not have are left out.
-    """
-    missing = [path for path in dict.fromkeys(paths) if cache.row(path) is None and source.row(path) is not None]
-    if not missing:
-        return
-    with cache.writer() as writer:
-        begun = [(Key.of(path), row) for path in missing if (row := source.row(path)) is not None]
-        found = [(key, source.digest_of(row)) for key, row in begun]
-        fresh = {
-            digest: (key, row) for (key, row), (_, digest) in zip(begun, found, strict=True) if not cache.knows(digest)
-        }
-        new = [(key, digest, row) for digest, (key, row) in fresh.items()]
-        for i in range(0, len(new), batch):
-            part = new[i : i + batch]
-            features = encode(source.rows([row for _, _, row in part]))
-            writer.append([(key, digest) for key, digest, _ in part], features)
-            progress(min(i + batch, len(new)), len(new))
-        writer.alias(found)
-
-
-def find_broken(
-    paths: Sequence[Path], *, workers: int = 2, progress: Callable[[int, int], None] = lambda done, total: None
-) -> list[Failure]:
-    """The images that cannot be decoded: training has to know them beforehand if it fills no cache."""
-
-    def check(path: Path) -> Failure | None:
-        try:
-            open_image(path, enough=1)
-        except (ImageError, OSError) as error:
-            return Failure(path, str(error))
-        return None
-
-    failures = []
-    with ThreadPoolExecutor(workers) as pool:
-        for done, failure in enumerate(pool.map(check, paths), start=1):
-            failures += [failure] if failure else []
-            progress(done, len(paths))
-    return failures
-
-
-def content_digests(
-    paths: Sequence[Path],
-    *,
-    caches: Iterable[Path],
-    workers: int = 2,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[str]:
-    """The digest of each file's content; empty for one that cannot be read. Files that a cache in one of the folders
-    `caches` knows as they are now are not read again; `progress` counts those that are."""
-    indices = (folder / "index.jsonl" for folder in caches)
-    known = {key: digest for index in indices if index.is_file() for key, digest, _ in _entries(index)}
-
-    def look_up(path: Path) -> str | None:
-        try:
-            return known.get(Key.of(path))
-        except OSError:
-            return ""
-
-    def read(path: Path) -> str:
-        try:
-            return _digest(path.read_bytes())
-        except OSError:
-            return ""
-
-    found = {path: look_up(path) for path in paths}
-    missing = [path for path, digest in found.items() if digest is None]
-    with ThreadPoolExecutor(workers) as pool:
-        for done, (path, digest) in enumerate(zip(missing, pool.map(read, missing), strict=True), start=1):
-            found[path] = digest
-            progress(done, len(missing))
-    return [found[path] or "" for path in paths]
-
-
-def encode_all(
-    paths: Sequence[Path],
-    *,
-    encode: Callable[[Tensor], Tensor],
-    transform: Transform,
-    batch: int = 32,
-    workers: int = 2,
-) -> Iterator[Tensor]:
-    """Features (B,R,F) of `paths`, batch by batch, without a cache: for validation while the CNN itself is trained."""
-
-    def load(path: Path) -> NDArray[np.float32]:
-        return transform(open_image(path, enough=transform.enough))
-
-    chunks = [paths[start : start + batch] for start in range(0, len(paths), batch)]
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = deque(pool.map(load, chunk) for chunk in chunks[:1])
-        for index in range(len(chunks)):
-            waiting.extend(pool.map(load, ahead) for ahead in chunks[index + 1 : index + 2])
-            yield encode(torch.from_numpy(np.stack(list(waiting.popleft()))))
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """A file that was read; no pixels if its content is already in the cache or came earlier in this pass."""
-
-    key: Key
-    digest: str
-    pixels: NDArray[np.float32] | None
-
-
-def _decoded(
-    pool: ThreadPoolExecutor, chunks: list[list[Path]], ahead: int, cache: FeatureCache, transform: Transform
-) -> Iterator[list[_Loaded | Failure]]:
-    first: dict[str, Path] = {}  # of the files with a content, the one whose pixels are encoded
-
-    def load(path: Path) -> _Loaded | Failure:
-        try:
-            key, data = Key.of(path), path.read_bytes()
-            digest = _digest(data)
-            if cache.knows(digest) or first.setdefault(digest, path) is not path:  # in one step, as threads do this
-                return _Loaded(key, digest, None)
-            return _Loaded(key, digest, transform(open_image(data, name=str(path), enough=transform.enough)))
-        except (ImageError, OSError) as error:
-            return Failure(path, str(error))
-
-    waiting = []
-    for chunk in chunks:
-        waiting.append([pool.submit(load, path) for path in chunk])
-        if len(waiting) > ahead:
-            yield [future.result() for future in waiting.pop(0)]
-    for futures in waiting:
-        yield [future.result() for future in futures]
+def known_digests(folders: Iterable[Path]) -> dict[Key, str]:
+    """The content digests of all files that the caches in `folders` know; those that are no caches know none."""
+    indices = (folder / "index.jsonl" for folder in folders)
+    return {key: digest for index in indices if index.is_file() for key, digest, _ in _entries(index)}
 
 
 def holds_features_of(folder: Path, fingerprint: str) -> bool:
@@ -412,10 +215,6 @@ def _read_header(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
 def _check_header(path: Path, header: dict[str, Any]) -> None:
     if not path.exists():
         if any(path.parent.iterdir()):
@@ -433,19 +232,6 @@ def _check_header(path: Path, header: dict[str, Any]) -> None:
             f"{path.parent} holds features of another encoder (other weights, layer, size or transform: fingerprint "
             f"{str(found.get('fingerprint'))[:12]}, expected {header['fingerprint'][:12]}); name another folder as data.cache"
         )
-
-
-def _lock(file: IO[bytes], folder: Path) -> None:
-    """Waits until no other process writes. The lock ends when the file is closed or its process dies."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _log.warning("%s is being written by another process; waiting for it", folder)
-        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _drop_torn_line(index: IO[bytes]) -> None:

@@ -14,17 +14,10 @@ from torch import Tensor
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.data.augment import AugmentedView
+from showtell.data.contents import Failure, content_digests, find_broken
 from showtell.data.dataset import Batch, Group, epoch_order, feature_batches, image_batches, image_paths, make_groups
-from showtell.data.features import (
-    Failure,
-    FeatureCache,
-    content_digests,
-    encode_all,
-    encode_into,
-    encode_rows,
-    find_broken,
-    space_needed,
-)
+from showtell.data.encoding import encode_all, encode_into, encode_rows
+from showtell.data.features import FeatureCache, space_needed
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import DataError
 from showtell.images import decoding_threads
