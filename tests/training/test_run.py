@@ -269,7 +269,9 @@ def test_a_training_that_diverges_stops_and_keeps_its_best_epoch(recipe_file: Pa
 def test_a_wrong_decoder_is_said_before_weights_are_fetched(
     monkeypatch: pytest.MonkeyPatch, recipe_file: Path, data: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("showtell.training.run.build_encoder", lambda *_, **__: pytest.fail("weights were fetched"))
+    monkeypatch.setattr(
+        "showtell.training.preparing.build_encoder", lambda *_, **__: pytest.fail("weights were fetched")
+    )
     wrong = load_recipe(recipe_file, ["decoder.name=lstm", "decoder.tied=true"])
     refuse(RecipeError, "tied needs embedding == hidden", lambda: train(wrong, data=data, out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()

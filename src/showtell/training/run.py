@@ -14,25 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from showtell.bundle import (
-    build_encoder,
-    build_model,
-    load_bundle,
-    load_weights,
-    made_with,
-    save_bundle,
-    saved_together,
-    unique_tensors,
-)
+from showtell.bundle import load_weights, made_with, save_bundle, saved_together, unique_tensors
 from showtell.choosing import keep_best_decoding
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage
-from showtell.hub import resolve
 from showtell.metrics import Protocol, Report, describe
 from showtell.model.decoders import check_decoder
 from showtell.progress import Progress, silent
 from showtell.training.checkpoint import Position, read_checkpoint, write_checkpoint
-from showtell.training.encodings import Encodings
 from showtell.training.folder import check_folder, new_folder, save_recipe
 from showtell.training.graphs import recorded
 from showtell.training.interrupt import Interrupt
@@ -41,6 +30,7 @@ from showtell.training.loop import diverged, out_of_memory, too_large, train_ste
 from showtell.training.objectives import build_objective
 from showtell.training.optim import AveragedWeights, build_optimizer
 from showtell.training.others import with_others
+from showtell.training.preparing import prepare
 from showtell.training.processes import (
     build_accelerator,
     epoch_seed,
@@ -52,9 +42,6 @@ from showtell.training.processes import (
 )
 from showtell.training.resuming import check_pictures, check_resumed
 from showtell.training.runlog import EpochReport, RunLog
-from showtell.training.samples import Samples
-from showtell.training.starting import compare_words, take_over
-from showtell.training.teachers import Teachers
 from showtell.training.trackers import Trackers, check_trackers
 from showtell.training.validation import validate
 
@@ -120,7 +107,7 @@ def train(
 
 
 class Run:
-    """The state of one training run: its data, its model, how far it has come."""
+    """One training run: its phases and epochs, how far it has come, and its checkpoints."""
 
     learner: Learner  # of the current phase
 
@@ -141,35 +128,13 @@ class Run:
         check_trackers(recipe.train.trackers)
         torch.set_flush_denormal(True)  # denormals make an optimizer step more than ten times slower
         self.accelerator = build_accelerator(recipe.train, out=out, note=note)
-        start = load_bundle(resolve(recipe.train.start)) if recipe.train.start else None
-        names = recipe.train.teachers if recipe.distils() else ()
-        self.teachers = Teachers.load(names, self.accelerator.device) if names else None
-        if self.teachers and start:
-            self.teachers.check(start.vocabulary, of=recipe.train.start)
-        torch.manual_seed(recipe.train.seed)  # loading others has drawn numbers
-        known = self.teachers or start
-        self.samples = Samples(
-            recipe, Path(recipe.data.path), note=note, progress=progress,
-            known=known.vocabulary if known else None, more_words=self.teachers is None,
+        prepared = prepare(
+            recipe, encoder_weights=encoder_weights, own=out / "features", device=self.accelerator.device,
+            note=note, progress=progress,
         )  # fmt: skip
-        if recipe.encoder.pretrained and encoder_weights is None and start is None:
-            note(f"encoder weights: {', '.join(recipe.encoder.names())}, from the hub or its cache on this machine")
-        encoder = start.encoder if start else build_encoder(recipe, weights=encoder_weights)
-        encoder = encoder.to(self.accelerator.device)
-        self.encodings = Encodings(
-            recipe, encoder, own=out / "features", device=self.accelerator.device, teachers=self.teachers
-        )
+        self.model, self.samples = prepared.model, prepared.samples
+        self.encodings, self.teachers = prepared.encodings, prepared.teachers
         self._weights_name = encoder_weights.name if encoder_weights is not None else ""
-        self.model = build_model(recipe, encoder, len(self.samples.vocabulary)).to(self.accelerator.device)
-        if start is not None:
-            take_over(self.model.decoder, start.decoder)
-            dataset = start.config["training"].get("dataset")
-            for sentence in compare_words(self.samples, start.vocabulary, dataset=dataset):
-                note(f"{recipe.train.start}: {sentence}")
-        elif self.teachers:
-            theirs, dataset = self.teachers.vocabulary, self.teachers.dataset
-            for sentence in compare_words(self.samples, theirs, dataset=dataset, teaches=True):
-                note(f"{names[0]}: {sentence}")
         self.position = Position(
             data=self.samples.fingerprint,
             val=self.samples.val_fingerprint,
