@@ -91,18 +91,16 @@ def encode_rows(
     if not missing:
         return
     with cache.writer() as writer:
-        begun = [(Key.of(path), row) for path in missing if (row := source.row(path)) is not None]
-        found = [(key, source.digest_of(row)) for key, row in begun]
-        fresh = {
-            digest: (key, row) for (key, row), (_, digest) in zip(begun, found, strict=True) if not cache.knows(digest)
-        }
-        new = [(key, digest, row) for digest, (key, row) in fresh.items()]
+        found = [
+            (Key.of(path), source.digest_of(row), row) for path in missing if (row := source.row(path)) is not None
+        ]
+        new = list({digest: (key, digest, row) for key, digest, row in found if not cache.knows(digest)}.values())
         for i in range(0, len(new), batch):
             part = new[i : i + batch]
             features = encode(source.rows([row for _, _, row in part]))
             writer.append([(key, digest) for key, digest, _ in part], features)
             progress(min(i + batch, len(new)), len(new))
-        writer.alias(found)
+        writer.alias([(key, digest) for key, digest, _ in found])
 
 
 def encode_all(
