@@ -6,7 +6,7 @@ import html
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def test_a_report_holds_what_it_promises(run: Path, collected: RunReport, tmp_pa
         "copies of training captions",
     ):
         assert wanted in page
-    assert page.count("<svg") == 5
+    assert page.count('role="img"') == 5
     assert page.count('class="band"') == page.count('class="band strong"') == 4  # a phase each, in each chart of epochs
     assert "4 epochs in 2 phases, kept: epoch 4" in page
     assert page.count('class="card"') == sum(len(part) for part in collected.examples.values()) >= 3
@@ -108,7 +108,7 @@ def test_the_surest_captions_have_a_chart(collected: RunReport, scenes: Path, tm
     known = replace(collected.evaluation, report=report, confidences=confidences)
     write_page(tmp_path / "r.html", [replace(collected, evaluation=known)], title="t")
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "CIDEr ×100 of the surest captions" in page and page.count("<svg") == 6
+    assert "CIDEr ×100 of the surest captions" in page and page.count('role="img"') == 6
     assert re.search(r"model, % of the captions 100: [0-9.]+", page)
     assert "rank correlation with CIDEr: 1.00 (1.00 – 1.00)." in page
 
@@ -199,6 +199,29 @@ def test_a_picture_that_cannot_be_decoded_is_told_and_the_page_is_written(
     assert result.exit_code == 1
     assert f"left out: {broken}" in result.stderr
     assert (tmp_path / "page.html").exists()
+
+
+def test_lines_differ_when_the_colours_come_again(collected: RunReport, tmp_path: Path) -> None:
+    runs = [replace(collected, name=f"run{i}") for i in range(14)]
+    write_page(tmp_path / "r.html", runs, title="t")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    lengths = next(figure for figure in re.findall(r"<figure.*?</figure>", page) if "captions by length" in figure)
+    legend, drawn = lengths.split("</figcaption>")
+    lines = re.findall(r'<polyline class="([^"]*)"', drawn)
+    assert lines == re.findall(r'<polyline class="([^"]*)"', legend)
+    assert len(set(lines)) == 15 and lines[0] == "c0" and lines[-1] == "ink"  # people's
+    for style in {name for line in lines for name in line.split()}:
+        assert re.search(rf"\.{style} {{ [^}}]*(stroke|stroke-dasharray):", page), style
+
+
+def test_captions_run_as_their_script_does(collected: RunReport, tmp_path: Path) -> None:
+    write_page(tmp_path / "r.html", [collected], title="t")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert collected.evaluation.constant
+    for start in ("p", "li", "td"):
+        held = re.findall(rf'<({start}(?: class="caption"| class="text"){"?" * (start == "li")}(?: [^>]*)?)>', page)
+        assert held and all(' dir="auto"' in tag for tag in held)
+    assert f"“<bdi>{collected.evaluation.constant}</bdi>”" in page
 
 
 def test_charts_are_well_formed_and_say_their_values() -> None:
@@ -311,3 +334,81 @@ def test_the_overlay_lies_over_what_the_encoder_saw(
     at = alpha[int(photo.place[1] * height), int(photo.place[0] * width)]
     assert at < 0.5 * np.median(alpha)
     page.close()
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """A function that writes the report of runs and opens it in a window of a width."""
+    contexts = []
+
+    def open_report(runs: Sequence[RunReport], width: int = 1280, **context: Any) -> Any:
+        write_page(tmp_path / "report.html", runs, title="t")
+        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, offline=True, **context))
+        page = contexts[-1].new_page()
+        page.goto((tmp_path / "report.html").as_uri())
+        return page
+
+    yield open_report
+    for context in contexts:
+        context.close()
+
+
+def with_caption(run: RunReport, text: str, *references: str) -> RunReport:
+    """The run with one picture, of this caption, whose words have maps, and these references."""
+    example = run.examples["Random"][0]
+    words = tuple(Word(word, -0.5, np.full((4, 4), 1 / 16, np.float32)) for word in text.split())
+    image = replace(example.image, captions=references or example.image.captions)
+    example = replace(example, image=image, caption=replace(example.caption, text=text, words=words))
+    return replace(run, examples={"Random": (example,)})
+
+
+def named(run: RunReport, count: int) -> list[RunReport]:
+    return [replace(run, name=f"flickr8k-attention-efficientnet-b3-seed-{i}") for i in range(count)]
+
+
+@pytest.mark.slow
+def test_an_arabic_caption_begins_at_the_right(opened: Any, collected: RunReport) -> None:
+    words = opened([with_caption(collected, "كلب أحمر")]).locator(".word")
+    first, second = (words.nth(i).bounding_box() for i in range(2))
+    assert first["x"] > second["x"] + second["width"] / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [375, 1280])
+def test_nothing_is_wider_than_the_window(opened: Any, collected: RunReport, width: int) -> None:
+    page = opened([with_caption(run, "a dog", "x" * 400) for run in named(collected, 7)], width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    beyond = "all => all.filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.outerHTML.slice(0, 200))"
+    assert not page.locator(".chart *, .card *").evaluate_all(beyond)
+    page = opened([with_caption(collected, "y" * 400)], width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert not page.locator(".card *").evaluate_all(beyond)
+
+
+@pytest.mark.slow
+def test_a_printed_report_has_all_columns(opened: Any, collected: RunReport) -> None:
+    paper = 718  # pixels between the margins of A4
+    page = opened(named(collected, 5), paper)
+    last = page.locator("thead").first.locator("th").last
+    assert (box := last.bounding_box())["x"] + box["width"] > paper  # on the screen, it is scrolled
+    page.emulate_media(media="print")
+    for table in page.locator("table").all():
+        box = table.bounding_box()
+        assert box["x"] + box["width"] <= paper
+    assert page.locator(".card").first.evaluate("e => getComputedStyle(e).breakInside") == "avoid"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1280])
+def test_axe_finds_nothing(opened: Any, collected: RunReport, scheme: str, width: int) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    page = opened(named(collected, 8), width, color_scheme=scheme)
+    found = axe.run(page).response["violations"]
+    assert not [f"{v['impact']}: {v['id']}, {v['nodes'][0]['html']}" for v in found]
+    assert page.get_by_role("region").evaluate_all("all => all.map(e => e.ariaLabel)") == [
+        "Scores",
+        "Differences",
+        "Captions",
+    ]
+    assert page.get_by_role("rowheader", name="CIDEr").count() == 2

@@ -7,17 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+COLOURS = 6  # that the page defines for lines
+_ROUNDS = ("", " dashed", " dotted")  # how the lines differ when the colours come again
 _WIDTH, _HEIGHT = 460, 234
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 40
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A named line through (x,y) points; `colour` is 0 … 5, the point at x = `kept` is ringed."""
+    """A named line through (x,y) points; the point at x = `kept` is ringed.
+
+    `colour` counts from 0; after the last colour of the page they come again, dashed, then dotted. None is the ink's.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
-    colour: int = 0
+    colour: int | None = 0
     kept: float | None = None
 
 
@@ -59,22 +64,36 @@ def line_chart(title: str, series: Sequence[Series], *, bands: Sequence[Band] = 
     parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{escape(x_label)}</text>')
     for line in series:
         path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in line.points)
-        parts.append(f'<polyline class="c{line.colour}" points="{path}"/>')
+        style = _style(line)
+        parts.append(f'<polyline class="{style}" points="{path}"/>')
         parts += [
-            f'<circle class="c{line.colour}{" kept" if x == line.kept else ""}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" '
+            f'<circle class="{style}{" kept" if x == line.kept else ""}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" '
             f'r="{5 if x == line.kept else 3}"><title>{escape(line.name)}, {x_label} {x:g}: {y:.4g}</title></circle>'
             for x, y in line.points
         ]
-    legend = (
-        ""
-        if len(series) == 1
-        else "".join(f'<span class="c{line.colour}">{escape(line.name)}</span>' for line in series)
-    )
+    legend = "" if len(series) == 1 else " ".join(map(_key, series))  # which wraps at the spaces
     return (
         f'<figure class="chart"><figcaption>{escape(title)} <span class="legend">{legend}</span></figcaption>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)} by {x_label}">'
         f"{''.join(parts)}</svg></figure>"
     )
+
+
+def _style(series: Series) -> str:
+    """The classes of a line and its points, which tell it from all others of its chart."""
+    if series.colour is None:
+        return "ink"
+    again, colour = divmod(series.colour, COLOURS)
+    return f"c{colour}{_ROUNDS[again % len(_ROUNDS)]}"
+
+
+def _key(series: Series) -> str:
+    """A line's name in the legend, after a piece of the line."""
+    style = _style(series)
+    piece = (
+        f'<svg class="key" viewBox="0 0 30 10" aria-hidden="true"><polyline class="{style}" points="0,5 30,5"/></svg>'
+    )
+    return f'<span class="{style.partition(" ")[0]}">{piece}{escape(series.name)}</span>'
 
 
 def _band(band: Band, left: float, right: float) -> str:

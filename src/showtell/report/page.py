@@ -24,11 +24,10 @@ from showtell.images import ImageTransform, open_image
 from showtell.metrics import Comparison, Selection, TextStatistics, compare, verdict
 from showtell.metrics.evaluate import NAMES
 from showtell.paths import write_whole
-from showtell.report.charts import Band, Series, line_chart
+from showtell.report.charts import COLOURS, Band, Series, line_chart
 from showtell.report.collect import RANDOM, Epoch, Example, RunReport
 
 _SIDE = 360  # pixels of an embedded photo's longer side
-_BAND = 6  # colours that the page defines for lines
 _KEPT = tuple(share / 10 for share in range(1, 11))  # shares of the captions, the surest first
 _SHOWN = ("cider", "bleu_4", "rouge_l")  # the scores listed for each image
 
@@ -47,6 +46,7 @@ def write_page(path: Path, runs: Sequence[RunReport], *, title: str) -> None:
     environment.filters["verdict"] = verdict
     page = environment.get_template("page.html.j2").render(
         title=title,
+        colours=COLOURS,
         runs=runs,
         scores=list(first.evaluation.report.scores),
         names=NAMES,
@@ -114,13 +114,13 @@ def _charts(runs: Sequence[RunReport]) -> list[str]:
             line_chart("CIDEr ×100", [_line("CIDEr", epochs, "cider", 0)], bands=bands),
             line_chart("BLEU and ROUGE-L ×100", several, bands=bands),
         ]
-    losses = [replace(_taught("loss", r.epochs, i % _BAND), name=r.name) for i, r in enumerate(runs)]
-    rewards = [replace(_taught("reward", r.epochs, i % _BAND), name=r.name) for i, r in enumerate(runs)]
+    losses = [replace(_taught("loss", r.epochs, i), name=r.name) for i, r in enumerate(runs)]
+    rewards = [replace(_taught("reward", r.epochs, i), name=r.name) for i, r in enumerate(runs)]
     return [
         line_chart("loss in training", losses),
         line_chart("reward in training", rewards),
         *(
-            line_chart(f"{NAMES[name]} ×100", [_line(r.name, r.epochs, name, i % _BAND) for i, r in enumerate(runs)])
+            line_chart(f"{NAMES[name]} ×100", [_line(r.name, r.epochs, name, i) for i, r in enumerate(runs)])
             for name in ("cider", "bleu_4")
         ),
     ]
@@ -154,12 +154,13 @@ def _bands(epochs: Sequence[Epoch]) -> Iterable[Band]:
 
 def _lengths(runs: Sequence[RunReport]) -> str:
     """A chart of the captions' lengths: the share of each number of words."""
-    texts: list[tuple[str, TextStatistics]] = [(_label(run, runs), run.spoken) for run in runs]
-    texts.append(("people", runs[0].written))
-    shortest, longest = (end(end(text.lengths) for _, text in texts) for end in (min, max))
+    texts: list[tuple[str, TextStatistics, int | None]]
+    texts = [(_label(run, runs), run.spoken, i) for i, run in enumerate(runs)]
+    texts.append(("people", runs[0].written, None))
+    shortest, longest = (end(end(text.lengths) for _, text, _ in texts) for end in (min, max))
     series = [
-        Series(name, [(n, 100 * text.lengths.get(n, 0.0)) for n in range(shortest, longest + 1)], i % _BAND)
-        for i, (name, text) in enumerate(texts)
+        Series(name, [(n, 100 * text.lengths.get(n, 0.0)) for n in range(shortest, longest + 1)], colour)
+        for name, text, colour in texts
     ]
     return line_chart("captions by length, %", series, x_label="words")
 
@@ -167,7 +168,7 @@ def _lengths(runs: Sequence[RunReport]) -> str:
 def _surest(known: Sequence[tuple[str, Selection | None]]) -> str:
     """A chart of the CIDEr of the captions that each captioner is surest of, by their share of all."""
     series = [
-        Series(name, [(100 * kept.share, 100 * kept.score) for kept in selection.surest], i % _BAND)
+        Series(name, [(100 * kept.share, 100 * kept.score) for kept in selection.surest], i)
         for i, (name, selection) in enumerate(known)
         if selection
     ]
