@@ -443,12 +443,28 @@ def test_a_phone(visit: Callable[..., Opened], address: str) -> None:
     here.page.get_by_role("toolbar").get_by_role("button").nth(0).tap()
     assert here.cover(0.125, 75 / 200 - 0.06) < 90 < here.cover(0.875, 0.7)
     assert here.page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+    remove = here.page.locator(".remove")  # beside the long name
+    assert remove.evaluate("e => e.scrollWidth <= e.clientWidth && e.getBoundingClientRect().right <= innerWidth")
     small = here.page.locator(
         "button:visible, select:visible, input:not(.choice *):visible, summary:visible, textarea:visible, .choice:visible"
     ).evaluate_all(
         "all => all.map(e => [e.textContent, e.offsetWidth, e.offsetHeight]).filter(([, w, h]) => w < 44 || h < 44)"
     )
     assert not small
+
+
+def test_printed_photos_are_there_and_buttons_are_not(visit: Callable[..., Opened], address: str) -> None:
+    here = visit(address)
+    here.give(*(photo(f"{i}.jpg", (200, 400)) for i in range(12)), BROKEN)
+    here.captioned(12)
+    api.expect(here.page.locator(".retry:visible")).to_have_count(1)
+    last = here.page.locator(".frame img").nth(11)  # never scrolled to
+    assert last.bounding_box()["y"] > 4000
+    here.page.wait_for_function("e => e.complete && e.naturalWidth", arg=last.element_handle(), timeout=5_000)
+    here.page.emulate_media(media="print")
+    assert here.page.locator("button:not(.word):visible, .readout:visible").count() == 0
+    assert here.page.locator(".answer:visible").count() == 12
+    here.forgive(422)
 
 
 def test_a_photo_taken_sideways_stands_upright(visit: Callable[..., Opened], address: str) -> None:
