@@ -5,14 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import random
+import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from showtell.captioning import Caption
 from showtell.cli import app
+from showtell.commands.rows import Printer
 
 GOOD_MODES = ("RGB", "L", "1", "P", "CMYK", "RGBA", "LA", "I;16", "F", "I")
 
@@ -77,7 +82,47 @@ def test_the_good_are_captioned_and_the_bad_are_reported(
     assert named == good
     reports = [line for line in done.stderr.splitlines() if line.strip()]
     for name in bad:
-        shown = name.replace("\n", "\\n")
+        shown = name.replace("\n", "\\n").replace("\t", "\\t")
         assert sum(shown in line for line in reports) == 1, name
     assert len(reports) <= len(bad) + 2
     assert "Traceback" not in done.stderr
+
+
+def controls(text: str) -> set[str]:
+    return {letter for letter in text if unicodedata.category(letter) == "Cc"} - {"\n", "\r"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+@pytest.mark.parametrize("format", ["text", "jsonl", "csv"])
+def test_names_that_speak_to_the_terminal_are_told_whole(format: str, tmp_path: Path, tiny_bundle: Path) -> None:
+    """Programs get them as they are, so that the file can be opened; people get them escaped."""
+    good, bad = {"\x1b[31mred\x1b[0m.png", "bell\a \x7f\x9b1m.png"}, "\x1b]0;title\a\x9b.png"
+    for name in good:
+        Image.new("RGB", (40, 40)).save(tmp_path / name)
+    (tmp_path / bad).write_bytes(b"no image")
+    done = CliRunner().invoke(app, ["caption", str(tiny_bundle), str(tmp_path), "--format", format])
+    assert done.exit_code == 1, done.exception
+    if format == "csv":
+        assert {Path(row["image"]).name for row in csv.DictReader(io.StringIO(done.stdout))} == good
+    else:
+        assert not controls(done.stdout)
+    if format == "jsonl":
+        assert {Path(json.loads(line)["image"]).name for line in done.stdout.splitlines()} == good
+    if format == "text":
+        assert {"\\x1b[31mred\\x1b[0m.png", "bell\\x07 \\x7f\\x9b1m.png"} == {
+            Path(line.rsplit(": ", 1)[0]).name for line in done.stdout.splitlines()
+        }
+    assert not controls(done.stderr) and "\\x1b]0;title\\x07\\x9b.png" in done.stderr
+    refused = CliRunner().invoke(app, ["caption", str(tiny_bundle), str(tmp_path / "\x1b[2Jnone.png")])
+    assert refused.exit_code == 2
+    assert not controls(refused.stderr) and "\\x1b[2Jnone.png" in refused.stderr
+
+
+@pytest.mark.parametrize("format", ["text", "jsonl", "csv"])
+def test_no_format_sends_control_characters_to_a_terminal(
+    format: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    Printer(format, 1).write("\x1b[2J\x9b.png", Caption("a dog", -2.0, -0.5, ()))
+    shown = capsys.readouterr().out
+    assert "2J" in shown and not controls(shown)

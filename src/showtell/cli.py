@@ -33,6 +33,7 @@ from showtell.commands import (
     train,
     tune,
 )
+from showtell.commands.terminal import escaped
 from showtell.errors import ShowtellError, first_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors from writing to an open file do not name it
@@ -143,7 +144,7 @@ def _misused(error: Any, command: str = "showtell") -> NoReturn:
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
-    typer.echo(f"showtell: {sentence}", err=True)
+    typer.echo(f"showtell: {escaped(sentence)}", err=True)
     raise typer.Exit(code)
 
 

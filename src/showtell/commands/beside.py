@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from showtell.commands.inputs import Input
-from showtell.commands.rows import one_line, ranked
+from showtell.commands.rows import ranked
+from showtell.commands.terminal import escaped
 from showtell.errors import DataError
 from showtell.paths import write_whole
 
@@ -39,7 +40,7 @@ def with_own_texts(inputs: Iterable[Input]) -> Iterator[Input]:
         first, _ = found.setdefault(os.path.abspath(text), (name, source))
         if first != name and os.path.abspath(first) != os.path.abspath(name):
             raise DataError(
-                one_line(f"--beside: {first} and {name} would share {text}; rename one, or name only one of them")
+                escaped(f"--beside: {first} and {name} would share {text}; rename one, or name only one of them")
             )
     yield from found.values()
 
@@ -62,7 +63,7 @@ class TextFiles:
         for folder in dict.fromkeys(os.path.dirname(name) or "." for name, _ in self.left):
             if os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK):
                 raise DataError(
-                    f"--beside: nothing may be written into {one_line(folder)}; change its permissions, or use --out"
+                    f"--beside: nothing may be written into {escaped(folder)}; change its permissions, or use --out"
                 )
 
     def write(self, name: str, caption: Caption) -> None:
@@ -71,7 +72,7 @@ class TextFiles:
         if os.path.lexists(path):
             self.before += 1
             return
-        write_whole(Path(path), "".join(f"{one_line(item.text)}\n" for item in ranked(caption, self._n)))
+        write_whole(Path(path), "".join(f"{escaped(item.text)}\n" for item in ranked(caption, self._n)))
         self._written += 1
 
     def told(self) -> str:

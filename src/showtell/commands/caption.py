@@ -13,7 +13,7 @@ import typer
 
 from showtell.commands.beside import TextFiles, with_own_texts
 from showtell.commands.inputs import Input, list_inputs, shard, sources
-from showtell.commands.rows import CaptionFile, Printer, check_caption_file, one_line
+from showtell.commands.rows import CaptionFile, Printer, check_caption_file
 from showtell.commands.several import (
     DIVERSE,
     DIVERSITY,
@@ -219,7 +219,7 @@ def _write_all(
             name, source = names.popleft()
             if isinstance(result, ImageError):
                 failed += 1
-                note(one_line(str(result)))
+                note(str(result))
                 continue
             done += 1
             if draw is not None:

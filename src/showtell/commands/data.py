@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from showtell.commands.terminal import need_data, note, print_json, progress
+from showtell.commands.terminal import escaped, need_data, note, print_json, progress
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a data set, or get one.")
 
@@ -26,7 +26,7 @@ def check(
         print_json(report.to_dict())
         return
     for line in report.lines():
-        typer.echo(line)
+        typer.echo(escaped(line))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import typer
 
 from showtell.commands.inputs import Input
+from showtell.commands.terminal import escaped, json_text
 from showtell.errors import DataError, check_target
 from showtell.paths import lock
 
@@ -39,17 +40,18 @@ def check_caption_file(path: Path, n: int) -> str:
 
 
 class Printer:
-    """Prints captions to standard output as they come."""
+    """Prints captions to standard output as they come: exactly, but a terminal gets no control characters."""
 
     def __init__(self, format: str, n: int) -> None:
         self._rows, self._n = _FORMATS[format], n
+        self._shown = escaped if sys.stdout.isatty() else str
         if format == "csv":
             typer.echo(_HEADER)
 
     def write(self, name: str, caption: Caption) -> None:
         """Prints the n best captions of an image."""
         for line in self._rows(name, caption, self._n):
-            typer.echo(line)
+            typer.echo(self._shown(line), color=True)  # else it would cut out of names what looks like a colour
         sys.stdout.flush()
 
 
@@ -108,11 +110,6 @@ class CaptionFile:
         self._file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
         self._file.flush()
         self._empty = False
-
-
-def one_line(text: str) -> str:
-    """The text with its line breaks (a file's name may have some) escaped."""
-    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def ranked(best: Caption, n: int) -> list[Caption]:
@@ -188,16 +185,16 @@ def _text_of(name: str) -> str:
 
 
 def _text(name: str, best: Caption, n: int) -> Iterator[str]:
-    yield f"{one_line(name)}: {best.text}"
+    yield f"{escaped(name)}: {escaped(best.text)}"
     for other in ranked(best, n)[1:]:
-        yield f"    {other.text}  ({other.log_prob:.2f})"
+        yield f"    {escaped(other.text)}  ({other.log_prob:.2f})"
 
 
 def _jsonl(name: str, best: Caption, n: int) -> Iterator[str]:
     value = {"image": name, **_values(best), "words": [{"text": w.text, "log_prob": w.log_prob} for w in best.words]}
     if n > 1:
         value["alternatives"] = [_values(other) for other in ranked(best, n)[1:]]
-    yield json.dumps(value, ensure_ascii=False)
+    yield json_text(value)
 
 
 def _csv(name: str, best: Caption, n: int, columns: str = _HEADER) -> Iterator[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,7 +64,25 @@ def given_options(context: typer.Context) -> set[str]:
 def note(text: str) -> None:
     """Prints a sentence on stderr."""
     if speaks():
-        typer.echo(text, err=True)
+        typer.echo(escaped(text), err=True)
+
+
+def escaped(text: str) -> str:
+    """The text with its control characters, line breaks too, as `\\x1b` and the like: file names may have some."""
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) == "Cc" else c for c in text)
+
+
+def padded(text: str, width: int) -> str:
+    """The text with spaces behind it to so many columns of a terminal."""
+    return text + " " * (width - columns(text))
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal the text takes: Chinese characters take two, marks on letters none."""
+    return sum(
+        0 if unicodedata.category(c) in ("Mn", "Me", "Cf") else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )
 
 
 def speaks() -> bool:
@@ -72,7 +92,13 @@ def speaks() -> bool:
 
 def print_json(value: Any) -> None:
     """Prints one JSON object on stdout."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json_text(value, indent=2))
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """The value as JSON in which every control character is escaped: a standard one needs that of ASCII's first only."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @contextlib.contextmanager
