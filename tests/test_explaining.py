@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from showtell import Captioner, explain
-from showtell.commands.explain import _percent, _where
+from showtell.commands.explain import _lines, _percent, _where
+from showtell.commands.terminal import columns
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import DataError
-from showtell.explaining import Evidence
+from showtell.explaining import Evidence, Explanation
 from showtell.images import ImageTransform
 from showtell.model.contract import Output
 from showtell.report.attention import draw_explanation
@@ -121,6 +122,16 @@ def test_what_speaks_against_a_word_is_told() -> None:
     cells[7, 4] = 2.0
     assert _where(Evidence("dog", -1.0, -5.0, cells)) == "bottom centre (5.0 % where that is covered)"
     assert [_percent(math.log(p)) for p in (0.714, 0.0123, 0.00456)] == ["71.4 %", "1.2 %", "0.46 %"]
+
+
+def test_words_of_all_scripts_stand_in_columns() -> None:
+    cells = np.zeros((8, 8), np.float32)
+    texts = ("dog", "一只狗", "नमस्ते", "cafe\u0301", "ｶﾞ", "コーヒー")
+    assert [columns(text) for text in texts] == [3, 6, 4, 4, 2, 8]
+    found = Explanation(" ".join(texts), tuple(Evidence(text, -0.5, -0.5, cells) for text in texts), -0.1)
+    header, *rows = list(_lines(found))[2:]
+    ends = {columns(row[: row.index("%") + 1]) for row in rows}
+    assert ends == {columns(header[: header.index("probability") + len("probability")])}
 
 
 def test_by_command(tiny_bundle: Path, scenes: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from showtell.commands.terminal import DEVICE, need_bundle, print_json
+from showtell.commands.terminal import DEVICE, columns, escaped, need_bundle, padded, print_json
 from showtell.errors import check_target
 from showtell.paths import write_whole
 
@@ -58,12 +58,13 @@ def explain(
 
 def _lines(found: Explanation) -> Iterator[str]:
     """A table for people."""
-    yield f"{found.text}  (log-probability {found.log_prob:.2f})"
+    yield f"{escaped(found.text)}  (log-probability {found.log_prob:.2f})"
     yield ""
-    width = max(map(len, ["word", *(word.text for word in found.words)]))
-    yield f"{'word':{width}}  probability  without photo  needs most"
-    for word in found.words:
-        yield f"{word.text:{width}}  {_percent(word.log_prob):>11}  {_percent(word.unseen):>13}  {_where(word)}"
+    texts = [escaped(word.text) for word in found.words]
+    width = max(map(columns, ["word", *texts]))
+    yield f"{padded('word', width)}  probability  without photo  needs most"
+    for text, word in zip(texts, found.words, strict=True):
+        yield f"{padded(text, width)}  {_percent(word.log_prob):>11}  {_percent(word.unseen):>13}  {_where(word)}"
 
 
 def _percent(log_prob: float) -> str:
