@@ -25,9 +25,9 @@ import transformers
 from PIL import Image
 
 from showtell.bundle import build_encoder, build_model, save_bundle
+from showtell.captioner import Captioner
 from showtell.data.scenes import draw_scenes
 from showtell.data.vocabulary import Vocabulary
-from showtell.inference import Captioner
 from showtell.recipe import load_recipe
 
 
@@ -103,9 +103,8 @@ def main() -> None:
         }
         if a.onnx:
             from showtell.export import export_onnx
-            from showtell.runtime import OnnxCaptioner
 
-            contestants["showtell, ONNX float32"] = OnnxCaptioner.load(export_onnx(bundle, folder / "onnx")).caption
+            contestants["showtell, ONNX float32"] = Captioner.load(export_onnx(bundle, folder / "onnx")).caption
         times: dict[str, list[float]] = {name: [] for name in contestants}
         for number in range(a.rounds + 1):
             for name, run in contestants.items():

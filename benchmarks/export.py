@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from showtell import Captioner
-from showtell.captioning import BaseCaptioner
 from showtell.evaluation import images_of, make_protocol
+from showtell.inference import BundleEngine
 from showtell.metrics import evaluate
-from showtell.runtime import OnnxCaptioner
+from showtell.runtime import OnnxEngine
 
 COLD = "import sys; from showtell.cli import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
 
@@ -37,7 +37,7 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def encoders(bundle: Captioner, exported: dict[str, OnnxCaptioner]) -> dict[str, Callable[[], object]]:
+def encoders(bundle: BundleEngine, exported: dict[str, OnnxEngine]) -> dict[str, Callable[[], object]]:
     """The encoder of each variant on the same image, as a function to time."""
     size = bundle.transform.size
     pixels = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)
@@ -76,12 +76,12 @@ def main() -> None:
     parser.add_argument("--beam", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=30)
     options = parser.parse_args()
-    bundle = Captioner.load(options.bundle, device="cpu", precision="float32")
-    exported = {folder.name: OnnxCaptioner.load(folder) for folder in options.exported}
-    annotations, images = images_of(bundle, options.data, options.split)
+    bundle = BundleEngine.load(options.bundle, "cpu", precision="float32")
+    exported = {folder.name: OnnxEngine.load(folder) for folder in options.exported}
+    annotations, images = images_of(bundle.recipe, options.data, options.split)
     references = [list(image.captions) for image in images]
     protocol = make_protocol(annotations, options.split, references, decoding=f"beam {options.beam}")
-    everyone: dict[str, BaseCaptioner] = {"torch float32": bundle, **exported}
+    everyone = {name: Captioner(engine) for name, engine in {"torch float32": bundle, **exported}.items()}
     captions = {
         name: one.caption([image.path for image in images], beam=options.beam) for name, one in everyone.items()
     }

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from showtell import Captioner, explain, read_annotations
 from showtell.explaining import _log_probs, _pixels
 from showtell.images import open_image
+from showtell.inference import BundleEngine
 
 TOP, CELLS = 8, 8
 
@@ -40,19 +41,20 @@ def ranks(values: NDArray[np.float32]) -> NDArray[np.intp]:
 
 
 def main(bundle: str, data: str, photos: int = 40) -> None:
-    captioner, draw = Captioner.load(bundle, "cpu"), random.Random(0)
+    engine, draw = BundleEngine.load(bundle, "cpu"), random.Random(0)
+    captioner = Captioner(engine)
     images = draw.sample(list(read_annotations(Path(data)).split("val")), photos)
     lost: dict[tuple[bool, str], list[float]] = {}
     agreement: dict[bool, list[float]] = {}
     for image in images:
         picture = open_image(image.path, enough=captioner.transform.enough)
         found = explain(captioner, picture)
-        tokens = captioner.bundle.vocabulary.encode(found.text)
-        said = captioner.bundle.vocabulary.tokens(tokens[1:])
+        tokens = engine.bundle.vocabulary.encode(found.text)
+        said = engine.bundle.vocabulary.tokens(tokens[1:])
         pixels = torch.from_numpy(captioner.transform(picture))
         ids = torch.tensor(tokens)[None, None, :-1]
         with torch.inference_mode():
-            looked = captioner.bundle.decoder(captioner.features(pixels[None]), ids).attention[0, 0, :, : CELLS**2]
+            looked = engine.bundle.decoder(engine.features(pixels[None]), ids).attention[0, 0, :, : CELLS**2]
         chosen: list[tuple[int, bool, str, list[int]]] = []
         for place in range(len(said)):
             word, attention = found.words[place], looked[place].numpy()
@@ -64,7 +66,7 @@ def main(bundle: str, data: str, photos: int = 40) -> None:
             agreement.setdefault(seen, []).append(float(rho))
         variants = torch.stack([pixels, *(cover(pixels, cells) for *_, cells in chosen)])
         with torch.inference_mode():
-            before, *after = torch.cat([_log_probs(captioner, part, tokens) for part in torch.split(variants, 16)])
+            before, *after = torch.cat([_log_probs(engine, part, tokens) for part in torch.split(variants, 16)])
         for (place, seen, name, _), changed in zip(chosen, after, strict=True):
             lost.setdefault((seen, name), []).append(float(before[place] - changed[place]))
     for seen in (True, False):

@@ -26,7 +26,7 @@ LAYERS = (
     ("against", "choosing", "explaining", "results"),
     ("evaluation", "trace"),
     ("matching", "scores"),
-    ("clip", "loading"),
+    ("captioner", "clip"),
     ("export", "inference", "runtime"),
     ("hub",),
     ("bundle", "captioning", "generate"),
@@ -40,7 +40,7 @@ LAYERS = (
 )
 LIGHT = (
     "metrics", "data/annotations.py", "data/draft.py", "data/splits.py", "data/formats.py", "data/packed.py", "data/unpack.py", "data/parquet.py", "data/tars.py", "data/tables.py", "data/files.py", "data/pictures.py", "data/coco.py", "data/copies.py", "data/likeness.py", "data/markers.py", "data/check.py", "config.py", "recipe.py", "matching.py", "errors.py", "images.py",
-    "commands", "cli.py", "evaluation.py", "scores.py", "against.py", "results.py", "demo.py", "captioning.py", "decoding.py", "loading.py", "runtime.py",
+    "commands", "cli.py", "evaluation.py", "scores.py", "against.py", "results.py", "demo.py", "captioner.py", "captioning.py", "decoding.py", "runtime.py",
     "card.py", "hub.py", "writing.py",
 )  # fmt: skip
 HEAVY = {

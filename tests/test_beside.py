@@ -14,8 +14,8 @@ import pytest
 from command_line import refused, run
 from PIL import Image
 
-import showtell.loading
-from showtell.captioning import BaseCaptioner, Caption
+from showtell.captioner import Captioner
+from showtell.captioning import Caption
 from showtell.commands.beside import TextFiles, with_own_texts
 from showtell.data.annotations import read_annotations
 from showtell.errors import DataError
@@ -67,9 +67,9 @@ def test_a_text_that_is_there_stays_and_its_image_is_not_captioned(
     for name, text in own.items():
         (photos / name).write_text(text)
     seen: list[object] = []
-    load = BaseCaptioner._load
+    load = Captioner._load
     monkeypatch.setattr(
-        BaseCaptioner, "_load", lambda self, source, *rest: seen.append(source) or load(self, source, *rest)
+        Captioner, "_load", lambda self, source, *rest: seen.append(source) or load(self, source, *rest)
     )  # type: ignore[func-returns-value]
     result = run("caption", tiny_bundle, f"{photos}/**/*", "--beside")
     assert (result.exit_code, result.stdout) == (0, "3 images captioned, 2 images have captions already\n")
@@ -87,18 +87,18 @@ def test_a_link_to_a_text_that_is_gone_is_not_written_over(tiny_bundle: Path, ph
 def test_an_interrupted_run_goes_on_where_it_stopped(
     tiny_bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = BaseCaptioner.caption_each
+    plain = Captioner.caption_each
     whole = shutil.copytree(photos, photos.parent / "whole")
     assert run("caption", tiny_bundle, whole, "--beside").exit_code == 0
 
-    def interrupted(self: BaseCaptioner, *arguments: Any, **options: Any) -> Iterator[Any]:
+    def interrupted(self: Captioner, *arguments: Any, **options: Any) -> Iterator[Any]:
         for number, result in enumerate(plain(self, *arguments, **options)):
             if number == 2:
                 raise KeyboardInterrupt
             yield result
 
     with monkeypatch.context() as patch:
-        patch.setattr(BaseCaptioner, "caption_each", interrupted)
+        patch.setattr(Captioner, "caption_each", interrupted)
         result = run("caption", tiny_bundle, photos, "--beside")
     assert result.exit_code == 130 and "after 2 captioned images" in result.stderr
     assert len(texts(photos)) == 2
@@ -117,7 +117,7 @@ def test_with_nothing_left_to_do_no_captioner_is_loaded(
     def load(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(showtell.loading, "load_captioner", load)
+    monkeypatch.setattr(Captioner, "load", load)
     result = run("caption", tiny_bundle, photos, "--beside")
     assert result.exit_code == 0
     assert result.stdout == "no image is left to caption, 5 images have captions already\n"

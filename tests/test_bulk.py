@@ -15,11 +15,10 @@ import pytest
 from command_line import refused, run
 from PIL import Image
 
-from showtell.captioning import BaseCaptioner
+from showtell.captioner import Captioner
 from showtell.commands.rows import CaptionFile
 from showtell.errors import DataError
 from showtell.images import find_images
-from showtell.inference import Captioner
 
 ENDINGS = ("jsonl", "csv")
 ODD = ('a "quoted".png', "line\nbreak.png", os.fsdecode(b"\xff byte.png"), "ü, with a comma.png")
@@ -74,9 +73,9 @@ def test_wherever_it_was_torn_it_ends_the_same(ending: str, tiny_bundle: Path, p
 def test_an_interruption_keeps_what_was_captioned(
     tiny_bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, out = BaseCaptioner.caption_each, tmp_path / "own.jsonl"
+    plain, out = Captioner.caption_each, tmp_path / "own.jsonl"
 
-    def interrupted(self: BaseCaptioner, *arguments: Any, **options: Any) -> Iterator[Any]:
+    def interrupted(self: Captioner, *arguments: Any, **options: Any) -> Iterator[Any]:
         for number, result in enumerate(plain(self, *arguments, **options)):
             if number == 4:
                 raise KeyboardInterrupt
@@ -84,7 +83,7 @@ def test_an_interruption_keeps_what_was_captioned(
 
     caption = ("caption", tiny_bundle, photos, "--out", out)
     with monkeypatch.context() as patch:
-        patch.setattr(BaseCaptioner, "caption_each", interrupted)
+        patch.setattr(Captioner, "caption_each", interrupted)
         result = run(*caption)
     assert result.exit_code == 130 and "after 4 captioned images" in result.stderr
     assert len(names(out)) == 4

@@ -12,14 +12,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from showtell.captioner import Captioner
 from showtell.card import model_card
 from showtell.choosing import Tried, choose_bundle_decoding, choose_decoding
 from showtell.cli import app
 from showtell.config import Recipe, SearchConfig
 from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import Wishes
-from showtell.evaluation import evaluate_bundle
-from showtell.inference import Captioner
+from showtell.evaluation import evaluate_captioner
 from showtell.metrics import Protocol
 from showtell.recipe import load_recipe
 from showtell.training.run import train
@@ -82,7 +82,9 @@ def test_a_decoding_scores_what_evaluating_it_does(tiny_bundle: Path, scenes: Pa
     choice, protocol = choose_bundle_decoding(tiny_bundle, scenes, most_views=4)
     assert [tried.search.views for tried in choice.tried[:3]] == [1, 2, 4]
     for tried in choice.tried[:3]:
-        scored = evaluate_bundle(tiny_bundle, scenes, split="val", wishes=Wishes(views=tried.search.views))
+        scored = evaluate_captioner(
+            Captioner.load(tiny_bundle), scenes, split="val", wishes=Wishes(views=tried.search.views)
+        )
         assert scored.report.scores == pytest.approx(tried.scores, abs=0.02)  # cached features are half-precise
     assert protocol.decoding == choice.search.describe()
 

@@ -19,8 +19,9 @@ from command_line import IDS, make_captioned, refused, run, write_predictions
 from PIL import Image
 from typer.testing import Result
 
+from showtell.captioner import Captioner
 from showtell.data.annotations import read_annotations
-from showtell.evaluation import evaluate_bundle
+from showtell.evaluation import evaluate_captioner
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_predictions_are_scored_as_fractions(captioned: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["dev", "valid", "validation", "Val"])
 def test_a_split_may_be_called_as_data_sets_call_it(name: str, tiny_bundle: Path, scenes: Path, tmp_path: Path) -> None:
     """In commands, and from Python: the same images, and one name in the protocol."""
-    found = evaluate_bundle(tiny_bundle, scenes, split=name)
+    found = evaluate_captioner(Captioner.load(tiny_bundle), scenes, split=name)
     assert found.images == read_annotations(scenes).split("val")
     assert found.report.protocol is not None and found.report.protocol.split == "val"
     said = run("evaluate", tiny_bundle, "--data", scenes, "--split", name, "--json")

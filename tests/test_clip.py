@@ -142,7 +142,7 @@ def test_floors_have_them_too(
     images = read_annotations(scenes).split("test")
     said = [" ".join(["dog", "boats at sea", "the", "red"][: 1 + place % 4]) for place in range(len(images))]
     results = [Caption(text=text, log_prob=0.0, score=0.0, words=()) for text in said]
-    monkeypatch.setattr("showtell.captioning.BaseCaptioner.caption_each", lambda *_, **__: iter(results))
+    monkeypatch.setattr("showtell.captioner.Captioner.caption_each", lambda *_, **__: iter(results))
     result = run("evaluate", tiny_bundle, "--data", scenes, "--metrics", "clip", "--clip", clip_model, "--json")
     assert result.exit_code == 0, result.output
     found, scorer = json.loads(result.stdout), ClipScorer.load(clip_model)

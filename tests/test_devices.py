@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from command_line import refused, run, write_predictions
 
-from showtell.captioning import BaseCaptioner, Caption
+from showtell.captioner import Captioner
+from showtell.captioning import Caption
 from showtell.choosing import choose_bundle_decoding
 from showtell.data import encoding
 from showtell.errors import ImageError
@@ -20,13 +21,13 @@ from showtell.errors import ImageError
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
     """The batch and the threads of every call that captions images."""
     heard: list[dict[str, int]] = []
-    caption_each = BaseCaptioner.caption_each
+    caption_each = Captioner.caption_each
 
-    def listened(self: BaseCaptioner, sources: Any, **options: Any) -> Iterator[Caption | ImageError]:
+    def listened(self: Captioner, sources: Any, **options: Any) -> Iterator[Caption | ImageError]:
         heard.append({name: options[name] for name in ("batch_size", "workers") if name in options})
         return caption_each(self, sources, **options)
 
-    monkeypatch.setattr(BaseCaptioner, "caption_each", listened)
+    monkeypatch.setattr(Captioner, "caption_each", listened)
     return heard
 
 

@@ -6,22 +6,23 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from command_line import refused, run
 from PIL import Image
+from stand_in import StandIn
 from torch import Tensor
 
 from showtell import Captioner, explain
 from showtell.commands.explain import _lines, _percent, _where
 from showtell.commands.terminal import columns
 from showtell.data.vocabulary import Vocabulary
-from showtell.errors import DataError
+from showtell.errors import BundleError, DataError
 from showtell.explaining import Evidence, Explanation
 from showtell.images import ImageTransform
+from showtell.inference import BundleEngine
 from showtell.model.contract import Output
 from showtell.report.attention import draw_explanation
 
@@ -39,14 +40,16 @@ class Seer:
         return Output(logits, None)
 
 
-def seer() -> Any:
+def seer() -> Captioner:
     transform = ImageTransform(
         size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resize=32, crop_mode="squash", interpolation="bilinear"
     )
-    return SimpleNamespace(
+    engine = object.__new__(BundleEngine)  # without a bundle on disk
+    vars(engine).update(
         bundle=SimpleNamespace(vocabulary=WORDS, decoder=Seer()), transform=transform, device=torch.device("cpu"),
         features=lambda images: 9 * images[:, :, *PLACE].mean((1, 2, 3))[:, None, None],  # (N,1,1)
     )  # fmt: skip
+    return Captioner(engine)
 
 
 def photo(bright: tuple[slice, slice] = PLACE) -> Image.Image:
@@ -81,6 +84,11 @@ def test_what_speaks_against_a_word_is_negative() -> None:
     dark = explain(seer(), photo((slice(0, 32), slice(0, 16))), "a dog").words[1]
     assert dark.cells.min() < -0.1  # the mean of the image is brighter than its right half
     assert dark.cells.max() == pytest.approx(0, abs=1e-6)
+
+
+def test_what_only_captions_explains_nothing() -> None:
+    with pytest.raises(BundleError, match=r"^an exported captioner only captions; ask the bundle that it came from$"):
+        explain(Captioner(StandIn()), photo(), "a dog")  # type: ignore[arg-type]
 
 
 def test_drawings_are_bright_where_most_is_lost() -> None:

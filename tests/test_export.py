@@ -25,9 +25,8 @@ from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import Wishes
 from showtell.errors import BundleError, DataError
 from showtell.export import export_onnx
-from showtell.loading import load_captioner
 from showtell.recipe import load_recipe
-from showtell.runtime import OnnxCaptioner
+from showtell.runtime import OnnxEngine
 
 SOME = ("word", "attention"), ("word", "lstm"), ("bpe", "attention"), ("word", "adaptive"), ("word", "transformer")
 
@@ -40,7 +39,7 @@ def photos(scenes: Path) -> list[Path]:
 @pytest.fixture(scope="module", params=SOME, ids="-".join)
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, scenes: Path
-) -> tuple[Captioner, OnnxCaptioner]:
+) -> tuple[Captioner, Captioner]:
     """A bundle with large random weights, which says much, and its export."""
     kind, decoder = request.param
     torch.manual_seed(3)
@@ -61,18 +60,18 @@ def pair(
     folder = tmp_path_factory.mktemp("run") / "bundle"
     save_bundle(folder, model=model, vocabulary=vocabulary, recipe=recipe, training={})
     out = export_onnx(folder, folder.parent / "onnx")
-    return Captioner.load(folder, device="cpu"), OnnxCaptioner.load(out)
+    return Captioner.load(folder, device="cpu"), Captioner.load(out)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"no_repeat_ngram": 1}, {"length_penalty": 0.0}, {"max_length": 3}], ids=str)
 def test_the_same_captions_as_torch(
-    pair: tuple[Captioner, OnnxCaptioner], photos: list[Path], changes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Captioner, Captioner], photos: list[Path], changes: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("showtell.model.encoder.fast_bfloat16", lambda device: False)  # token for token means float32
     bundle, exported = pair
     for captioner in pair:
-        monkeypatch.setattr(captioner, "defaults", replace(captioner.defaults, **changes))
+        monkeypatch.setattr(captioner.engine, "defaults", replace(captioner.defaults, **changes))
     for beam, n in ((1, 1), (5, 1), (5, 5)):
         expected = bundle.caption(photos, beam=beam, n=n)
         found = exported.caption(photos, beam=beam, n=n, batch_size=5)
@@ -119,7 +118,7 @@ def test_a_script_without_spaces_has_none(exported: Path, photos: list[Path], tm
     characters = [chr(0x4E00 + i) for i in range(len(vocabulary["tokens"]))]
     vocabulary["tokens"][4:] = characters[4:]
     (folder / "vocabulary.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    captions = OnnxCaptioner.load(folder).caption(photos, sampling=Sampling(top_p=1.0))
+    captions = Captioner.load(folder).caption(photos, sampling=Sampling(top_p=1.0))
     assert max(len(caption.words) for caption in captions) > 1
     assert all(caption.text == "".join(word.text for word in caption.words) for caption in captions)
 
@@ -129,7 +128,7 @@ def test_commands_take_either_kind_of_folder(exported: Path, scenes: Path, tmp_p
     result = CliRunner().invoke(app, ["evaluate", str(exported), "--data", str(scenes), "--json"])
     assert result.exit_code == 0, result.stderr
     scored = json.loads(result.stdout)
-    assert isinstance(load_captioner(exported), OnnxCaptioner)
+    assert isinstance(Captioner.load(exported).engine, OnnxEngine)
     page = tmp_path / "report.html"
     result = CliRunner().invoke(app, ["report", str(exported), "--data", str(scenes), "--out", str(page)])
     assert result.exit_code == 0, result.stderr
@@ -154,10 +153,10 @@ def test_a_smaller_export_still_sees(
     for folder in (exported, out):
         check_that_nothing_names_a_folder(folder)
     assert (out / "encoder.onnx").stat().st_size < size * (exported / "encoder.onnx").stat().st_size
-    captioner = OnnxCaptioner.load(out)
+    captioner = Captioner.load(out)
     assert len(captioner.caption(photos)) == len(photos)
     pixels = np.stack([captioner.transform(_open(path)) for path in photos])
-    whole, small = (OnnxCaptioner.load(f)._encoder.run(None, {"images": pixels})[0] for f in (exported, out))
+    whole, small = (OnnxEngine.load(f)._encoder.run(None, {"images": pixels})[0] for f in (exported, out))
     wrong = np.abs(whole - small).mean() / np.abs(whole).mean()
     assert 0 < wrong < error
 
@@ -194,19 +193,19 @@ def test_what_is_wrong_is_said(tiny_bundle: Path, exported: Path, photos: list[P
         export_onnx(tiny_bundle, tmp_path / "x", precision="int8")
     assert not (tmp_path / "x").exists()
     with pytest.raises(BundleError, match="no exported captioner"):
-        OnnxCaptioner.load(tiny_bundle)
+        OnnxEngine.load(tiny_bundle)
     broken = tmp_path / "broken"
     shutil.copytree(exported, broken)
     (broken / "step.onnx").write_bytes(b"no")
     with pytest.raises(BundleError, match="cannot be read"):
-        OnnxCaptioner.load(broken)
+        Captioner.load(broken)
     (broken / "step.onnx").unlink()
     with pytest.raises(BundleError, match=r"step\.onnx is missing"):
-        OnnxCaptioner.load(broken)
+        Captioner.load(broken)
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, "onnx": 99}))
     with pytest.raises(BundleError, match="export version 99"):
-        OnnxCaptioner.load(broken)
+        Captioner.load(broken)
     result = CliRunner().invoke(app, ["caption", str(exported), str(photos[0]), "--with", "red"])
     assert result.exit_code == 2
     result = CliRunner().invoke(app, ["caption", str(exported), str(photos[0]), "--device", "cuda"])
@@ -218,17 +217,17 @@ def test_what_is_wrong_is_said(tiny_bundle: Path, exported: Path, photos: list[P
 def test_other_providers_than_the_cpu(exported: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
-    plain = OnnxCaptioner.load(exported)
-    named = OnnxCaptioner.load(exported, providers=["CPUExecutionProvider"])
+    plain = Captioner.load(exported)
+    named = Captioner.load(exported, providers=["CPUExecutionProvider"])
     assert [c.text for c in named.caption(photos)] == [c.text for c in plain.caption(photos)]
-    monkeypatch.setattr(named, "_on_cpu", False)  # a batch at once gives what one by one does
+    monkeypatch.setattr(named.engine, "_on_cpu", False)  # a batch at once gives what one by one does
     pixels = np.random.default_rng(0).normal(size=(3, 3, 64, 64)).astype(np.float32)
-    np.testing.assert_allclose(named.features(pixels), plain.features(pixels), atol=1e-4)
+    np.testing.assert_allclose(named.engine.features(pixels), plain.engine.features(pixels), atol=1e-4)
     with pytest.raises(DataError, match=r"no provider 'MadeUp'; expected some of .*CPUExecutionProvider"):
-        OnnxCaptioner.load(exported, providers=["MadeUp"])
+        Captioner.load(exported, providers=["MadeUp"])
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["MadeUp", "CPUExecutionProvider"])
     with pytest.raises(DataError, match="'MadeUp' could not be started here"):
-        OnnxCaptioner.load(exported, providers=["MadeUp"])
+        Captioner.load(exported, providers=["MadeUp"])
 
 
 @pytest.mark.slow
@@ -238,7 +237,7 @@ def test_an_export_says_that_no_caption_was_found(exported: Path, photos: list[P
         DataError,
         match=r"^no caption of 90 to 95 words, without the same word twice was found; ask for shorter captions",
     ):
-        OnnxCaptioner.load(exported).caption(photos[:1], wishes=wishes)
+        Captioner.load(exported).caption(photos[:1], wishes=wishes)
 
 
 @pytest.mark.slow
@@ -256,3 +255,15 @@ def _open(path: Path):  # type: ignore[no-untyped-def]
     from showtell.images import open_image
 
     return open_image(path)
+
+
+@pytest.mark.slow
+def test_what_the_other_kind_of_folder_takes_is_refused(exported: Path, tiny_bundle: Path) -> None:
+    for options in ({"threads": 1}, {"providers": ["CPUExecutionProvider"]}):
+        with pytest.raises(DataError, match="bundle is no exported captioner; expected threads and providers for one"):
+            Captioner.load(tiny_bundle, **options)
+    with pytest.raises(DataError, match=r"whose precision is that of its export; expected none, found 'float32'$"):
+        Captioner.load(exported, precision="float32")
+    with pytest.raises(DataError, match=r"which runs on the cpu; expected no device, found 'cuda:0'$"):
+        Captioner.load(exported, torch.device("cuda:0"))
+    assert Captioner.load(exported, torch.device("cpu"), threads=1).members == 1

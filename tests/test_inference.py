@@ -23,9 +23,8 @@ from showtell.data.annotations import read_annotations
 from showtell.data.mirror import mirror_caption
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError, DataError, ImageError
-from showtell.evaluation import evaluate_bundle
+from showtell.evaluation import evaluate_captioner
 from showtell.images import views_of
-from showtell.loading import load_captioner
 from showtell.recipe import load_recipe
 
 
@@ -92,7 +91,7 @@ def test_n_best(captioner: Captioner, photos: list[Path]) -> None:
             assert caption.log_prob <= sum(word.log_prob for word in caption.words) + 1e-4
             for word in caption.words:
                 assert word.attention is not None
-                assert word.attention.shape == captioner.bundle.grid
+                assert word.attention.shape == captioner.engine.bundle.grid
                 assert float(np.sum(word.attention)) == pytest.approx(1.0, abs=1e-4)
 
 
@@ -137,7 +136,7 @@ def every(best: Caption) -> list[str]:
 
 def test_words_must_and_must_not_occur(captioner: Captioner, photos: list[Path]) -> None:
     usual = " ".join(text for best in captioner.caption(photos, n=4) for text in every(best)).split()
-    unsaid = next(word for word in captioner.bundle.vocabulary.listed()[4:] if word not in usual)
+    unsaid = next(word for word in captioner.engine.bundle.vocabulary.listed()[4:] if word not in usual)
     wishes = Wishes(required=(f"{unsaid}|{usual[0]}", unsaid), excluded=(usual[0],))
     for best in captioner.caption(photos, n=2, wishes=wishes):
         for text in every(best):
@@ -168,14 +167,14 @@ def test_a_part_of_a_word_is_not_the_word(photos: list[Path], tmp_path: Path) ->
         assert all("doghouse" in text and not word.search(text) for text in every(best))
     with pytest.raises(DataError, match="'red dog' must occur and must not"):
         captioner.caption(photos, wishes=Wishes(required=("red dog",), excluded=("dog",)))
-    vars(captioner.bundle.vocabulary)["continuing"] = ()  # as if it knew nothing of parts
+    vars(captioner.engine.bundle.vocabulary)["continuing"] = ()  # as if it knew nothing of parts
     said = [text for best in captioner.caption(photos, n=4, wishes=Wishes(required=("dog",))) for text in every(best)]
     assert not all(word.search(text) for text in said)
 
 
 def test_wishes_that_only_a_repetition_would_meet(tiny_bundle: Path, photos: list[Path]) -> None:
     strict = Captioner.load(tiny_bundle)
-    strict.defaults = replace(strict.defaults, no_repeat_ngram=1, max_length=9)
+    strict.engine.defaults = replace(strict.defaults, no_repeat_ngram=1, max_length=9)
     for consensus in (0, 10):
         with pytest.raises(DataError, match="without the same word twice was found"):
             strict.caption(photos[:1], wishes=Wishes(required=("a red", "a blue"), consensus=consensus))
@@ -217,7 +216,7 @@ def test_diverse_captions_differ(tiny_bundle: Path, captioner: Captioner, photos
     for best in diverse:
         assert len(set(every(best))) == 3
     consensual = Captioner.load(tiny_bundle)
-    consensual.defaults = replace(consensual.defaults, consensus=10)
+    consensual.engine.defaults = replace(consensual.defaults, consensus=10)
     again = consensual.caption(photos, n=3, wishes=Wishes(diverse=True))
     assert [every(best) for best in again] == [every(best) for best in diverse]
 
@@ -233,7 +232,7 @@ def test_the_consensus_is_a_candidate_and_the_best_by_its_score(captioner: Capti
 
 def test_a_bundle_beside_itself_says_the_same(tiny_bundle: Path, captioner: Captioner, photos: list[Path]) -> None:
     twice = Captioner.load(tiny_bundle, ensemble=[tiny_bundle])
-    assert len({id(encoder) for encoder in twice._encoders}) == 1
+    assert len({id(encoder) for encoder in twice.engine._encoders}) == 1
     for one, two in zip(captioner.caption(photos), twice.caption(photos), strict=True):
         assert one.text == two.text
         assert one.log_prob == pytest.approx(two.log_prob, abs=1e-3)
@@ -258,9 +257,9 @@ def test_views_of_a_picture_without_sides_are_one(captioner: Captioner) -> None:
     plain = Image.new("RGB", (90, 60), (200, 30, 30))
     (one,), (four,) = (captioner.caption([plain], wishes=Wishes(("circle",), views=count)) for count in (1, 4))
     assert one.text == four.text != ""
-    ids = captioner._mirrored_words
+    ids = captioner.engine._mirrored_words
     assert (ids[ids] == torch.arange(len(ids), device=ids.device)).all()
-    vocabulary = captioner.bundle.vocabulary
+    vocabulary = captioner.engine.bundle.vocabulary
     assert int(ids[vocabulary.phrase("left")[0]]) == vocabulary.phrase("right")[0]
 
 
@@ -286,15 +285,15 @@ def test_eight_views_are_all_ways_to_turn_and_mirror(captioner: Captioner, photo
     }
     assert seen == turned
     assert [view.swaps_sides for view in views] == [False, True, True, False, False, False, False, False]
-    left, right = (captioner.bundle.vocabulary.phrase(word)[0] for word in ("left", "right"))
+    left, right = (captioner.engine.bundle.vocabulary.phrase(word)[0] for word in ("left", "right"))
     for view, swapped in zip(views, [False, True, True, *[False] * 5], strict=True):
-        member = captioner._member(captioner.bundle, captioner.decoder, view)
+        member = captioner.engine._member(captioner.engine.bundle, captioner.engine.decoder, view)
         assert (member.words is not None and int(member.words[left]) == right) == swapped
     assert views_of(captioner.transform, 2, turned=True) == views_of(captioner.transform, 2)
 
 
 def test_what_is_no_captioner_or_no_image_is_said(tiny_bundle: Path, photos: list[Path]) -> None:
-    for load in (Captioner.load, load_captioner, load_bundle):
+    for load in (Captioner.load, load_bundle):
         with pytest.raises(BundleError, match="the captioner is None; expected a folder, or a name on the hub"):
             load(None)  # type: ignore[arg-type]
     captioner = Captioner.load(tiny_bundle)
@@ -343,7 +342,7 @@ def test_only_a_captioner_that_learned_turned_pictures_turns_them(
         Captioner.load(tmp_path / "upright").caption(photos[:1], wishes=Wishes(views=8))
     together = Captioner.load(tmp_path / "turned", ensemble=[tmp_path / "upright"])
     assert together.caption(photos[:1])[0].text  # each looks in as many ways as it has
-    assert [len(views) for views in together._views(together.defaults)] == [8, 4]
+    assert [len(views) for views in together.engine._views(together.defaults)] == [8, 4]
     captioner = Captioner.load(tmp_path / "turned")
     assert captioner.defaults.views == 8
     with Image.open(photos[0]) as image:
@@ -368,9 +367,9 @@ def test_an_earlier_bundle_that_never_turned_a_picture_reports_the_views_that_it
     config["recipe"]["search"]["views"] = 8
     (earlier / "config.json").write_text(json.dumps(config))
     captioner = Captioner.load(earlier)
-    assert captioner.options().views == len(captioner._views(captioner.options())[0]) == 4
-    assert evaluate_bundle(earlier, scenes, split="val").report.protocol.decoding.endswith("4 views")
-    assert captioner.looking(SearchConfig(**captioner.bundle.search).views)  # as choosing a decoding does
+    assert captioner.options().views == len(captioner.engine._views(captioner.options())[0]) == 4
+    assert evaluate_captioner(Captioner.load(earlier), scenes, split="val").report.protocol.decoding.endswith("4 views")
+    assert captioner.engine.looking(SearchConfig(**captioner.engine.bundle.search).views)  # as choosing a decoding does
 
 
 @pytest.mark.parametrize("views", [1, 2])

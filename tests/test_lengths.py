@@ -15,12 +15,12 @@ from torch import Tensor
 
 from showtell import array_search
 from showtell.bundle import build_encoder, build_model, save_bundle
+from showtell.captioner import Captioner
 from showtell.captioning import measured
 from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import MOST_TOKENS, Sampling, SearchOptions, Wishes
 from showtell.errors import DataError
-from showtell.evaluation import evaluate_bundle
-from showtell.inference import Captioner
+from showtell.evaluation import evaluate_captioner
 from showtell.recipe import load_recipe
 from showtell.search import beam_search, sample
 from tests.test_search import BANNED, END, START, State, Toy, every_caption
@@ -162,7 +162,7 @@ def test_a_beam_that_is_narrow_ends_in_time() -> None:
 def test_captions_are_as_long_as_wished_and_begin_as_wished(tiny_bundle: Path, scenes: Path) -> None:
     captioner = Captioner.load(tiny_bundle)
     photos = sorted(scenes.rglob("*.png"))[:3]
-    first, second = (captioner.bundle.vocabulary.listed()[i] for i in (4, 5))
+    first, second = (captioner.engine.bundle.vocabulary.listed()[i] for i in (4, 5))
     wishes = Wishes(begins=f"{first} {second}", min_tokens=4, max_tokens=4)
     for sampling in (None, Sampling(seed=3)):
         for caption in captioner.caption(photos, wishes=wishes, sampling=sampling):
@@ -180,7 +180,7 @@ def test_captions_are_as_long_as_wished_and_begin_as_wished(tiny_bundle: Path, s
 
 def test_what_cannot_be_met_is_refused_before_the_search(tiny_bundle: Path, scenes: Path) -> None:
     captioner = Captioner.load(tiny_bundle)
-    first, second, third = captioner.bundle.vocabulary.listed()[4:7]
+    first, second, third = captioner.engine.bundle.vocabulary.listed()[4:7]
     with pytest.raises(DataError, match=f"'{first} {second}' begins with a word that must not occur"):
         captioner.options(wishes=Wishes(begins=f"{first} {second}", excluded=(second,)))
     three = Wishes(begins=f"{first} {first}", required=(first, f"{second} {third}"), max_tokens=3)
@@ -201,9 +201,11 @@ def test_a_longest_caption_is_searched_for_with_more_beams(tiny_bundle: Path) ->
 
 
 def test_the_protocol_names_what_was_run(tiny_bundle: Path, scenes: Path) -> None:
-    begins = Captioner.load(tiny_bundle).bundle.vocabulary.listed()[4]
+    begins = Captioner.load(tiny_bundle).engine.bundle.vocabulary.listed()[4]
     wishes = Wishes(begins=begins, min_tokens=2, max_tokens=5, length_penalty=0.5)
-    decoding = evaluate_bundle(tiny_bundle, scenes, split="val", wishes=wishes).report.protocol.decoding
+    decoding = evaluate_captioner(
+        Captioner.load(tiny_bundle), scenes, split="val", wishes=wishes
+    ).report.protocol.decoding
     assert decoding == (
         "beam 20, length normalisation 0.5, max length 6, 2 tokens or more, made to end, a given beginning"
     )

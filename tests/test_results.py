@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from command_line import IDS, make_captioned, refused, run, write_predictions
 
+from showtell.captioner import Captioner
 from showtell.captioning import Caption, Word
 from showtell.data.annotations import read_annotations
 from showtell.data.scenes import draw_scenes
 from showtell.errors import ImageError
 from showtell.evaluation import evaluate_captioner, evaluate_predictions
 from showtell.images import Source
-from showtell.loading import load_captioner
 from showtell.results import write_results
 
 SCORES = {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"}
@@ -44,7 +44,7 @@ def test_what_a_bundle_said_scores_the_same_again(name: str, tiny_bundle: Path, 
 def test_a_captioner_that_says_markers_scores_as_its_captions_in_a_file(
     tiny_bundle: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    captioner = load_captioner(tiny_bundle)
+    captioner = Captioner.load(tiny_bundle)
     plain = evaluate_captioner(captioner, scenes)
     marked = [Caption(f"startseq {said} endseq .", 0.0, 0.0, ()) for said in plain.candidates]
     monkeypatch.setattr(captioner, "caption_each", lambda sources, **options: iter(marked))
@@ -60,7 +60,7 @@ def test_a_captioner_that_says_markers_scores_as_its_captions_in_a_file(
 def test_a_split_is_decoded_by_all_threads_that_may(
     tiny_bundle: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    captioner, asked = load_captioner(tiny_bundle), []
+    captioner, asked = Captioner.load(tiny_bundle), []
     plain = captioner.caption_each
 
     def watched(sources: Iterable[Source], **options: Any) -> Iterator[Caption | ImageError]:
@@ -96,7 +96,7 @@ def test_a_captioner_says_how_sure_it_is_and_what_that_is_worth(
 ) -> None:
     scenes = draw_scenes(tmp_path / "scenes", images=60)
     images = read_annotations(scenes).split("train")
-    captioner = load_captioner(tiny_bundle)
+    captioner = Captioner.load(tiny_bundle)
     captions = [
         Caption(image.captions[0] if i % 2 else "a", -0.2 if i % 2 else -4.0 - i / 40, 0.0, (Word("a", -0.1, None),))
         for i, image in enumerate(images)

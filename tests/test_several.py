@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from command_line import IDS, make_captioned, refused, run
 
+from showtell.captioner import Captioner
 from showtell.captioning import Caption
 from showtell.data.annotations import read_annotations
 from showtell.decoding import Sampling, Wishes
 from showtell.errors import DataError
 from showtell.evaluation import evaluate_captioner, evaluate_predictions
-from showtell.loading import load_captioner
 from showtell.metrics import read_predictions, read_sets, score_people, score_sets
 
 SCORES = ("bleu_1", "bleu_4", "rouge_l", "cider")
@@ -53,7 +53,7 @@ def test_a_bundle_is_scored_by_several_captions(tiny_bundle: Path, scenes: Path)
     assert "several" not in plain
     assert found["protocol"]["decoding"] == plain["protocol"]["decoding"] + ", 3 captions an image"
     images = read_annotations(scenes).split("test")
-    captions = load_captioner(tiny_bundle).caption([image.path for image in images], n=3)
+    captions = Captioner.load(tiny_bundle).caption([image.path for image in images], n=3)
     sets = [[best.text, *(other.text for other in best.alternatives)] for best in captions]
     references = [list(image.captions) for image in images]
     wanted = score_sets(sets, references)
@@ -78,7 +78,7 @@ def test_how_they_were_chosen_is_in_the_protocol(tiny_bundle: Path, scenes: Path
 
 
 def test_samples_are_the_seeds_whatever_the_batch(tiny_bundle: Path, scenes: Path) -> None:
-    captioner = load_captioner(tiny_bundle)
+    captioner = Captioner.load(tiny_bundle)
     one, same, other = (
         evaluate_captioner(captioner, scenes, n=3, sampling=Sampling(seed=seed), batch_size=batch)
         for seed, batch in ((0, 32), (0, 1), (1, 32))
@@ -90,7 +90,7 @@ def test_samples_are_the_seeds_whatever_the_batch(tiny_bundle: Path, scenes: Pat
 def test_images_with_fewer_captions_repeat_theirs(
     tiny_bundle: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    captioner = load_captioner(tiny_bundle)
+    captioner = Captioner.load(tiny_bundle)
     images = read_annotations(scenes).split("test")
 
     def found_two(sources: Any, **options: Any) -> Iterator[Caption]:

@@ -16,6 +16,7 @@ from showtell.bundle import build_encoder, build_model, save_bundle
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import DataError
 from showtell.generate import find_captions
+from showtell.inference import bundle_engine
 from showtell.recipe import load_recipe
 
 Ids = tuple[int, ...]
@@ -86,10 +87,9 @@ def outcome(captioner: Captioner, wishes: Wishes, photo: Path) -> Ids | str:
     """The best caption, or the sentence that says that there is none."""
     try:
         options = captioner.options(wishes=wishes, beam=30)
+        engine = bundle_engine(captioner.engine)
         pixels = torch.from_numpy(captioner.transform(Image.open(photo)))[None]
-        ((best, *_),) = find_captions(
-            captioner.decoder, captioner.features(pixels), captioner.bundle.vocabulary, options
-        )
+        ((best, *_),) = find_captions(engine.decoder, engine.features(pixels), engine.bundle.vocabulary, options)
         return best.tokens
     except DataError as error:
         return str(error)
@@ -99,7 +99,7 @@ def outcome(captioner: Captioner, wishes: Wishes, photo: Path) -> Ids | str:
 def test_only_what_no_caption_meets_is_refused(seed: int, captioner: Captioner, photo: Path) -> None:
     draw, seen = random.Random(seed), {"met": 0, "refused": 0, "not found": 0}
     for _ in range(20):
-        wishes, vocabulary = draw_wishes(draw), captioner.bundle.vocabulary
+        wishes, vocabulary = draw_wishes(draw), bundle_engine(captioner.engine).bundle.vocabulary
         possible = can_be_met(wishes, vocabulary, wishes.max_tokens or captioner.defaults.max_length)
         found = outcome(captioner, wishes, photo)
         if isinstance(found, str):

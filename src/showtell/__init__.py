@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from showtell.captioner import Captioner
     from showtell.captioning import Caption, Word
     from showtell.config import Recipe
     from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
     from showtell.decoding import Sampling, Wishes
     from showtell.errors import ShowtellError
     from showtell.explaining import Explanation, explain
-    from showtell.inference import Captioner
     from showtell.metrics.evaluate import evaluate
     from showtell.recipe import load_recipe
     from showtell.training.run import train
@@ -26,7 +26,7 @@ _HOMES = {
     "Annotations": "showtell.data.annotations",
     "Caption": "showtell.captioning",
     "CaptionedImage": "showtell.data.annotations",
-    "Captioner": "showtell.inference",
+    "Captioner": "showtell.captioner",
     "Explanation": "showtell.explaining",
     "Recipe": "showtell.config",
     "Sampling": "showtell.decoding",

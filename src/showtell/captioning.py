@@ -1,26 +1,25 @@
-"""What a caption is, and how images become batches, whatever computes the captions. No torch here."""
+"""What a caption is, and what computes one. No torch here."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from showtell.decoding import BATCH_SIZE, Sampling, SearchOptions, Wishes, need_whole
-from showtell.errors import DataError, ImageError
-from showtell.images import ImageTransform, Source, open_image
+from showtell.decoding import Sampling, SearchOptions, Wishes
+from showtell.errors import DataError
+from showtell.images import ImageTransform
+
+if TYPE_CHECKING:
+    from showtell import array_search, search
 
 Pixels = NDArray[np.float32]
-
-_FOR_SHORT = 20  # beams: narrow ones have dropped the sentences that end in time (experiments/LOG.md)
+Precision = Literal["auto", "float32"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,154 +60,62 @@ class Caption:
         return math.exp(self.log_prob / max(1, len(self.words) + self.finished))
 
 
-class BaseCaptioner(ABC):
-    """Images in, captions out, in batches; a subclass encodes and searches."""
+class Engine(Protocol):
+    """What computes captions for a `Captioner`: a bundle (torch), or an exported folder (ONNX Runtime)."""
 
-    transform: ImageTransform
-    defaults: SearchOptions
-    recipe: Mapping[str, Any]  # of its training
-    grid: tuple[int, int] | None  # the encoder's regions; None when it is pooled
+    @property
+    def transform(self) -> ImageTransform:
+        """What turns an image into the encoder's input."""
 
-    def caption(
-        self,
-        images: Sequence[Source] | Source,
-        *,
-        beam: int | None = None,
-        n: int = 1,
-        sampling: Sampling | None = None,
-        wishes: Wishes | None = None,
-        batch_size: int = BATCH_SIZE,
-    ) -> list[Caption]:
-        """The best caption of each image, in order, with n - 1 alternatives each.
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """The encoder's regions; None when it is pooled."""
 
-        Images are paths, bytes, open files or PIL images; a single one needs no list. `beam` defaults to the bundle's
-        (to 20 or more with `wishes.max_tokens`) and is at least n. With `sampling` the n captions are drawn instead,
-        likeliest first. `wishes` are words that must or must not occur, and other ways to search. Raises `ImageError` for the first image that cannot be read,
-        `DataError` for a wish that cannot be met.
-        """
-        sources: Sequence[Source] = images if isinstance(images, list | tuple) else [images]  # type: ignore[list-item]
-        captions = []
-        for result in self.caption_each(
-            sources, beam=beam, n=n, sampling=sampling, wishes=wishes, batch_size=batch_size
-        ):
-            if isinstance(result, ImageError):
-                raise result
-            captions.append(result)
-        return captions
+    @property
+    def defaults(self) -> SearchOptions:
+        """Its own decoding."""
 
-    def caption_each(
-        self,
-        sources: Iterable[Source],
-        *,
-        beam: int | None = None,
-        n: int = 1,
-        sampling: Sampling | None = None,
-        wishes: Wishes | None = None,
-        batch_size: int = BATCH_SIZE,
-        workers: int = 2,
-    ) -> Iterator[Caption | ImageError]:
-        """One result per source, in order, as they come: its caption, or why it cannot be read.
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """That of its training."""
 
-        `workers` threads, 1 or more, decode images one batch ahead of the model; at most two batches are in memory.
-        (What evaluates or chooses for a whole data set takes 0 for one per core; here 0 is refused.) Raises `DataError`
-        for wishes that sampling cannot meet, and for a `batch_size` or `workers` below 1.
-        """
-        if isinstance(sources, str | bytes) or not isinstance(sources, Iterable):
-            raise DataError(f"images are {sources!r:.60}; expected several, such as a list of paths")
-        _need_counts(batch_size=batch_size, workers=workers)
-        if sampling is not None and wishes is not None and wishes.searched():
-            raise DataError(
-                "words that must or must not occur, differing captions, a consensus and a length normalisation are searched for, and sampling "
-                "draws; give one or the other"
-            )
-        options = self.options(beam=beam, n=n, wishes=wishes)
-        with ThreadPoolExecutor(workers) as pool:
-            waiting, first = None, 0
-            for batch in itertools.chain(_batches(sources, batch_size), [None]):
-                loading = None if batch is None else [pool.submit(self._load, source, options) for source in batch]
-                if waiting is not None:
-                    yield from self._caption_batch([future.result() for future in waiting], first, options, sampling)
-                    first += len(waiting)
-                waiting = loading
-
-    def options(self, *, beam: int | None = None, n: int = 1, wishes: Wishes | None = None) -> SearchOptions:
-        """The options that `caption` searches with: the bundle's own decoding for n captions, with at least n beams,
-        changed by the wishes. Where these have a longest caption, there are 20 beams or more unless `beam` is given.
-
-        `DataError` for numbers that are not whole or below 1, and for a wish that cannot be met.
-        """
-        _need_counts(n=n, beam=1 if beam is None else beam)
-        short = _FOR_SHORT if wishes is not None and wishes.max_tokens is not None else 0
-        options = replace(self.defaults, n=n, beam=max(n, beam or max(self.defaults.beam, short)))
-        return options if wishes is None else self._wished(options, wishes)
+    @property
+    def members(self) -> int:
+        """How many captioners say each word together: more than one in an ensemble."""
 
     @property
     def enough(self) -> int:
         """The pixels that a photo's shorter side needs for `see`, as `open_image` takes them."""
-        return self.transform.enough
+
+    def wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
+        """`options` changed by the wishes; `DataError` for those that it cannot meet."""
 
     def see(self, image: Image, options: SearchOptions) -> Any:
-        """Prepares one decoded image for `caption_seen`; may run in any thread."""
-        return self.transform(image)
+        """Prepares one decoded image for `search`; may run in any thread."""
 
-    def caption_seen(
-        self,
-        seen: Sequence[Any],
-        options: SearchOptions,
-        *,
-        sampling: Sampling | None = None,
-        places: Sequence[int] | None = None,
-    ) -> list[Caption]:
-        """`caption` for one batch of images that `see` has prepared with the same options.
-
-        `places` are those of the images among all that they came with, from 0, by default those in the batch: what is
-        drawn depends on them.
-        """
-        return self._caption_seen(seen, range(len(seen)) if places is None else places, options, sampling)
-
-    def _caption_batch(
-        self, loaded: list[Any], first: int, options: SearchOptions, sampling: Sampling | None
-    ) -> Iterator[Caption | ImageError]:
-        good = {place: item for place, item in enumerate(loaded, first) if not isinstance(item, ImageError)}
-        captions: Iterator[Caption] = iter(())
-        if good:
-            captions = iter(self._caption_seen(list(good.values()), list(good), options, sampling))
-        yield from (item if isinstance(item, ImageError) else next(captions) for item in loaded)
-
-    def _caption_seen(
+    def search(
         self, seen: Sequence[Any], places: Sequence[int], options: SearchOptions, sampling: Sampling | None
-    ) -> list[Caption]:
-        found = self._search(self._batch(list(seen)), places, options, sampling)
-        return [replace(best, alternatives=tuple(others)) for best, *others in found]
-
-    @abstractmethod
-    def _search(
-        self, pixels: Any, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
     ) -> list[list[Caption]]:
-        """The n captions of each image, best first.
+        """The n captions of each image of a batch, best first.
 
-        `pixels` is what `_batch` returned, by default (B,3,S,S); `places` are the images' positions among all sources,
-        from 0.
+        `seen` is what `see` returned with the same options; `places` are the images' positions among all sources, from 0.
         """
 
-    def _wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
-        """`options` changed by the wishes; `DataError` for those that this captioner cannot meet."""
-        if wishes.required or wishes.excluded or wishes.diverse or wishes.consensus or wishes.views or wishes.begins:
-            raise DataError(
-                "an exported captioner has no words asked for or ruled out, no beginning, no differing captions, no consensus and no views; "
-                "ask the bundle that it came from"
-            )
-        return measured(options, wishes)
 
-    def _load(self, source: Source, options: SearchOptions) -> Any:
-        try:
-            return self.see(open_image(source, enough=self.enough), options)
-        except ImageError as error:
-            return error
-
-    def _batch(self, seen: list[Any]) -> Any:
-        """Joins several prepared images into the input of `_search`."""
-        return np.stack(seen)
+def caption_of(
+    found: array_search.Hypothesis | search.Hypothesis,
+    text: str,
+    tokens: Sequence[str],
+    attention: NDArray[np.float32] | None,
+    grid: tuple[int, int] | None,
+) -> Caption:
+    """What a search found as a caption, with its text, its tokens as texts, and where the decoder looked for each (T,R)."""
+    maps: Sequence[NDArray[np.float32] | None] = [None] * len(tokens)
+    if attention is not None and grid is not None:
+        height, width = grid  # the whole image, as one more region, has no place
+        maps = list(attention[:, : height * width].reshape(len(attention), height, width))
+    words = tuple(Word(*parts) for parts in zip(tokens, found.token_log_probs, maps, strict=False))
+    return Caption(text, found.log_prob, found.score, words, finished=found.finished)
 
 
 def measured(options: SearchOptions, wishes: Wishes) -> SearchOptions:
@@ -227,16 +134,3 @@ def measured(options: SearchOptions, wishes: Wishes) -> SearchOptions:
         length_penalty=options.length_penalty if penalty is None else penalty,
         no_repeat_ngram=options.no_repeat_ngram if ngram is None else ngram,
     )
-
-
-def _need_counts(**numbers: int) -> None:
-    for name, number in numbers.items():
-        need_whole(**{name: number})
-        if number < 1:
-            raise DataError(f"{name} is {number}; expected 1 or more")
-
-
-def _batches(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:
-    iterator = iter(sources)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch

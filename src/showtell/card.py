@@ -70,9 +70,6 @@ def model_card(
             known.append(chosen)
             tables.append(f"{_table(chosen)}\nThe {what} was chosen by these scores, so they flatter it a little.")
     separator = "\n\n"
-    imported, loads = "from showtell import Captioner", "Captioner.load"
-    if precision:
-        imported, loads = "from showtell.loading import load_captioner", "load_captioner"
     return f"""---
 {_front_matter(recipe, known, license=license, datasets=datasets, onnx=bool(precision))}
 ---
@@ -81,9 +78,9 @@ def model_card(
 {_what(recipe, training, precision)}
 
 ```python
-{imported}
+from showtell import Captioner
 
-print({loads}("{source}").caption(["photo.jpg"])[0].text)
+print(Captioner.load("{source}").caption(["photo.jpg"])[0].text)
 ```
 
 ## Scores

@@ -25,7 +25,7 @@ from showtell.errors import DataError
 from showtell.evaluation import images_of, make_protocol
 from showtell.generate import best_captions
 from showtell.images import View, decoding_threads
-from showtell.inference import Captioner
+from showtell.inference import BundleEngine
 from showtell.metrics import Protocol, evaluate
 from showtell.paths import cache_folder
 from showtell.progress import Progress, silent
@@ -133,16 +133,17 @@ def choose_bundle_decoding(
     The search starts from `search`, by default the bundle's own; its number of views stays unless `most_views` is
     given, up to which 1, 2, 4 and 8 are tried. Features come from the encoder's cache, in the user's place or in
     `place`, and missing ones are added; those of further views are not kept, nor any where there is no cache. Raises
-    what `evaluate_bundle` does, and `DataError` for more views than the captioner has. `device`, `batch_size` (of images
-    encoded together) and `workers` (0: one per core) are those of `evaluate_bundle`.
+    what loading and evaluating the bundle do, and `DataError` for more views than the captioner has. `device`, `batch_size` (of images
+    encoded together) and `workers` (0: one per core) are those of
+    `Captioner.load` and `evaluate_captioner`.
     """
-    captioner = Captioner.load(bundle, device)
-    search = search or SearchConfig(**captioner.bundle.search)
-    captioner.looking(most_views or search.views)  # an error before the work
-    annotations, images = images_of(captioner, data, split, note)
+    engine = BundleEngine.load(bundle, device)
+    search = search or SearchConfig(**engine.bundle.search)
+    engine.looking(most_views or search.views)  # an error before the work
+    annotations, images = images_of(engine.recipe, data, split, note)
     with tempfile.TemporaryDirectory() as temporary:
         seen = _Seen(
-            captioner, images, place=place, temporary=Path(temporary), batch_size=batch_size,
+            engine, images, place=place, temporary=Path(temporary), batch_size=batch_size,
             workers=workers or decoding_threads(), progress=progress, note=note,
         )  # fmt: skip
         if not seen.images:
@@ -150,7 +151,7 @@ def choose_bundle_decoding(
         references = [list(image.captions) for image in seen.images]
         protocol = make_protocol(annotations, split, references, decoding="")
         choice = choose_decoding(
-            seen.look, references, captioner.bundle.vocabulary, protocol=protocol, search=search,
+            seen.look, references, engine.bundle.vocabulary, protocol=protocol, search=search,
             views=() if most_views is None else [views for views in VIEWS if views < most_views] + [most_views],
             report=report,
         )  # fmt: skip
@@ -173,7 +174,7 @@ class _Seen:
 
     def __init__(
         self,
-        captioner: Captioner,
+        engine: BundleEngine,
         images: Sequence[CaptionedImage],
         *,
         place: str,
@@ -183,20 +184,20 @@ class _Seen:
         progress: Progress,
         note: Callable[[str], None],
     ) -> None:
-        self._captioner, self._temporary, self._progress = captioner, temporary, progress
-        self._fingerprint = captioner.bundle.encoder.fingerprint()
+        self._engine, self._temporary, self._progress = engine, temporary, progress
+        self._fingerprint = engine.bundle.encoder.fingerprint()
         self._batch_size, self._workers = batch_size, workers
         self._caches: dict[View, FeatureCache] = {}
         self.images = tuple(images)
         folder = cache_folder(place, self._fingerprint)
-        _, (plain,) = captioner.looking(1)
+        _, (plain,) = engine.looking(1)
         for failure in self._fill(plain, folder if holds_features_of(folder, self._fingerprint) else None):
             note(f"left out: {failure.reason}")
         self.images = tuple(image for image in images if self._caches[plain].row(image.path) is not None)
 
     def look(self, views: int) -> tuple[StepDecoder, Iterable[Any]]:
         """See `choose_decoding`."""
-        decoder, wanted = self._captioner.looking(views)
+        decoder, wanted = self._engine.looking(views)
         for view in wanted:
             if view not in self._caches:
                 self._fill(view)
@@ -205,10 +206,10 @@ class _Seen:
 
     def _chunks(self, cache: FeatureCache) -> Iterator[Tensor]:
         rows = [row for image in self.images if (row := cache.row(image.path)) is not None]
-        return (chunk.to(self._captioner.device) for chunk in cache.chunks(rows))
+        return (chunk.to(self._engine.device) for chunk in cache.chunks(rows))
 
     def _fill(self, view: View, folder: Path | None = None) -> list[Failure]:
-        encoder = self._captioner.bundle.encoder
+        encoder = self._engine.bundle.encoder
         number = len(self._caches) + 1
         self._caches[view] = cache = FeatureCache(
             folder or self._temporary / str(number), fingerprint=self._fingerprint,
@@ -216,7 +217,7 @@ class _Seen:
         )  # fmt: skip
         what = "encoding images" + f", view {number}" * (number > 1)
         return encode_into(
-            cache, [image.path for image in self.images], encode=self._captioner.features, transform=_Opened(view, self._captioner.enough), batch=self._batch_size, workers=self._workers,
+            cache, [image.path for image in self.images], encode=self._engine.features, transform=_Opened(view, self._engine.enough), batch=self._batch_size, workers=self._workers,
             progress=lambda done, total: self._progress(what, done, total),
         )  # fmt: skip
 

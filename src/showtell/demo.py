@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from showtell.captioner import Captioner
 from showtell.config import Recipe
 from showtell.data.annotations import CaptionedImage
 from showtell.errors import DataError
-from showtell.evaluation import evaluate_bundle
+from showtell.evaluation import evaluate_captioner
 from showtell.progress import Progress, silent
 from showtell.recipe import load_recipe
 from showtell.scores import Evaluation
@@ -80,12 +81,13 @@ def run_demo(
     data = draw_scenes(out / "scenes") if images is None else draw_scenes(out / "scenes", images=images)
     bundle = _train(recipe, data=data, out=out / "run", say=say, note=note, progress=progress)
     note("scoring the test split")
-    test = evaluate_bundle(bundle, data, progress=progress, note=note)
+    captioner = Captioner.load(bundle)
+    test = evaluate_captioner(captioner, data, progress=progress, note=note)
     say("")
     for line in test.lines():
         say(line)
     say("")
-    explained = _explain(bundle, test.images[:3], out / "attention")
+    explained = _explain(captioner, test.images[:3], out / "attention")
     for item in explained:
         say(f"{item.image.image_id}: {item.caption.text}")
         say(f"    where it looked: {item.drawing}")
@@ -132,17 +134,15 @@ def _train(
     ).bundle
 
 
-def _explain(bundle: Path, images: tuple[CaptionedImage, ...], folder: Path) -> list[Explained]:
+def _explain(captioner: Captioner, images: tuple[CaptionedImage, ...], folder: Path) -> list[Explained]:
     from showtell.images import open_image
-    from showtell.inference import Captioner
     from showtell.report.attention import draw_caption
 
     folder.mkdir(parents=True, exist_ok=True)
-    captioner = Captioner.load(bundle)
     captions = captioner.caption([image.path for image in images])
     explained = []
     for image, caption in zip(images, captions, strict=True):
         drawing = folder / f"{image.path.stem}.png"
-        draw_caption(open_image(image.path), caption, captioner.bundle.transform).save(drawing)
+        draw_caption(open_image(image.path), caption, captioner.transform).save(drawing)
         explained.append(Explained(image, caption, drawing))
     return explained

@@ -40,7 +40,7 @@ from showtell.progress import Progress, silent
 from showtell.scores import Evaluation, Several
 
 if TYPE_CHECKING:
-    from showtell.captioning import BaseCaptioner
+    from showtell.captioner import Captioner
     from showtell.clip import ClipScorer
     from showtell.decoding import Sampling, Wishes
 
@@ -117,8 +117,8 @@ def evaluate_predictions(
     )  # fmt: skip
 
 
-def evaluate_bundle(
-    bundle: Path,
+def evaluate_captioner(
+    captioner: Captioner,
     data: Path,
     *,
     n: int = 1,
@@ -127,54 +127,25 @@ def evaluate_bundle(
     seed: int = 0,
     more: Sequence[str] = (),
     clip: Clip | None = None,
-    ensemble: Sequence[Path] = (),
     wishes: Wishes | None = None,
-    device: str | None = None,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
     progress: Progress = silent,
     note: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
-    """Captions a split's images with the bundle's own decoding, free running, and scores them beside both floors.
+    """Captions a split's images with the captioner's own decoding, free running, and scores them beside both floors.
 
-    With `n` above 1, the n captions of each image are also scored as a set. The bundles of `ensemble` join it, `wishes`
-    (consensus, views, diverse captions) replace the bundle's own settings, and with `sampling` captions are drawn.
-    `more` is that of `metrics.evaluate`; `clip` adds CLIPScore and RefCLIPScore. `device` is that of `load_captioner`;
-    `batch_size` images are captioned together, decoded by `workers` threads: 0 is one per core, at most eight.
+    With `n` above 1, the n captions of each image are also scored as a set. `wishes` (consensus, views, diverse captions)
+    replace the captioner's own settings, and with `sampling` captions are drawn. `more` is that of `metrics.evaluate`;
+    `clip` adds CLIPScore and RefCLIPScore. `batch_size` images are captioned together, decoded by `workers` threads: 0 is
+    one per core, at most eight.
 
-    Data without a split of its own is split as for the bundle's training. Images whose file is missing are left out and
-    reported to `note`; those that cannot be decoded become `failures`. Raises `DataError` where none is left. Markers
+    Data without a split of its own is split as for the captioner's training. Images whose file is missing are left out
+    and reported to `note`; those that cannot be decoded become `failures`. Raises `DataError` where none is left. Markers
     are removed as in `evaluate_predictions`.
     """
-    from showtell.loading import load_captioner
-
-    captioner = load_captioner(bundle, ensemble=ensemble, device=device)
-    return evaluate_captioner(
-        captioner, data, n=n, sampling=sampling, split=split, seed=seed, more=more, clip=clip, wishes=wishes,
-        members=1 + len(ensemble), batch_size=batch_size, workers=workers, progress=progress, note=note,
-    )  # fmt: skip
-
-
-def evaluate_captioner(
-    captioner: BaseCaptioner,
-    data: Path,
-    *,
-    n: int = 1,
-    sampling: Sampling | None = None,
-    split: str = "test",
-    seed: int = 0,
-    more: Sequence[str] = (),
-    clip: Clip | None = None,
-    wishes: Wishes | None = None,
-    members: int = 1,
-    batch_size: int = BATCH_SIZE,
-    workers: int = 0,
-    progress: Progress = silent,
-    note: Callable[[str], None] = lambda text: None,
-) -> Evaluation:
-    """`evaluate_bundle` for a captioner that is already loaded, an ensemble of `members` bundles."""
     scorer = None if clip is None else clip()  # first: a wrong name fails before captioning
-    annotations, images = images_of(captioner, data, split, note)
+    annotations, images = images_of(captioner.recipe, data, split, note)
     said: dict[int, list[str]] = {}
     confidences: list[float] = []  # and not the whole captions, whose attention takes gigabytes for large splits
     failures: list[str] = []
@@ -197,7 +168,7 @@ def evaluate_captioner(
     judge, constant = _judge(scorer, kept, progress), constant_caption(annotations)
     found = _scored(
         list(said.values()), annotations, kept, n=n, split=split, clip=scorer, judge=judge, more=more, failures=failures,
-        decoding=_decoding(captioner, wishes, members, n, sampling),
+        decoding=_decoding(captioner, wishes, n, sampling),
     )  # fmt: skip
     floors = _floors(found, constant, seed=seed, judge=judge, more=more)
     return replace(found, floors=floors, constant=constant, confidences=tuple(confidences))
@@ -331,13 +302,13 @@ def make_protocol(
 
 
 def images_of(
-    captioner: BaseCaptioner, data: Path, split: str, note: Callable[[str], None] = lambda text: None
+    recipe: Mapping[str, Any], data: Path, split: str, note: Callable[[str], None] = lambda text: None
 ) -> tuple[Annotations, tuple[CaptionedImage, ...]]:
-    """The data set, split as for the captioner's training, and the images of the split whose files exist.
+    """The data set, split as for the training of a captioner with this recipe, and the images of the split whose files exist.
 
     Missing files do not change the split; `DataError` where all are missing.
     """
-    wanted, shares = split_called(split), shares_of(captioner.recipe)
+    wanted, shares = split_called(split), shares_of(recipe)
     annotations = read_annotations(data, **shares)
     images = tuple(image for image in annotations.images if image.split == wanted)
     if not images:
@@ -359,7 +330,7 @@ def shares_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {name: settings[key] for key, name in named.items() if key in settings}
 
 
-def _decoding(captioner: BaseCaptioner, wishes: Wishes | None, bundles: int, n: int, sampling: Sampling | None) -> str:
+def _decoding(captioner: Captioner, wishes: Wishes | None, n: int, sampling: Sampling | None) -> str:
     """The decoding as a protocol names it: the captioner's own, changed by the wishes, or a sampling."""
     from showtell.config import SearchConfig
 
@@ -369,7 +340,7 @@ def _decoding(captioner: BaseCaptioner, wishes: Wishes | None, bundles: int, n: 
     more += ["a given beginning"] * bool(options.beginning)
     more += ["words asked for or ruled out"] * bool(options.required or options.forbidden)
     more += [f"{options.groups} groups, {options.diversity:g} nats apart"] * (options.groups > 1)
-    more += [f"ensemble of {bundles}"] * (bundles > 1)
+    more += [f"ensemble of {captioner.members}"] * (captioner.members > 1)
     if sampling is None:
         return ", ".join([search.describe(), *more])
     return ", ".join([sampling.describe(), *search.model_copy(update={"consensus": 0}).further(), *more])

@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from showtell.captioner import Captioner
 from showtell.data.vocabulary import Vocabulary
 from showtell.decoding import MOST_TOKENS
 from showtell.errors import DataError
 from showtell.images import Source, open_image
-from showtell.inference import Captioner
+from showtell.inference import BundleEngine, bundle_engine
 from showtell.writing import SPECIAL
 
 _CELLS = 8  # along each side of a map
@@ -60,15 +61,17 @@ def explain(captioner: Captioner, image: Source, caption: str | None = None) -> 
     is an encoding, 83 in all. The first bundle explains, by the first view of the image; of its own caption the text, as
     the vocabulary splits it.
 
-    Raises `ImageError`; `DataError` for a caption with unknown words, with markers, with none or too many words.
+    Raises `ImageError`; `BundleError` for an exported captioner, which has no probabilities of words that it does not say;
+    `DataError` for a caption with unknown words, with markers, with none or too many words.
     """
-    picture = open_image(image, enough=captioner.transform.enough)
-    vocabulary = captioner.bundle.vocabulary
+    engine = bundle_engine(captioner.engine)
+    picture = open_image(image, enough=engine.transform.enough)
+    vocabulary = engine.bundle.vocabulary
     tokens = vocabulary.encode(captioner.caption(picture)[0].text) if caption is None else _tokens(vocabulary, caption)
-    pixels = torch.from_numpy(captioner.transform(picture))
+    pixels = torch.from_numpy(engine.transform(picture))
     places, covered = zip(*_covered(pixels), strict=True)
     log_probs = torch.cat(
-        [_log_probs(captioner, part, tokens) for part in torch.split(torch.stack(covered), _BATCH)]
+        [_log_probs(engine, part, tokens) for part in torch.split(torch.stack(covered), _BATCH)]
     )  # (N,T): as it is, all covered, then each square
     loses = log_probs[0] - log_probs[2:]
     words = (
@@ -111,11 +114,11 @@ def _pixels(cells: slice, side: int) -> slice:
     return slice(round(cells.start * side / _CELLS), round(cells.stop * side / _CELLS))
 
 
-def _log_probs(captioner: Captioner, images: Tensor, tokens: list[int]) -> Tensor:
+def _log_probs(engine: BundleEngine, images: Tensor, tokens: list[int]) -> Tensor:
     """images (N,3,S,S) -> the log-probability (N,T) of each token after the first, given those before it."""
-    features = captioner.features(images)
+    features = engine.features(images)
     ids = torch.tensor(tokens, device=features.device).expand(len(images), 1, -1)  # (N,1,T+1)
-    logits = captioner.bundle.decoder(features, ids[..., :-1]).logits.float()  # (N,1,T,V)
+    logits = engine.bundle.decoder(features, ids[..., :-1]).logits.float()  # (N,1,T,V)
     return logits.log_softmax(-1).gather(-1, ids[..., 1:, None])[:, 0, :, 0].cpu()
 
 

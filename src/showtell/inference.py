@@ -1,20 +1,19 @@
-"""Captions of photos, from Python: `Captioner.load(folder or hub id).caption(images)`."""
+"""The engine that computes captions with bundles, in torch."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
 from showtell.bundle import Bundle, load_bundle
-from showtell.captioning import BaseCaptioner, Caption, Pixels, Word, measured
+from showtell.captioning import Caption, Engine, Pixels, Precision, caption_of, measured
 from showtell.config import MOST_UPRIGHT_VIEWS
 from showtell.data.mirror import mirror_ids
 from showtell.decoding import MOST_VIEWS, Phrase, Sampling, SearchOptions, Wishes
@@ -27,11 +26,9 @@ from showtell.model.encoder import Encoder
 from showtell.model.packing import packed
 from showtell.search import EnsembleDecoder, Hypothesis, Member, StepDecoder
 
-Precision = Literal["auto", "float32"]
 
-
-class Captioner(BaseCaptioner):
-    """Captions images with a bundle, or with several whose probabilities are averaged at each step."""
+class BundleEngine:
+    """Computes captions with a bundle, or with several whose probabilities are averaged at each step."""
 
     def __init__(self, bundle: Bundle, *others: Bundle, device: torch.device, precision: Precision = "auto") -> None:
         """Words, decoding defaults and attention are `bundle`'s. `BundleError` where another has other words."""
@@ -52,8 +49,8 @@ class Captioner(BaseCaptioner):
         *,
         precision: Precision = "auto",
         ensemble: Sequence[str | Path] = (),
-    ) -> Captioner:
-        """The captioner in a bundle's folder, on `device` (by default an accelerator where there is one).
+    ) -> BundleEngine:
+        """The engine of a bundle's folder, on `device` (by default an accelerator where there is one).
 
         `path` may be `user/name` or `user/name@revision` on the hub; see `showtell.hub.resolve`. The bundles of
         `ensemble` join it. The encoder computes in bfloat16 on processors that multiply it natively; with
@@ -67,6 +64,11 @@ class Captioner(BaseCaptioner):
         torch.set_flush_denormal(True)
         bundles = (load_bundle(resolve(name), chosen) for name in (path, *ensemble))
         return cls(*bundles, device=chosen, precision=precision)
+
+    @property
+    def members(self) -> int:
+        """How many bundles it has."""
+        return len(self.bundles)
 
     @property
     def decoder(self) -> StepDecoder:
@@ -89,7 +91,8 @@ class Captioner(BaseCaptioner):
     def _encode(self, encoder: Encoder, pixels: Tensor) -> Tensor:
         return encoder.encode(pixels.to(self.device), exact=self.precision == "float32")
 
-    def _wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
+    def wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
+        """`options` changed by the wishes; `DataError` for those that no caption meets."""
         options = measured(options, wishes)
         phrase = self.bundle.vocabulary.phrase
         required = tuple(tuple(phrase(word) for word in words.split("|")) for words in wishes.required)
@@ -139,17 +142,15 @@ class Captioner(BaseCaptioner):
         upright = {transform: transform(image) for transform in dict.fromkeys(view.transform for view in wanted)}
         return {view: view.turn(upright[view.transform]) for view in wanted}
 
-    def _batch(self, seen: list[dict[View, Pixels]]) -> dict[View, Pixels]:
-        return {view: np.stack([pixels[view] for pixels in seen]) for view in seen[0]}
-
-    def _search(
+    def search(
         self,
-        pixels: dict[View, Pixels],
+        seen: Sequence[dict[View, Pixels]],
         places: Sequence[int],
         options: SearchOptions,
         sampling: Sampling | None,
     ) -> list[list[Caption]]:
-        decoder, features = self._members(pixels, options)
+        """The n captions of each image that `see` has prepared with the same options; see `Engine`."""
+        decoder, features = self._looking(seen, options)
         vocabulary = self.bundle.vocabulary
         if sampling is None:
             found = find_captions(decoder, features, vocabulary, options, attention=True)
@@ -159,8 +160,8 @@ class Captioner(BaseCaptioner):
             found = draw_captions(decoder, features, vocabulary, options, generators=generators)
         return [[self._caption(hypothesis) for hypothesis in hypotheses] for hypotheses in found]
 
-    def _members(
-        self, pixels: dict[View, Pixels], options: SearchOptions
+    def _looking(
+        self, seen: Sequence[dict[View, Pixels]], options: SearchOptions
     ) -> tuple[StepDecoder, Tensor | tuple[Tensor, ...]]:
         """One decoder and its features, or an ensemble of one member per bundle and view, and a tuple of theirs."""
         encoded: dict[tuple[int, View], Tensor] = {}
@@ -170,7 +171,8 @@ class Captioner(BaseCaptioner):
             for view in views:
                 key = (id(encoder), view)
                 if key not in encoded:
-                    encoded[key] = self._encode(encoder, torch.from_numpy(pixels[view]))
+                    pixels = torch.from_numpy(np.stack([each[view] for each in seen]))  # (B,3,S,S)
+                    encoded[key] = self._encode(encoder, pixels)
                 members.append(self._member(bundle, decoder, view))
                 features.append(encoded[key])
         if len(members) == 1:
@@ -191,19 +193,17 @@ class Captioner(BaseCaptioner):
         return Member(decoder, words=words, regions=regions, aligned=aligned)
 
     def _caption(self, found: Hypothesis) -> Caption:
-        texts = self.bundle.vocabulary.tokens(found.tokens)
-        maps = self._maps(found)
-        words = tuple(Word(*parts) for parts in zip(texts, found.token_log_probs, maps, strict=False))
-        return Caption(
-            self.bundle.vocabulary.decode(found.tokens), found.log_prob, found.score, words, finished=found.finished
-        )
+        vocabulary = self.bundle.vocabulary
+        attention = None if found.attention is None else found.attention.float().numpy()
+        return caption_of(found, vocabulary.decode(found.tokens), vocabulary.tokens(found.tokens), attention, self.grid)
 
-    def _maps(self, found: Hypothesis) -> list[NDArray[np.float32] | None]:
-        grid = self.bundle.grid
-        if found.attention is None or grid is None:
-            return [None] * len(found.tokens)
-        on_grid = found.attention.float()[:, : grid[0] * grid[1]]  # the whole image, as one more region, has no place
-        return list(on_grid.reshape(-1, *grid).numpy())
+
+def bundle_engine(engine: Engine) -> BundleEngine:
+    """The engine, where bundles compute: it also gives features and any word's probability. `BundleError` for another,
+    which an exported captioner has."""
+    if not isinstance(engine, BundleEngine):
+        raise BundleError("an exported captioner only captions; ask the bundle that it came from")
+    return engine
 
 
 def _most_views(bundle: Bundle) -> int:

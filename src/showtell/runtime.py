@@ -1,4 +1,4 @@
-"""Captions without torch: runs a folder written by `showtell export` with ONNX Runtime, NumPy and Pillow.
+"""The engine that computes captions without torch: it runs a folder written by `showtell export` with ONNX Runtime.
 
 B images · A of them still searched · K rows per image · V vocabulary · R regions
 """
@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from showtell.array_search import Arrays, Floats, Hypothesis, Ints, beam_search, sample
-from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
-from showtell.decoding import Sampling, SearchOptions, none_found
+from showtell.captioning import Caption, Pixels, caption_of, measured
+from showtell.decoding import Sampling, SearchOptions, Wishes, none_found
 from showtell.errors import BundleError, DataError, MissingExtraError, captioner_path, first_line
 from showtell.images import ImageTransform
 from showtell.paths import EXPORT_FILES
@@ -26,13 +27,15 @@ RUNTIME_VERSION = 1
 _CPU = "CPUExecutionProvider"
 
 
-class OnnxCaptioner(BaseCaptioner):
-    """Captions images with an exported folder."""
+class OnnxEngine:
+    """Computes captions with an exported folder."""
+
+    members = 1
 
     def __init__(
         self, folder: Path, config: dict[str, Any], *, threads: int = 0, providers: Sequence[str] = ()
     ) -> None:
-        """Takes a `config` that `OnnxCaptioner.load` has read and checked."""
+        """Takes a `config` that `OnnxEngine.load` has read and checked."""
         self.transform = ImageTransform.from_dict(config["transform"])
         # An export searches once, on one view: consensus and several views need the bundle.
         self.defaults = replace(SearchOptions(**config["search"]), consensus=0, views=1)
@@ -49,8 +52,8 @@ class OnnxCaptioner(BaseCaptioner):
         self._step_inputs = [item.name for item in self._step.get_inputs()]  # only those that the step uses
 
     @classmethod
-    def load(cls, path: str | Path, *, threads: int = 0, providers: Sequence[str] | None = None) -> OnnxCaptioner:
-        """The captioner in an exported folder; `threads=0` uses all cores.
+    def load(cls, path: str | Path, *, threads: int = 0, providers: Sequence[str] = ()) -> OnnxEngine:
+        """The engine of an exported folder; `threads=0` uses all cores.
 
         `providers` are ONNX Runtime's, in order of preference, e.g. "CUDAExecutionProvider" or
         "CoreMLExecutionProvider"; the default is the CPU, which also runs whatever the others cannot. Raises
@@ -71,7 +74,7 @@ class OnnxCaptioner(BaseCaptioner):
         if missing:
             raise BundleError(f"{folder} is incomplete: {', '.join(missing)} is missing; export the bundle again")
         try:
-            return cls(folder, config, threads=threads, providers=providers or ())
+            return cls(folder, config, threads=threads, providers=providers)
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(
                 f"{folder} is damaged ({type(error).__name__}: {error}); export the bundle again"
@@ -88,10 +91,30 @@ class OnnxCaptioner(BaseCaptioner):
             return features
         return np.concatenate([self._encoder.run(None, {"images": image[None]})[0] for image in pixels])
 
-    def _search(
-        self, pixels: Pixels, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
+    @property
+    def enough(self) -> int:
+        """The pixels that a photo's shorter side needs for `see`."""
+        return self.transform.enough
+
+    @staticmethod
+    def wished(options: SearchOptions, wishes: Wishes) -> SearchOptions:
+        """`options` with the length and the repetition wished for; `DataError` for all other wishes."""
+        if wishes.required or wishes.excluded or wishes.diverse or wishes.consensus or wishes.views or wishes.begins:
+            raise DataError(
+                "an exported captioner has no words asked for or ruled out, no beginning, no differing captions, no consensus and no views; "
+                "ask the bundle that it came from"
+            )
+        return measured(options, wishes)
+
+    def see(self, image: Image, options: SearchOptions) -> Pixels:
+        """The transformed image (3,S,S)."""
+        return self.transform(image)
+
+    def search(
+        self, seen: Sequence[Pixels], places: Sequence[int], options: SearchOptions, sampling: Sampling | None
     ) -> list[list[Caption]]:
-        prepared = self._prepare.run(None, {"features": self.features(pixels)})
+        """The n captions of each image that `see` has prepared; see `showtell.captioning.Engine`."""
+        prepared = self._prepare.run(None, {"features": self.features(np.stack(seen))})
         memory, state = prepared[: self._memory], prepared[self._memory :]
         ids: dict[str, Any] = {"start_id": START, "end_id": END, "banned": (PAD, START, UNK)}
         if sampling is None:
@@ -113,15 +136,8 @@ class OnnxCaptioner(BaseCaptioner):
         return log_probs, rest[: self._state], looked
 
     def _caption(self, found: Hypothesis) -> Caption:
-        texts = [shown(self._tokens[i]) for i in found.tokens]
-        words = tuple(Word(*parts) for parts in zip(texts, found.token_log_probs, self._maps(found), strict=False))
-        return Caption(self._text(found.tokens), found.log_prob, found.score, words, finished=found.finished)
-
-    def _maps(self, found: Hypothesis) -> list[NDArray[np.float32] | None]:
-        if found.attention is None or self.grid is None:
-            return [None] * len(found.tokens)
-        height, width = self.grid
-        return [x[: height * width].reshape(height, width) for x in found.attention]
+        tokens = [shown(self._tokens[i]) for i in found.tokens]
+        return caption_of(found, self._text(found.tokens), tokens, found.attention, self.grid)
 
     def _text(self, ids: Sequence[int]) -> str:
         tokens = [self._tokens[i] for i in ids]

@@ -1,4 +1,4 @@
-"""A running server around any captioner, in a thread of the test's process."""
+"""A running server around any engine, in a thread of the test's process."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import Any
 
 import pytest
 
-from showtell.captioning import BaseCaptioner
+from showtell.captioner import Captioner
+from showtell.captioning import Engine
 
 
 @contextlib.contextmanager
-def _serving(captioner: BaseCaptioner, **settings: Any) -> Iterator[str]:
+def _serving(engine: Engine, **settings: Any) -> Iterator[str]:
     import uvicorn
 
     from showtell.serve.app import Settings, build_app
     from showtell.serve.run import _config
 
     chosen = Settings(**settings)
-    app = build_app(captioner, chosen)
+    app = build_app(Captioner(engine), chosen)
     server = uvicorn.Server(_config(app, chosen.limits))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -41,6 +42,6 @@ def _serving(captioner: BaseCaptioner, **settings: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def serving() -> Callable[..., Any]:
-    """`with serving(captioner, **settings) as url`"""
+    """`with serving(engine, **settings) as url`"""
     pytest.importorskip("uvicorn", reason="needs the extra 'serve'")
     return _serving

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from stand_in import StandIn
 
-from showtell.captioning import BaseCaptioner, Caption, Pixels, Word, measured
+from showtell.captioner import Captioner
+from showtell.captioning import Caption, Engine, Pixels, Word, measured
 from showtell.decoding import Sampling, SearchOptions, Wishes, none_found
 from showtell.errors import DataError
 from showtell.images import ImageTransform, open_image, open_sized
@@ -38,24 +40,24 @@ ROOT = Path(__file__).parent.parent.parent
 SMALL = Limits(image_bytes=20_000, request_bytes=60_000, held_bytes=120_000, pixels=90_000, images=3, queue=4)
 
 
-class Meter(BaseCaptioner):
+class Meter(StandIn):
     """Says how bright a photo is: what it says of one does not depend on the others, and can be foretold."""
 
     transform = ImageTransform(
         size=8, resize=8, crop_mode="center", mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear"
     )
     defaults = SearchOptions(beam=3)
-    recipe = {"name": "meter"}  # noqa: RUF012 (as every captioner has it)
+    recipe = {"name": "meter"}  # noqa: RUF012 (as every engine has it)
     grid = (2, 2)
 
     def __init__(self) -> None:
         self.asked: list[SearchOptions] = []
 
-    def _search(
-        self, pixels: Pixels, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
+    def search(
+        self, seen: Sequence[Pixels], places: Sequence[int], options: SearchOptions, sampling: Sampling | None
     ) -> list[list[Caption]]:
         self.asked.append(options)
-        return [[_say(float(image.mean()), rank) for rank in range(options.n)] for image in pixels]
+        return [[_say(float(image.mean()), rank) for rank in range(options.n)] for image in seen]
 
 
 def _say(brightness: float, rank: int) -> Caption:
@@ -66,10 +68,10 @@ def _say(brightness: float, rank: int) -> Caption:
 class Broken(Meter):
     """Fails on photos, not on the gray ones of the warm-up."""
 
-    def _search(self, pixels: Pixels, *others: Any) -> list[list[Caption]]:
-        if pixels.max() > 0.5:
+    def search(self, seen: Sequence[Pixels], *others: Any) -> list[list[Caption]]:
+        if max(image.max() for image in seen) > 0.5:
             raise ValueError("the model is broken")
-        return super()._search(pixels, *others)
+        return super().search(seen, *others)
 
 
 class Granting(Meter):
@@ -80,18 +82,18 @@ class Granting(Meter):
         self.wishes: list[Wishes] = []
         self.drawn: list[tuple[Sampling | None, list[int]]] = []
 
-    def _wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
+    def wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
         self.wishes.append(wishes)
         phrases = tuple(tuple((hash(word),) for word in words.split("|")) for words in wishes.required)
         return replace(measured(options, wishes), required=phrases)
 
-    def _search(
-        self, pixels: Pixels, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
+    def search(
+        self, seen: Sequence[Pixels], places: Sequence[int], options: SearchOptions, sampling: Sampling | None
     ) -> list[list[Caption]]:
         self.drawn.append((sampling, list(places)))
-        if options.required and pixels.min() < -0.9:
+        if options.required and min(image.min() for image in seen) < -0.9:
             raise none_found(options)
-        return super()._search(pixels, places, options, sampling)
+        return super().search(seen, places, options, sampling)
 
 
 def photo(shade: int = 200, size: tuple[int, int] = (40, 20), kind: str = "PNG") -> bytes:
@@ -115,8 +117,10 @@ Start = Callable[..., TestClient]
 def start() -> Iterator[Start]:
     opened: list[TestClient] = []
 
-    def start(captioner: BaseCaptioner | None = None, **settings: Any) -> TestClient:
-        client = TestClient(build_app(captioner or Meter(), Settings(**settings)), raise_server_exceptions=False)
+    def start(engine: Engine | None = None, **settings: Any) -> TestClient:
+        client = TestClient(
+            build_app(Captioner(engine or Meter()), Settings(**settings)), raise_server_exceptions=False
+        )
         client.__enter__()
         opened.append(client)
         while not client.app.state.service.ready:  # type: ignore[attr-defined]
@@ -137,7 +141,7 @@ def code(response: Any) -> tuple[int, str]:
 
 
 def test_an_answer_is_what_the_captioner_says(start: Start) -> None:
-    client, captioner = start(), Meter()
+    client, captioner = start(), Captioner(Meter())
     shades = [0, 90, 255]
     answer = client.post(
         "/v1/captions", files=files(*map(photo, shades)), data={"n": "2", "beam": "4", "attention": "true"}
@@ -239,7 +243,7 @@ def test_an_exported_captioner_refuses_in_its_own_words(start: Start) -> None:
         refused = client.post("/v1/captions", json={"images": [text64(photo())], **wishes})
         assert code(refused) == (422, "wrong_option")
         with pytest.raises(DataError) as told:
-            Meter().options(wishes=Wishes(begins="a"))
+            Captioner(Meter()).options(wishes=Wishes(begins="a"))
         assert refused.json()["error"]["message"] == str(told.value)
     assert client.post("/v1/captions?max_length=4&no_repeat=2", files=files(photo())).status_code == 200
 
@@ -251,7 +255,7 @@ def test_an_image_without_a_caption_that_meets_the_wishes_spoils_no_other(start:
     good, none, other = answer.json()["results"]
     assert none["error"]["code"] == "no_caption" and "with all that must occur" in none["error"]["message"]
     for result, shade in ((good, 200), (other, 90)):
-        assert result["captions"][0]["text"] == Meter().caption(photo(shade))[0].text
+        assert result["captions"][0]["text"] == Captioner(Meter()).caption(photo(shade))[0].text
     assert code(client.post("/v1/captions", files=files(photo(0)), data={"with": "dog"})) == (422, "no_caption")
 
 
@@ -281,13 +285,11 @@ def test_words_that_take_a_wide_search_take_more_room(start: Start) -> None:
 
 
 def test_a_bundles_answers_to_wishes_are_the_librarys(start: Start, tiny_bundle: Path, scenes: Path) -> None:
-    from showtell.inference import Captioner
-
     captioner = Captioner.load(tiny_bundle)
-    client = start(captioner)
+    client = start(captioner.engine)
     paths = sorted(scenes.rglob("*.png"))[:3]
     sent = files(*(path.read_bytes() for path in paths))
-    first, second = captioner.bundle.vocabulary.listed()[4:6]
+    first, second = captioner.engine.bundle.vocabulary.listed()[4:6]
     asked: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ({"with": [second]}, {"wishes": Wishes((second,))}),
         ({"without": [first, second], "n": 2}, {"wishes": Wishes(excluded=(first, second)), "n": 2}),
@@ -324,7 +326,7 @@ def test_a_broken_image_among_good_ones(start: Start) -> None:
     assert ["error" in result for result in results] == [False, True, True, False]
     assert results[1]["error"]["code"] == "bad_image"
     assert "1.png" in results[1]["error"]["message"]
-    assert results[3]["captions"][0]["text"] == Meter().caption(photo(30))[0].text
+    assert results[3]["captions"][0]["text"] == Captioner(Meter()).caption(photo(30))[0].text
     alone = client.post("/v1/captions", files=files(b"nothing", b"nothing either"))
     assert code(alone) == (422, "bad_image")
     assert len(alone.json()["results"]) == 2

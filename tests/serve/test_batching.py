@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stand_in import StandIn
 
-from showtell.captioning import BaseCaptioner, Caption, Pixels
+from showtell.captioner import Captioner
+from showtell.captioning import Caption, Pixels
 from showtell.decoding import Sampling, SearchOptions
 from showtell.images import ImageTransform
 
@@ -23,23 +25,24 @@ from showtell.serve.batching import Batcher
 ONE, TWO = Way(SearchOptions(n=1, beam=3)), Way(SearchOptions(n=2, beam=3))
 
 
-class Gated(BaseCaptioner):
+class Gated(StandIn):
     """Tells a photo's value and how many it shared its batch with; after the warm-up it waits at a gate."""
 
     transform = ImageTransform(
         size=2, resize=2, crop_mode="squash", mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear"
     )
     defaults = SearchOptions()
-    recipe: dict[str, Any] = {}  # noqa: RUF012 (as every captioner has it)
+    recipe: dict[str, Any] = {}  # noqa: RUF012 (as every engine has it)
     grid = None
 
     def __init__(self) -> None:
         self.gate, self.batches = threading.Event(), list[tuple[int, int]]()
         self.running, self.places = threading.Event(), list[list[int]]()
 
-    def _search(
-        self, pixels: Pixels, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
+    def search(
+        self, seen: Sequence[Pixels], places: Sequence[int], options: SearchOptions, sampling: Sampling | None
     ) -> list[list[Caption]]:
+        pixels = np.stack(seen)
         if pixels.max() > 0.5:  # the warm-up's image is gray
             self.running.set()
             assert self.gate.wait(20)
@@ -58,7 +61,7 @@ def captioner() -> Iterator[Gated]:
 
 
 def started(captioner: Gated, **settings: Any) -> Batcher:
-    batcher = Batcher(captioner, **{"size": 4, "wait": 0.0, "capacity": 99, **settings})
+    batcher = Batcher(Captioner(captioner), **{"size": 4, "wait": 0.0, "capacity": 99, **settings})
     batcher.start()
     while not batcher.ready:
         pass

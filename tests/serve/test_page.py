@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from stand_in import StandIn
 
-from showtell.captioning import BaseCaptioner, Caption, Pixels, Word
+from showtell.captioning import Caption, Pixels, Word
 from showtell.decoding import Sampling, SearchOptions, Wishes
 from showtell.images import ImageTransform
 
@@ -29,28 +30,28 @@ DESK, PHONE = (1280, 900), (390, 844)
 PHOTO = (400, 200)  # of which the encoder below sees the middle, 200×200
 
 
-class Parrot(BaseCaptioner):
+class Parrot(StandIn):
     """Says the same of every photo, and looks at the cell (i,i) of a 4×4 grid for its i-th word."""
 
     transform = ImageTransform(
         size=32, resize=32, crop_mode="center", mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear"
     )
     defaults = SearchOptions()
-    recipe = {"name": "parrot"}  # noqa: RUF012 (as every captioner has it)
+    recipe = {"name": "parrot"}  # noqa: RUF012 (as every engine has it)
     grid = (4, 4)
 
     def __init__(
         self, texts: Sequence[str] = ("a red dog runs", "a dog", "the dog runs"), *, looks: bool = True
     ) -> None:
         self.texts, self.looks = texts, looks
-        self.wished: list[Wishes] = []
+        self.asked: list[Wishes] = []
 
-    def _wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
-        self.wished.append(wishes)
+    def wished(self, options: SearchOptions, wishes: Wishes) -> SearchOptions:
+        self.asked.append(wishes)
         return options
 
-    def _search(
-        self, pixels: Pixels, places: Sequence[int], options: SearchOptions, sampling: Sampling | None
+    def search(
+        self, seen: Sequence[Pixels], places: Sequence[int], options: SearchOptions, sampling: Sampling | None
     ) -> list[list[Caption]]:
         return [[self._caption(i) for i in range(min(options.n, len(self.texts)))] for _ in places]
 
@@ -220,10 +221,10 @@ def test_wishes_of_the_settings(visit: Callable[..., Opened], serving: Callable[
     parrot = Parrot()
     with serving(parrot) as url:
         here = visit(url)
-        parrot.wished.clear()
+        parrot.asked.clear()
         here.give(photo())
         here.captioned(1)
-        assert not parrot.wished  # nothing is asked for until somebody does
+        assert not parrot.asked  # nothing is asked for until somebody does
         here.page.get_by_text("Settings").click()
         wishes = here.page.get_by_role("group", name="Wishes")
         different = wishes.get_by_label("Captions in different words")
@@ -237,7 +238,7 @@ def test_wishes_of_the_settings(visit: Callable[..., Opened], serving: Callable[
         wishes.get_by_label("Words at most").select_option("12")
         here.give(photo("three.jpg"))
         here.captioned(3)
-        assert parrot.wished == [
+        assert parrot.asked == [
             Wishes(diverse=True),
             Wishes(("dog|dogs", "red ball"), ("cat",), begins="a photo of", max_tokens=12),
         ]
@@ -251,7 +252,7 @@ def test_wishes_of_the_settings(visit: Callable[..., Opened], serving: Callable[
 
 def test_a_captioner_without_words_to_ask_for(visit: Callable[..., Opened], serving: Callable[..., Any]) -> None:
     class Exported(Parrot):
-        _wished = BaseCaptioner._wished  # type: ignore[assignment]
+        wished = StandIn.wished
 
     with serving(Exported()) as url:
         here = visit(url)

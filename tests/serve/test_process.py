@@ -70,11 +70,11 @@ def dribble(connection: socket.socket) -> None:
 
 @pytest.mark.slow
 def test_the_command_lines_caption_slow_clients_and_a_graceful_end(running: Running, tiny_bundle: Path) -> None:
-    from showtell.loading import load_captioner
+    from showtell.captioner import Captioner
 
     content = photo()
     said = running.post(content)
-    assert said["results"][0]["captions"][0]["text"] == load_captioner(tiny_bundle).caption(content)[0].text
+    assert said["results"][0]["captions"][0]["text"] == Captioner.load(tiny_bundle).caption(content)[0].text
     assert re.fullmatch(r"[0-9a-f]{12}", said["model"]["digest"])
 
     for data, status, code in (
@@ -209,10 +209,10 @@ def test_the_container_file() -> None:
 def test_a_model_that_does_not_run_is_no_success(tiny_bundle: Path) -> None:
     program = (
         "import sys\n"
-        "from showtell.captioning import BaseCaptioner\n"
+        "from showtell.captioner import Captioner\n"
         "from showtell.cli import main\n"
         "def fail(*_): raise MemoryError('no room for it')\n"
-        "BaseCaptioner.caption_seen = fail\n"
+        "Captioner.caption_seen = fail\n"
         f"sys.argv[1:] = ['serve', {str(tiny_bundle)!r}, '--port', '0']\n"
         "main()\n"
     )

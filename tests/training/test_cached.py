@@ -10,8 +10,9 @@ import pytest
 from training_runs import lines, same, stopped
 
 from showtell.bundle import load_bundle
+from showtell.captioner import Captioner
 from showtell.data.annotations import read_annotations
-from showtell.evaluation import evaluate_bundle
+from showtell.evaluation import evaluate_captioner
 from showtell.paths import CACHE_FILES
 from showtell.recipe import load_recipe
 from showtell.training.run import Run, train
@@ -50,7 +51,7 @@ def test_further_views_are_cached_once_drawn_from_and_resumed_exactly(
         own / "light-2-v1" / "index.jsonl": images["train"],
     }
     assert {what for what, _, _ in seen if "view" in what} == {f"encoding images, view {k} of 3" for k in (1, 2, 3)}
-    val = evaluate_bundle(result.bundle, data, split="val")
+    val = evaluate_captioner(Captioner.load(result.bundle), data, split="val")
     assert val.report.scores == pytest.approx(result.scores, abs=1e-9)  # validation sees each image as it is
     stopped(recipe, data, tmp_path / "stopped", after=3)
     train(recipe, data=data, out=tmp_path / "stopped", resume=True)
@@ -101,7 +102,7 @@ def test_what_is_below_the_trained_layers_is_cached(recipe_file: Path, data: Pat
     )
     assert [path.name for path in below.iterdir() if path.is_dir()] == ["light-1-v1"]
     result = load_bundle(tmp_path / "run" / "bundle").config["training"]
-    found = evaluate_bundle(tmp_path / "run" / "bundle", copy, split="val")
+    found = evaluate_captioner(Captioner.load(tmp_path / "run" / "bundle"), copy, split="val")
     assert found.report.scores == pytest.approx(result["scores"], abs=1e-9)  # which encodes the images as a whole
 
 

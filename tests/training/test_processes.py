@@ -245,7 +245,7 @@ def test_what_else_is_too_large_is_a_sentence_too(
     )
     monkeypatch.undo()
     bundle = train(load_recipe(recipe_file), data=data, out=tmp_path / "other").bundle
-    monkeypatch.setattr("showtell.captioning.BaseCaptioner.caption_each", full)
+    monkeypatch.setattr("showtell.captioner.Captioner.caption_each", full)
     result = CliRunner().invoke(app, ["caption", str(bundle), str(data)])
     assert result.exit_code == 2
     assert "memory is too small (tried to allocate 9 GiB); take --batch lower" in result.stderr

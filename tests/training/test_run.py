@@ -19,10 +19,11 @@ from training_runs import lines, on_the_cpu, refuse, same, steps_an_epoch
 
 import showtell
 from showtell.bundle import load_bundle
+from showtell.captioner import Captioner
 from showtell.data.annotations import read_annotations
 from showtell.data.scenes import draw_scenes
 from showtell.errors import DataError, RecipeError
-from showtell.evaluation import evaluate_bundle
+from showtell.evaluation import evaluate_captioner
 from showtell.metrics import Report
 from showtell.model.captioner import CaptionerModel
 from showtell.model.contract import Output
@@ -46,7 +47,7 @@ def test_a_run_leaves_what_it_says(whole: Path, data: Path) -> None:
     assert training["epoch"] == best["epoch"]
     assert all(line["protocol"] == training["protocol"] for line in log)
     assert [epoch.number for epoch in read_epochs(whole / "log.jsonl")] == [1, 2, 3, 4]
-    val = evaluate_bundle(whole / "bundle", data, split="val")
+    val = evaluate_captioner(Captioner.load(whole / "bundle"), data, split="val")
     assert val.report.scores == pytest.approx(training["scores"], abs=1e-9)
 
 
@@ -214,7 +215,7 @@ def test_several_processes_train_together(recipe_file: Path, data: Path, whole: 
     assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4, 5]
     assert done.stdout.count("epoch   1") == done.stdout.count("bundle:") == 1  # one of them speaks
     training = load_bundle(tmp_path / "run" / "bundle").config["training"]
-    found = evaluate_bundle(tmp_path / "run" / "bundle", data, split="val")
+    found = evaluate_captioner(Captioner.load(tmp_path / "run" / "bundle"), data, split="val")
     assert found.report.scores == pytest.approx(training["scores"], abs=1e-9)
 
 

@@ -29,7 +29,8 @@ from showtell.decoding import BATCH_SIZE, Wishes, sampling_asked
 from showtell.errors import DataError, ImageError
 
 if TYPE_CHECKING:
-    from showtell.captioning import BaseCaptioner, Caption
+    from showtell.captioner import Captioner
+    from showtell.captioning import Caption
     from showtell.decoding import Sampling
 
 
@@ -148,10 +149,10 @@ def caption(
             typer.echo(texts.told())
             return
         inputs = iter(texts.left)
+    from showtell.captioner import Captioner
     from showtell.images import decoding_threads
-    from showtell.loading import load_captioner
 
-    captioner = load_captioner(folder, ensemble=others, device=device)
+    captioner = Captioner.load(folder, ensemble=others, device=device)
     with nullcontext() if out is None else CaptionFile(out, n) as file:
         draw = _drawer(attention, captioner, sampling) if attention is not None else None
         names: deque[Input] = deque()
@@ -230,9 +231,7 @@ def _write_all(
     return done, failed
 
 
-def _drawer(
-    out: Path, captioner: BaseCaptioner, sampling: Sampling | None
-) -> Callable[[str, Path | bytes, Caption], None]:
+def _drawer(out: Path, captioner: Captioner, sampling: Sampling | None) -> Callable[[str, Path | bytes, Caption], None]:
     """A function that saves a drawing of a caption: as `out` if that is a .png (one image only), else in a folder."""
     if sampling is not None or captioner.grid is None:
         why, instead = "sampled captions keep none", "search for it"

@@ -134,7 +134,8 @@ def evaluate(
     split = split_called(split)
     need_data(data)
     from showtell.against import compare_evaluations
-    from showtell.evaluation import evaluate_bundle, evaluate_predictions
+    from showtell.captioner import Captioner
+    from showtell.evaluation import evaluate_captioner, evaluate_predictions
     from showtell.results import check_results, write_results
 
     if captions is not None:
@@ -160,10 +161,11 @@ def evaluate(
     else:
         assert folder is not None
         others = [need_bundle(name) for name in ensemble or ()]
+        captioner = Captioner.load(folder, device, ensemble=others)
         with progress() as bar:
-            result = evaluate_bundle(
-                folder, data, n=n, sampling=sampling, split=split, more=more, clip=scorer, ensemble=others, progress=bar, note=note,
-                wishes=wishes if wishes != Wishes() else None, device=device, batch_size=batch or BATCH_SIZE, workers=workers or 0,
+            result = evaluate_captioner(
+                captioner, data, n=n, sampling=sampling, split=split, more=more, clip=scorer, progress=bar, note=note,
+                wishes=wishes if wishes != Wishes() else None, batch_size=batch or BATCH_SIZE, workers=workers or 0,
             )  # fmt: skip
         result = replace(result, least=confidence)
     for failure in result.failures:

@@ -39,10 +39,11 @@ def explain(
     from showtell.images import open_image
 
     picture = open_image(image)  # a bad image fails before torch is imported
+    from showtell.captioner import Captioner
     from showtell.explaining import explain as explain_caption
-    from showtell.inference import Captioner
+    from showtell.inference import BundleEngine
 
-    captioner = Captioner.load(folder, device)
+    captioner = Captioner(BundleEngine.load(folder, device))
     found = explain_caption(captioner, image, caption)
     if json:
         print_json(_to_dict(found))

@@ -10,7 +10,7 @@ import typer
 from showtell.commands.terminal import need_bundle, need_data, note, progress
 
 if TYPE_CHECKING:
-    from showtell.inference import Captioner
+    from showtell.captioner import Captioner
     from showtell.scores import Evaluation
 
 
@@ -59,7 +59,7 @@ def export(
     if whole is not None and data is not None and precision == "int8" and not images:
         from showtell.evaluation import images_of
 
-        images = [image.path for image in images_of(whole, data, "train")[1]]
+        images = [image.path for image in images_of(whole.recipe, data, "train")[1]]
     written = export_onnx(folder, onnx, precision=precision, calibration=images, reduced_range=reduced_range, note=note)
     typer.echo(str(written))
     if whole is not None and data is not None:
@@ -68,18 +68,19 @@ def export(
 
 
 def _load(bundle: Path) -> Captioner:
-    from showtell.inference import Captioner
+    from showtell.captioner import Captioner
+    from showtell.inference import BundleEngine
 
-    return Captioner.load(bundle, device="cpu", precision="float32")
+    return Captioner(BundleEngine.load(bundle, "cpu", precision="float32"))
 
 
 def _measure(whole: Captioner, exported: Path, data: Path, split: str, precision: str) -> list[str]:
+    from showtell.captioner import Captioner
     from showtell.evaluation import evaluate_captioner
-    from showtell.loading import load_captioner
 
     with progress() as bar:
         before = evaluate_captioner(whole, data, split=split, progress=bar, note=note)
-        after = evaluate_captioner(load_captioner(exported), data, split=split, progress=bar)
+        after = evaluate_captioner(Captioner.load(exported), data, split=split, progress=bar)
     return _compared(before, after, precision)
 
 

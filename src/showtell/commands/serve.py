@@ -43,7 +43,7 @@ def serve(
     secret = _token(token)
     _at_most("--max-image-mb", max_image_mb, "--max-request-mb", max_request_mb)
     _at_most("--max-images", max_images, "--queue", queue)
-    from showtell.loading import load_captioner
+    from showtell.captioner import Captioner
     from showtell.serve.limits import Limits
 
     limits = Limits(
@@ -60,7 +60,7 @@ def serve(
     settings = Settings(
         limits=limits, batch=batch, wait=wait_ms / 1000, token=secret, allow_urls=allow_urls, digest=digest_of(folder)
     )
-    serve(load_captioner(folder, device=device), settings, host=host, port=port)
+    serve(Captioner.load(folder, device=device), settings, host=host, port=port)
 
 
 def _at_most(name: str, value: int, other: str, most: int) -> None:

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from showtell.captioner import Captioner
 from showtell.data.annotations import CaptionedImage, read_annotations
 from showtell.decoding import BATCH_SIZE
 from showtell.errors import DataError
@@ -95,12 +96,11 @@ def collect(
 
     `run` is the folder of a run, a bundle or an exported captioner (which has no epochs); `data` defaults to what the
     run was trained on; `evaluation` is the bundle's on that split, if there is one already; `name` is what the report
-    calls the run; `device`, `batch_size` and `workers` (0: one per core) are those of `evaluate_bundle`. Raises `BundleError` and `DataError` as evaluation does.
+    calls the run; `device`, `batch_size` and `workers` (0: one per core) are those of `Captioner.load`
+    and `evaluate_captioner`. Raises `BundleError` and `DataError` as evaluation does.
     """
-    from showtell.loading import load_captioner
-
     bundle = run if (run / "config.json").is_file() else run / "bundle"
-    captioner = load_captioner(bundle, device=device)
+    captioner = Captioner.load(bundle, device=device)
     recipe = captioner.recipe
     folder = bundle.resolve().parent if bundle.resolve().name == "bundle" else bundle.resolve()
     data = data or _trained_on(folder, recipe)

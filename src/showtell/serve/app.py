@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import showtell
-from showtell.captioning import BaseCaptioner
+from showtell.captioner import Captioner
 from showtell.decoding import SearchOptions, Wishes
 from showtell.errors import DataError, ImageError
 from showtell.images import open_sized, pixels_decoded
@@ -62,7 +62,7 @@ class Settings:
 class Service:
     """The state of a running server: the captioner behind its batcher, decoding threads, counters."""
 
-    def __init__(self, captioner: BaseCaptioner, settings: Settings) -> None:
+    def __init__(self, captioner: Captioner, settings: Settings) -> None:
         self.captioner, self.settings, self.limits = captioner, settings, settings.limits
         self.draining = False
         self.memory = Memory(self.limits.held_bytes)
@@ -184,7 +184,7 @@ class Service:
         return self.captioner.see(image, options), size
 
 
-def build_app(captioner: BaseCaptioner, settings: Settings | None = None) -> FastAPI:
+def build_app(captioner: Captioner, settings: Settings | None = None) -> FastAPI:
     """The application; `app.state.service` is its `Service`."""
     service = Service(captioner, settings or Settings())
 
@@ -250,7 +250,7 @@ def _get(app: FastAPI, path: str, **described: Any) -> Callable[[Endpoint], Endp
     return add
 
 
-def _takes_words(captioner: BaseCaptioner) -> bool:
+def _takes_words(captioner: Captioner) -> bool:
     """Whether wishes about words and differing captions can be met; not by exported captioners."""
     try:
         captioner.options(n=2, wishes=Wishes(diverse=True))

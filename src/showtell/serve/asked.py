@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from showtell.captioning import BaseCaptioner
+from showtell.captioner import Captioner
 from showtell.decoding import (
     MOST_PENALTY,
     MOST_REQUIRED,
@@ -130,7 +130,7 @@ def check_together(asked: Asked) -> None:
         raise _wrong(f"with and without name {words} words, expected at most {_MOST_WORDS}, alternatives counted")
 
 
-def way_of(captioner: BaseCaptioner, asked: Asked) -> Way:
+def way_of(captioner: Captioner, asked: Asked) -> Way:
     """How the captioner meets what is asked. Refuses ("wrong_option") what it cannot, or what would take too much: no
     image has more beams than a batch of ordinary ones with the widest beam. May take a while, for a thread."""
     try:

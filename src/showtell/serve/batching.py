@@ -16,7 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from showtell.captioning import BaseCaptioner, Caption
+from showtell.captioner import Captioner
+from showtell.captioning import Caption
 from showtell.errors import DataError
 from showtell.serve.asked import Way
 from showtell.serve.problems import refusal
@@ -44,7 +45,7 @@ class Batcher:
 
     def __init__(
         self,
-        captioner: BaseCaptioner,
+        captioner: Captioner,
         *,
         size: int,
         wait: float,

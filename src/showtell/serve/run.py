@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from showtell.captioning import BaseCaptioner
+from showtell.captioner import Captioner
 from showtell.errors import BundleError, DataError, first_line
 from showtell.serve import problems
 from showtell.serve.app import Service, Settings, build_app
@@ -30,7 +30,7 @@ _LINGER = 1.0  # seconds from a refusal to the end of its connection
 _STALLED = 30.0  # seconds that an answer may wait for a client that does not read it
 
 
-def serve(captioner: BaseCaptioner, settings: Settings, *, host: str, port: int) -> None:
+def serve(captioner: Captioner, settings: Settings, *, host: str, port: int) -> None:
     """Serves until SIGTERM or Ctrl-C, then finishes the accepted requests; a second signal ends it at once.
 
     Raises `DataError` if it cannot listen, `BundleError` if the model does not run, `KeyboardInterrupt` after Ctrl-C.
