@@ -126,6 +126,7 @@ def test_light_modules_import_nothing_heavy(place: str) -> None:
         "import showtell.cli",
         "import showtell.evaluation",
         "from showtell import evaluate, read_annotations, load_recipe",
+        "from showtell import Captioner, Evaluation, ImageError, DataError, Report, evaluate_captioner",
         "import showtell.data.check",
         "import showtell.images",
     ],

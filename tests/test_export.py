@@ -107,7 +107,14 @@ def test_torch_is_never_imported(exported: Path, photos: list[Path]) -> None:
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["image"] == str(photos[0])
+    said = json.loads(done.stdout)
+    assert said["image"] == str(photos[0])
+    code = (
+        "import sys; sys.modules['torch'] = None; from showtell import Captioner\n"
+        "print(Captioner.load(sys.argv[1]).caption(sys.argv[2])[0].text)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, exported, photos[0]], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == (f"{said['caption']}\n", 0), done.stderr
 
 
 @pytest.mark.slow

@@ -16,24 +16,34 @@ if TYPE_CHECKING:
     from showtell.config import Recipe
     from showtell.data.annotations import Annotations, CaptionedImage, read_annotations
     from showtell.decoding import Sampling, Wishes
-    from showtell.errors import ShowtellError
+    from showtell.errors import DataError, ImageError, ShowtellError
+    from showtell.evaluation import evaluate_captioner
     from showtell.explaining import Explanation, explain
-    from showtell.metrics.evaluate import evaluate
+    from showtell.metrics.evaluate import Report, evaluate
     from showtell.recipe import load_recipe
-    from showtell.training.run import train
+    from showtell.scores import Evaluation
+    from showtell.training.run import TrainResult, train
+    from showtell.training.runlog import EpochReport
 
 _HOMES = {
     "Annotations": "showtell.data.annotations",
     "Caption": "showtell.captioning",
     "CaptionedImage": "showtell.data.annotations",
     "Captioner": "showtell.captioner",
+    "DataError": "showtell.errors",
+    "EpochReport": "showtell.training.runlog",
+    "Evaluation": "showtell.scores",
     "Explanation": "showtell.explaining",
+    "ImageError": "showtell.errors",
     "Recipe": "showtell.config",
+    "Report": "showtell.metrics",
     "Sampling": "showtell.decoding",
     "ShowtellError": "showtell.errors",
+    "TrainResult": "showtell.training.run",
     "Wishes": "showtell.decoding",
     "Word": "showtell.captioning",
     "evaluate": "showtell.metrics",
+    "evaluate_captioner": "showtell.evaluation",
     "explain": "showtell.explaining",
     "load_recipe": "showtell.recipe",
     "read_annotations": "showtell.data.annotations",
@@ -45,14 +55,21 @@ __all__ = [
     "Caption",
     "CaptionedImage",
     "Captioner",
+    "DataError",
+    "EpochReport",
+    "Evaluation",
     "Explanation",
+    "ImageError",
     "Recipe",
+    "Report",
     "Sampling",
     "ShowtellError",
+    "TrainResult",
     "Wishes",
     "Word",
     "__version__",
     "evaluate",
+    "evaluate_captioner",
     "explain",
     "load_recipe",
     "read_annotations",

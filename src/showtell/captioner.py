@@ -57,9 +57,10 @@ class Captioner:
         other kind of folder takes.
         """
         folder, *others = (resolve(name) for name in (path, *ensemble))
-        if others and (exported := [each for each in (folder, *others) if is_exported(each)]):
+        exported = [each for each in (folder, *others) if is_exported(each)]
+        if exported and others:
             raise BundleError(f"{exported[0]} is an exported captioner; an ensemble needs the bundles themselves")
-        if is_exported(folder):
+        if exported:
             from showtell.runtime import OnnxEngine
 
             _refuse_torch(folder, device, precision)
@@ -114,8 +115,8 @@ class Captioner:
 
         Images are paths, bytes, open files or PIL images; a single one needs no list. `beam` defaults to the bundle's
         (to 20 or more with `wishes.max_tokens`) and is at least n. With `sampling` the n captions are drawn instead,
-        likeliest first. `wishes` are words that must or must not occur, and other ways to search. Raises `ImageError` for the first image that cannot be read,
-        `DataError` for a wish that cannot be met.
+        likeliest first. `wishes` are words that must or must not occur, and other ways to search. Raises `ImageError` for
+        the first image that cannot be read, `DataError` for a wish that cannot be met.
         """
         sources: Sequence[Source] = images if isinstance(images, list | tuple) else [images]  # type: ignore[list-item]
         captions = []

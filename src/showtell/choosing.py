@@ -133,9 +133,9 @@ def choose_bundle_decoding(
     The search starts from `search`, by default the bundle's own; its number of views stays unless `most_views` is
     given, up to which 1, 2, 4 and 8 are tried. Features come from the encoder's cache, in the user's place or in
     `place`, and missing ones are added; those of further views are not kept, nor any where there is no cache. Raises
-    what loading and evaluating the bundle do, and `DataError` for more views than the captioner has. `device`, `batch_size` (of images
-    encoded together) and `workers` (0: one per core) are those of
-    `Captioner.load` and `evaluate_captioner`.
+    what loading and evaluating the bundle do, and `DataError` for more views than the captioner has. `device` is that of
+    `Captioner.load`; `batch_size` (of images encoded together) and `workers` (0: one per core) are those of
+    `evaluate_captioner`.
     """
     engine = BundleEngine.load(bundle, device)
     search = search or SearchConfig(**engine.bundle.search)

@@ -119,7 +119,7 @@ def evaluate_predictions(
 
 def evaluate_captioner(
     captioner: Captioner,
-    data: Path,
+    data: str | Path,
     *,
     n: int = 1,
     sampling: Sampling | None = None,
@@ -145,7 +145,7 @@ def evaluate_captioner(
     are removed as in `evaluate_predictions`.
     """
     scorer = None if clip is None else clip()  # first: a wrong name fails before captioning
-    annotations, images = images_of(captioner.recipe, data, split, note)
+    annotations, images = images_of(captioner.recipe, Path(data), split, note)
     said: dict[int, list[str]] = {}
     confidences: list[float] = []  # and not the whole captions, whose attention takes gigabytes for large splits
     failures: list[str] = []

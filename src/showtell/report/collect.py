@@ -96,8 +96,8 @@ def collect(
 
     `run` is the folder of a run, a bundle or an exported captioner (which has no epochs); `data` defaults to what the
     run was trained on; `evaluation` is the bundle's on that split, if there is one already; `name` is what the report
-    calls the run; `device`, `batch_size` and `workers` (0: one per core) are those of `Captioner.load`
-    and `evaluate_captioner`. Raises `BundleError` and `DataError` as evaluation does.
+    calls the run; `device` is that of `Captioner.load`, `batch_size` and `workers` (0: one per core) are those of
+    `evaluate_captioner`. Raises `BundleError` and `DataError` as these do.
     """
     bundle = run if (run / "config.json").is_file() else run / "bundle"
     captioner = Captioner.load(bundle, device=device)
