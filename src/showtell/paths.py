@@ -64,8 +64,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def lock(file: IO[bytes], *, wait: bool = False) -> bool:
-    """Locks an open file against other processes that lock it, until it is closed or this process dies.
+def lock(file: IO[bytes] | int, *, wait: bool = False) -> bool:
+    """Locks an open file or folder against other processes that lock it, until it is closed or this process dies.
 
     False if another one has it, unless told to `wait`. Windows has no such locks, and there the answer is yes;
     `OSError` on a file system that has none.

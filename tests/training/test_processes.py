@@ -192,6 +192,28 @@ def test_processes_that_do_not_find_each_other_are_refused(
     )  # fmt: skip
 
 
+def test_a_process_that_ended_is_told_by_those_that_wait_for_it(
+    recipe_file: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*args: object, **named: object) -> None:
+        raise RuntimeError("[/build/gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer\nadvice")
+
+    recipe = load_recipe(recipe_file)
+    monkeypatch.setattr(CrossEntropy, "__call__", breaks)
+    with pytest.raises(RuntimeError, match="pair"):  # alone, it is another error
+        train(recipe, data=data, out=tmp_path / "one")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert not processes.another_ended(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert processes.another_ended(torch.distributed.DistBackendError("x"))
+    monkeypatch.undo()
+    monkeypatch.setattr("showtell.training.run.another_ended", lambda error: True)
+    monkeypatch.setattr(CrossEntropy, "__call__", breaks)
+    refuse(
+        RecipeError, r"^another process of this training has ended \(\[/build.*by peer\); .*--resume",
+        lambda: train(recipe, data=data, out=tmp_path / "run"),
+    )  # fmt: skip
+
+
 def test_an_epoch_goes_on_with_as_many_processes() -> None:
     within = Position(step=3, processes=2)
     refuse(RecipeError, r"of 2 processes, and resumes with 1;", lambda: check_processes(within, 1, out="run"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from showtell.config import PhaseConfig, Recipe
 from showtell.errors import RecipeError
-from showtell.paths import write_whole
+from showtell.paths import lock, write_whole
 from showtell.training.checkpoint import read_position
 
 _SECTIONS = ("data", "encoder", "decoder", "train", "search")
@@ -73,16 +74,41 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
 
 
 @contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Keeps other processes from training in a run's folder, which is made, and removed again if nothing comes into it.
+
+    `RecipeError` if another process trains there. Of several processes of one training the first holds the folder. Where
+    folders cannot be locked (Windows, some network file systems), nobody is kept out.
+    """
+    if os.environ.get("RANK", "0") != "0" or os.name == "nt" or out.is_file():
+        yield
+        return
+    with new_folder(out):
+        held = os.open(out, os.O_RDONLY)
+        try:
+            free = True
+            with suppress(OSError):
+                free = lock(held)
+            if not free:
+                raise RecipeError(
+                    f"{out}: another process is training there; wait until it ends, or name another folder with --out"
+                )
+            yield
+        finally:
+            os.close(held)
+
+
+@contextmanager
 def new_folder(out: Path) -> Iterator[None]:
-    """Makes the folder; a new one is removed again if the block fails before anything is in it."""
-    new = not out.exists()
+    """Makes the folder; new ones are removed again if the block fails before anything is in them."""
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        if new:
-            with suppress(OSError):  # it is not empty
-                out.rmdir()
+        with suppress(OSError):  # one is not empty
+            for folder in new:
+                folder.rmdir()
         raise
 
 

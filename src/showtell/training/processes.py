@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from showtell.errors import RecipeError
 from showtell.model.encoder import fast_bfloat16
 
 T = TypeVar("T")
+_LOST = re.compile(r"gloo|NCCL|connection (reset|closed|refused)|broken pipe", re.IGNORECASE)
 _THREADS_BESIDE_A_GPU = 4  # steps are faster with few threads, and several trainings can share one machine
 _PATIENCE = timedelta(hours=12)  # one process encodes the images while the others wait
 
@@ -124,3 +126,9 @@ def in_any(accelerator: Accelerator, here: bool) -> bool:
         return here
     answer = torch.tensor([here], dtype=torch.uint8, device=accelerator.device)
     return bool(accelerator.gather(answer).any())
+
+
+def another_ended(error: RuntimeError) -> bool:
+    """Whether an error is that of a process that waits for one that has ended: in torch's words, or its transport's."""
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return together and (isinstance(error, torch.distributed.DistError) or bool(_LOST.search(str(error))))

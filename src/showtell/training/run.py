@@ -18,11 +18,12 @@ from showtell.bundle import load_weights, made_with, save_bundle, saved_together
 from showtell.choosing import keep_best_decoding
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage
+from showtell.errors import RecipeError, first_line
 from showtell.metrics import Protocol, Report, describe
 from showtell.model.decoders import check_decoder
 from showtell.progress import Progress, silent
 from showtell.training.checkpoint import Position, read_checkpoint, write_checkpoint
-from showtell.training.folder import check_folder, new_folder, save_recipe
+from showtell.training.folder import alone_in, check_folder, new_folder, save_recipe
 from showtell.training.graphs import recorded
 from showtell.training.interrupt import Interrupt
 from showtell.training.learner import Learner
@@ -32,6 +33,7 @@ from showtell.training.optim import AveragedWeights, build_optimizer
 from showtell.training.others import with_others
 from showtell.training.preparing import prepare
 from showtell.training.processes import (
+    another_ended,
     build_accelerator,
     epoch_seed,
     in_any,
@@ -83,8 +85,8 @@ def train(
     the recipe's distillation phases imitate.
     `report` is called after every epoch, `note` with sentences for people, `progress` with (what, done, total).
     Raises `RecipeError`, `DataError`, `BundleError` and `DownloadError` for wrong input, before anything is written;
-    `KeyboardInterrupt` when interrupted, after a checkpoint; `RecipeError` if the accelerator's memory is too small, or
-    if weights or losses are no longer finite at the end of an epoch.
+    `KeyboardInterrupt` when interrupted, after a checkpoint; `RecipeError` if the accelerator's memory is too small, if
+    weights or losses are no longer finite at the end of an epoch, or if one of several processes has ended.
     """
     if data is not None:
         recipe = recipe.trained_on(data)
@@ -92,17 +94,25 @@ def train(
         recipe, start=start, teachers=teachers, encoder_weights=encoder_weights, out=out, resume=resume
     )
     try:
-        run = Run(recipe, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
-        result = run.run(report)
-        if recipe.train.choose_decoding and run.accelerator.is_main_process:
-            choice, protocol = keep_best_decoding(
-                result.bundle, Path(recipe.data.path), search=recipe.search, place=recipe.data.cache,
-                report=lambda tried: note(str(tried)), progress=progress,
-            )  # fmt: skip
-            note(f"best decoding: {choice.search.describe()}")
-            return replace(result, scores=choice.best.scores, protocol=protocol)
+        with alone_in(out):
+            run = Run(recipe, encoder_weights=encoder_weights, out=out, resume=resume, note=note, progress=progress)
+            result = run.run(report)
+            if recipe.train.choose_decoding and run.accelerator.is_main_process:
+                choice, protocol = keep_best_decoding(
+                    result.bundle, Path(recipe.data.path), search=recipe.search, place=recipe.data.cache,
+                    report=lambda tried: note(str(tried)), progress=progress,
+                )  # fmt: skip
+                note(f"best decoding: {choice.search.describe()}")
+                return replace(result, scores=choice.best.scores, protocol=protocol)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(error) from None
+    except RuntimeError as error:
+        if not another_ended(error):
+            raise
+        raise RecipeError(
+            f"another process of this training has ended ({first_line(error)}); see what it said, and add --resume to go on "
+            "with as many"
+        ) from None
     return result
 
 
