@@ -416,6 +416,18 @@ def test_broken_files_are_reported_and_the_rest_goes_on(tiny_bundle: Path, capti
     assert "4 captioned, 4 failed" in result.stderr
 
 
+@pytest.mark.parametrize("beside", [(), ("--beside",)])
+def test_pictures_that_are_passed_over_are_told_of_once(
+    beside: tuple[str, ...], tiny_bundle: Path, captioned: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(captioned / "images", tmp_path / "photos")
+    for name in ("x.heic", "y.heic", "z.jp2", "notes.txt"):
+        (tmp_path / "photos" / name).touch()
+    for _ in range(2):
+        result = run("caption", tiny_bundle, tmp_path / "photos", *beside)
+        assert (result.exit_code, result.stderr) == (0, "3 files ending in .heic or .jp2 were not read\n")
+
+
 def test_caption_refuses_wrong_input(tiny_bundle: Path, tmp_path: Path) -> None:
     refused(run("caption", tmp_path, tmp_path / "x.png"), "config.json")
     refused(run("caption", tiny_bundle.parent, tmp_path / "x.png"), "did you mean")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +18,16 @@ import pytest
 from PIL import Image
 
 from showtell.errors import DataError, ImageError
-from showtell.images import ImageTransform, decoding_threads, find_images, open_image, open_sized, pixels_decoded
+from showtell.images import (
+    ImageTransform,
+    decoding_threads,
+    find_images,
+    open_image,
+    open_sized,
+    pixels_decoded,
+    suffix_of,
+    told_unread,
+)
 
 
 def bomb(path: Path, side: int = 20_000) -> Path:
@@ -98,6 +108,36 @@ def test_what_is_no_picture_is_one_sentence(tmp_path: Path) -> None:
         open_image(bomb(tmp_path / "bomb.png"))
     with pytest.raises(ImageError, match="photo 7"):
         open_image(b"nothing", name="photo 7")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "it is empty"),
+        *((b"\0\0\0\x18ftyp" + kind, "it is HEIC, which showtell does not read; convert it to JPEG") for kind in (b"heic", b"heix", b"mif1")),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>", "it is a web page, not an image"),
+        (b"<html><title>403", "it is a web page, not an image"),
+        (b"hello", "not an image, or none of JPEG, MPO"),
+    ],
+)  # fmt: skip
+def test_what_is_taken_for_a_picture_is_called_by_its_name(content: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(content)
+    for source in (tmp_path / "photo.jpg", content, io.BytesIO(content)):
+        with pytest.raises(ImageError, match=told):
+            open_image(source)
+    with pytest.raises(ImageError, match=told):
+        suffix_of(content)
+
+
+def test_pictures_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    for name in ("a.heic", "deep/b.HEIC", "c.txt", "._c.heic", "d.jp2/e.jfif", "f.jpe"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    unread = Counter[str]()
+    assert [path.name for path in find_images([str(tmp_path)], unread)] == ["e.jfif", "f.jpe"]
+    assert unread == {".heic": 2} and told_unread(unread) == "2 files ending in .heic were not read"
+    with pytest.raises(DataError, match=r"expected files .*; 1 file ending in \.heic was not read; convert to JPEG$"):
+        list(find_images([str(tmp_path / "deep")], unread))
 
 
 def test_find_images(tmp_path: Path) -> None:

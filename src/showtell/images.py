@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from showtell.errors import DataError, ImageError
 
@@ -23,7 +24,13 @@ from showtell.errors import DataError, ImageError
 # changes filters for all threads and may leave them changed.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"])
+SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"]
+)
+# What else pictures end in, phones' and cameras' above all: not read, and so named where they are passed over.
+UNREAD = frozenset(
+    [".heic", ".heif", ".hif", ".jp2", ".j2k", ".jxl", ".svg", ".psd", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"]
+)  # fmt: skip
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 1024 * 1024
 
@@ -34,6 +41,10 @@ _FORMATS = {
     "JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "DIB": ".bmp", "TIFF": ".tif",
     "PPM": ".ppm", "AVIF": ".avif",
 }  # fmt: skip
+
+# What is often taken for one of them, by its first bytes in small letters.
+_HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+_PAGE = (b"<!doctype html", b"<html", b"<head")
 
 _INTERPOLATION = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -180,19 +191,25 @@ def decoding_threads() -> int:
     return max(1, min(8, allowed // together))
 
 
-def find_images(arguments: Iterable[str]) -> Iterator[Path]:
+def find_images(arguments: Iterable[str], unread: Counter[str] | None = None) -> Iterator[Path]:
     """The files that `photo.jpg folder/ '*.png'` name: folders are searched recursively, patterns expanded, sorted.
 
-    Folders are read one at a time, so that not all names are in memory. Raises `DataError` for a folder without images
-    and a pattern without matches; a missing file is passed on.
+    Folders are read one at a time, so that not all names are in memory; pictures in them that are not read are counted
+    in `unread`, by suffix. Raises `DataError` for a folder without images and a pattern without matches; a missing file
+    is passed on.
     """
+    unread = Counter() if unread is None else unread
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            found = _images_below(path)
+            before, found = unread.copy(), _images_below(path, unread)
             first = next(found, None)
             if first is None:
-                raise DataError(f"no image in {argument}: expected files ending in {', '.join(sorted(SUFFIXES))}")
+                missed = unread - before
+                advice = f"; {told_unread(missed)}; convert to JPEG" if missed else ""
+                raise DataError(
+                    f"no image in {argument}: expected files ending in {', '.join(sorted(SUFFIXES))}{advice}"
+                )
             yield from itertools.chain([first], found)
         elif path.exists() or not glob.has_magic(argument):
             yield path  # a missing file is reported when it is opened, and the rest goes on
@@ -205,26 +222,39 @@ def find_images(arguments: Iterable[str]) -> Iterator[Path]:
             yield from files
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
-    """The images in a folder and its subfolders, sorted by path.
+def told_unread(unread: Counter[str]) -> str:
+    """How many pictures of which suffixes were not read: "2 files ending in .heic were not read"."""
+    count = unread.total()
+    what = "1 file" if count == 1 else f"{count} files"
+    return f"{what} ending in {' or '.join(sorted(unread))} {'was' if count == 1 else 'were'} not read"
+
+
+def _images_below(folder: Path, unread: Counter[str]) -> Iterator[Path]:
+    """The images in a folder and its subfolders, sorted by path; other pictures are counted by suffix.
 
     Links to folders are skipped, and so are folders that may not be read or have disappeared.
     """
     try:
         with os.scandir(folder) as entries:
-            folders = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries if _is_wanted(entry)}
+            wanted = (entry for entry in entries if _is_wanted(entry, unread))
+            folders = {entry.name: entry.is_dir(follow_symlinks=False) for entry in wanted}
     except (PermissionError, FileNotFoundError, NotADirectoryError):
         return
     for name in sorted(folders):
         path = folder / name
         if folders[name]:
-            yield from _images_below(path)
+            yield from _images_below(path, unread)
         elif path.is_file():
             yield path
 
 
-def _is_wanted(entry: os.DirEntry[str]) -> bool:
-    return os.path.splitext(entry.name)[1].lower() in SUFFIXES or entry.is_dir(follow_symlinks=False)
+def _is_wanted(entry: os.DirEntry[str], unread: Counter[str]) -> bool:
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if suffix in SUFFIXES or entry.is_dir(follow_symlinks=False):
+        return True
+    if suffix in UNREAD and not entry.name.startswith("._"):  # macOS writes "._" files beside others
+        unread[suffix] += 1
+    return False
 
 
 def _decode(source: Source, name: str, max_pixels: int, enough: int) -> tuple[Image.Image, tuple[int, int]]:
@@ -260,7 +290,25 @@ def _opened(stream: BinaryIO) -> Image.Image:
     # Pillow's own limit only warns between one and two times its size; ours is exact and comes first. The limit is global
     # and stays lifted: setting it back would race with other threads.
     Image.MAX_IMAGE_PIXELS = None
-    return Image.open(stream, formats=known)
+    try:
+        return Image.open(stream, formats=known)
+    except UnidentifiedImageError:
+        raise ValueError(_instead(stream)) from None
+
+
+def _instead(stream: BinaryIO) -> str:
+    """What a stream holds that begins as no image does."""
+    head = b""
+    with contextlib.suppress(Exception):  # a stream of somebody's own may not go back
+        stream.seek(0)
+        head = stream.read(256).lower()
+        if not head:
+            return "it is empty"
+    if head[4:].startswith(_HEIC):
+        return "it is HEIC, which showtell does not read; convert it to JPEG"
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_PAGE):
+        return "it is a web page, not an image"
+    return f"not an image, or none of {', '.join(_FORMATS)}"
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
@@ -287,5 +335,4 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error).split("<")[0].strip() or type(error).__name__
-    return f"not an image, or none of {', '.join(_FORMATS)}" if "cannot identify" in text else text
+    return str(error).split("<")[0].strip() or type(error).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -140,13 +140,16 @@ def caption(
     if out is not None:
         check_caption_file(out, n)
     folder, *others = (need_bundle(name) for name in (bundle, *(ensemble or ())))
-    inputs = with_own_texts(list_inputs(images)) if beside else list_inputs(images)
+    unread = Counter[str]()
+    listed = list_inputs(images, unread)
+    inputs = with_own_texts(listed) if beside else listed
     inputs = shard(inputs, part) if part else inputs
     inputs = inputs if attention is None else _drawable(attention, inputs)
     texts = TextFiles(inputs, n) if beside else None
     if texts is not None:
         if not texts.left and (texts.before or part):
             typer.echo(texts.told())
+            _tell_unread(unread)
             return
         inputs = iter(texts.left)
     from showtell.captioner import Captioner
@@ -168,9 +171,17 @@ def caption(
         typer.echo(f"{out}: {done} images captioned, {before} were there already")
     if texts is not None:
         typer.echo(texts.told())
+    _tell_unread(unread)
     if failed:
         note(f"{done} captioned, {failed} failed")
         raise typer.Exit(1)
+
+
+def _tell_unread(unread: Counter[str]) -> None:
+    from showtell.images import told_unread
+
+    if unread:
+        note(told_unread(unread))
 
 
 def _refuse_outputs(out: Path | None, *, beside: bool, printed: bool, sample: bool, part: str) -> None:

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -19,8 +19,9 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF87a", b"GIF89a")  # the other formats have a NUL, which no path has
 
 
-def list_inputs(arguments: Iterable[str]) -> Iterator[Input]:
-    """Every image that the arguments name, found lazily. Arguments that name nothing raise `DataError` at once."""
+def list_inputs(arguments: Iterable[str], unread: Counter[str] | None = None) -> Iterator[Input]:
+    """Every image that the arguments name, found lazily. Arguments that name nothing raise `DataError` at once. Pictures
+    in folders that are passed over are counted in `unread`, as `find_images` does."""
     from showtell.images import find_images
 
     parts: list[Callable[[], Iterator[Input]]] = []
@@ -30,7 +31,7 @@ def list_inputs(arguments: Iterable[str]) -> Iterator[Input]:
         elif _ADDRESS.match(argument) and not Path(argument).exists():
             raise DataError(f"{argument} is an address, and those are not fetched; download it, and name the file")
         else:
-            paths = find_images([argument])
+            paths = find_images([argument], unread)
             first = list(itertools.islice(paths, 1))  # now, so that a wrong argument fails early
             found = ((str(path), path) for path in itertools.chain(first, paths))
             parts.append(lambda found=found: found)  # type: ignore[misc]
