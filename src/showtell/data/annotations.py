@@ -12,7 +12,7 @@ from showtell.data.copies import first_equals
 from showtell.data.draft import Draft, Problem, has_a_word
 from showtell.data.formats import read_draft
 from showtell.data.markers import find_markers, told, without_markers
-from showtell.data.splits import SPLITS, Split, complete, split_called
+from showtell.data.splits import SPLIT_NAMES, SPLITS, Split, complete, split_called
 from showtell.errors import DataError
 
 
@@ -82,9 +82,11 @@ def read_annotations(
     share `val` of train becomes val. In both cases, files that are equal, byte for byte, share the split of the first
     by name, unless that would leave a split empty; otherwise missing files change no image's split. Markers around
     captions ("startseq … endseq") are removed where at least half of the captions begin, or end, with one.
-    Raises `DataError` where nothing can be read.
+    Raises `DataError` where nothing can be read, and where the data name splits of which none is known.
     """
     draft = read_draft(path)
+    if draft.unknown_splits and not draft.has_splits:
+        raise DataError(_unknown(draft))
     marked = _remove_markers(draft)
     images, missing = _images(draft)
     drawn = complete(
@@ -125,7 +127,9 @@ def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
         path = draft.paths.get(image)
         if path is None or not os.path.isfile(path):  # Path.is_file raises an error where a name is too long
             file, line = draft.places[image]
-            message = f"{image} has {len(captions)} captions and no image file; it is left out"
+            said = "1 caption" if len(captions) == 1 else f"{len(captions)} captions"
+            there = f" ({draft.instead[image]})" if image in draft.instead else ""
+            message = f"{image} has {said} and no image file{there}; it is left out"
             draft.problems.append(Problem(file, line, "missing-image", message))
             missing.add(image)
         images.append(CaptionedImage(image, path or draft.root / image, tuple(captions), None))
@@ -141,4 +145,14 @@ def _nothing(draft: Draft) -> str:
     kinds = Counter(problem.kind for problem in draft.problems)
     found = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no captions"
     found += f"; first {draft.problems[0]}" if draft.problems else ""
-    return f"{draft.root} was read as {draft.format} and holds no image with a caption ({found}); expected both"
+    looked = "; images are looked for by name in this folder and two levels below" if "missing-image" in kinds else ""
+    return f"{draft.root} was read as {draft.format} and holds no image with a caption ({found}); expected both{looked}"
+
+
+def _unknown(draft: Draft) -> str:
+    values = list(draft.unknown_splits)
+    shown = ", ".join(f"'{value[:40]}'" for value in values[:5]) + ", …" * (len(values) > 5)
+    return (
+        f"{draft.root} was read as {draft.format}; of its splits, {shown}, none is known: expected {', '.join(SPLIT_NAMES)}, "
+        "or no splits at all, and showtell draws them"
+    )

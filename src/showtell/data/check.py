@@ -170,13 +170,16 @@ def _similar(
 
 
 def _look(image: CaptionedImage) -> Thumbnail | str | None:
-    """An image's thumbnail, if it tells something; or what is wrong with it."""
+    """An image's thumbnail, if it tells something; or what is wrong with it, without its name."""
     from showtell.images import open_image
 
     try:
         return thumbnail(open_image(image.path.read_bytes(), enough=ENOUGH))
-    except (ImageError, OSError) as error:
-        return f"{image.image_id} cannot be decoded ({str(error).removeprefix('image: ')})"
+    except OSError as error:
+        return f"cannot be opened ({(error.strerror or type(error).__name__).lower()})"
+    except ImageError as error:
+        wrong = str(error).removeprefix("image: ")
+        return wrong if wrong.startswith("cannot be read") else f"cannot be read as an image ({wrong})"
 
 
 def _relative(path: Path, root: Path) -> str:

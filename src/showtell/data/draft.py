@@ -39,10 +39,12 @@ class Draft:
     captions: dict[str, list[str]] = field(default_factory=dict)
     splits: dict[str, Split] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)  # image files, from the format or by `find`
+    instead: dict[str, str] = field(default_factory=dict)  # what lies there in place of an image without a file
     names: dict[str, str] | None = None  # what the data call each image's file, where that is not its id
     places: dict[str, tuple[str, int | None]] = field(default_factory=dict)  # where an image was first mentioned
     problems: list[Problem] = field(default_factory=list)
     has_splits: bool = False
+    unknown_splits: dict[str, None] = field(default_factory=dict)  # values that name no split
 
     def add(self, image: str, caption: object, *, file: Path, line: int | None, entry: str = "") -> None:
         """Adds one caption of an image; one that is empty, without a word or no text becomes a problem instead.
@@ -62,11 +64,13 @@ class Draft:
                 self.problem(file, line, "encoding", f"{which} has half a character (a lone surrogate); read as \ufffd")
             self.captions.setdefault(image, []).append(" ".join(text.split()))
 
-    def assign(self, image: str, split: object, *, file: Path, line: int | None) -> None:
-        """Puts an image into a split; an unknown split, or a second one, becomes a problem."""
+    def assign(self, image: str, split: object, *, file: Path, line: int | None, column: str = "split") -> None:
+        """Puts an image into a split; an unknown split, or a second one, becomes a problem. `column` is where it stands."""
         known = SPLIT_NAMES.get(str(split or "").strip().lower())
         if known is None:
             if split:
+                if column == "split":  # a "set", "subset" or "fold" may be one of something else
+                    self.unknown_splits[str(split)] = None
                 self.problem(
                     file, line, "unknown-split", f"'{split}' of {image} is no split; expected train, val or test"
                 )
@@ -114,12 +118,14 @@ class Draft:
                     self.root, None, "ambiguous-image",
                     f"{which} is one of several images of that name, and {len(found)} files lie in folders of the same names; expected one",
                 )  # fmt: skip
+        missing = ((image, pictures.instead(name)) for image, name in said.items() if image not in self.paths)
+        self.instead |= {image: there for image, there in missing if there}
         if self.names is None:  # else the data list their images, so that those without captions are known
             self._name_uncaptioned(pictures)
 
     def no_caption(self, path: Path) -> None:
         """Records an image that is there and has no caption."""
-        self.problem(path, None, "no-caption", f"{path.name} has no caption; it is left out")
+        self.problem(path, None, "no-caption", "has no caption; it is left out")
 
     def _name_uncaptioned(self, pictures: Pictures) -> None:
         uncaptioned = [p for p in pictures.firsts() if p.name not in self.captions and p.stem not in self.captions]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from showtell.data.coco import read_coco
 from showtell.data.draft import Draft
 from showtell.data.files import candidates, head, numbered_lines, parse_json, split_in_the_name
 from showtell.data.packed import packed_files
-from showtell.data.pictures import Pictures
+from showtell.data.pictures import Pictures, does_not_read
 from showtell.data.splits import SPLIT_NAMES
-from showtell.data.tables import find_tables, read_captions, read_titles, text_of
+from showtell.data.tables import find_tables, lacking, read_captions, read_titles, text_of
 from showtell.errors import DataError
-from showtell.images import SUFFIXES
+from showtell.images import SUFFIXES, UNREAD
 
 _TOKEN_LINE = re.compile(r"^([^\t]+?)#(\w+)\t(.*)$")
 _MISKEYED = re.compile(r"^(.+\.(?:jpe?g|png))\.\d+$", re.IGNORECASE)
@@ -51,9 +51,18 @@ def read_draft(path: Path) -> Draft:
         _json(file)  # raises, with the reason, if it cannot be read
     there = sorted(root.iterdir(), key=lambda p: (p.suffix.lower() in SUFFIXES, p.name))
     names = ", ".join(p.name for p in there[:6]) or "nothing"
+    told = lacking(path) or _first_of_a_table(path) or _unread_pictures(there)
+    raise DataError(f"{path} is no data set that showtell knows: found {names}{told}; looked for {LOOKED_FOR}")
+
+
+def _first_of_a_table(path: Path) -> str:
     tables = candidates(path, (".csv", ".tsv"))
-    columns = f" ({tables[0].name} begins with '{_first_line(tables[0])}')" if tables else ""
-    raise DataError(f"{path} is no data set that showtell knows: found {names}{columns}; looked for {LOOKED_FOR}")
+    return f" ({tables[0].name} begins with '{_first_line(tables[0])}')" if tables else ""
+
+
+def _unread_pictures(there: Iterable[Path]) -> str:
+    picture = next((p for p in there if p.suffix.lower() in UNREAD), None)
+    return f" ({picture.name} is a picture, and showtell {does_not_read(picture)})" if picture else ""
 
 
 def _first_line(file: Path) -> str:
@@ -150,10 +159,14 @@ def _karpathy(root: Path, file: Path, content: dict[str, Any]) -> Draft:
 
 
 def _read_pairs(path: Path, root: Path) -> Draft | None:
-    """Images, each beside a text file of the same name with a caption per line; folders train, val, test are splits."""
+    """Images, each beside a text file of the same name with a caption per line; folders train, val, test are splits.
+
+    A text without an image is no problem, as it may be anything; one beside a picture that is not read is.
+    """
     if not path.is_dir():
         return None
-    pairs = [(p, p.with_suffix(".txt")) for p in sorted(root.rglob("*")) if p.suffix.lower() in SUFFIXES]
+    there = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES | UNREAD)
+    pairs = [(p, p.with_suffix(".txt")) for p in there if p.suffix.lower() in SUFFIXES]
     alone = [image for image, text in pairs if not text.is_file()]
     pairs = [(image, text) for image, text in pairs if text.is_file()]
     if not pairs:
@@ -163,6 +176,11 @@ def _read_pairs(path: Path, root: Path) -> Draft | None:
     for image in alone:
         if image.parent in homes:
             draft.no_caption(image)
+    texts = {text for _, text in pairs}
+    for picture in there:
+        text = picture.with_suffix(".txt")
+        if picture.suffix.lower() in UNREAD and text not in texts and text.is_file():
+            draft.problem(picture, None, "unread-image", f"has captions, but showtell {does_not_read(picture)}")
     for image, text in pairs:
         name = image.relative_to(root).as_posix()
         draft.paths[name] = image

@@ -8,10 +8,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import cached_property
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePath, PureWindowsPath
 
 from showtell.data.splits import SPLIT_NAMES, Split, split_in
-from showtell.images import SUFFIXES
+from showtell.images import SUFFIXES, UNREAD
 from showtell.paths import entries
 
 
@@ -21,11 +21,16 @@ class Pictures:
     def __init__(self, root: Path) -> None:
         self._root, self._folders = root, image_folders(root)
         self._found: dict[str, list[Path]] = {}
+        self._others: dict[str, Path] = {}  # what is not read: any file by its name, pictures by their stem too
         for folder in self._folders:
             for path in entries(folder):
-                if path.suffix.lower() in SUFFIXES:
+                suffix = path.suffix.lower()
+                if suffix in SUFFIXES:
                     for name in dict.fromkeys((path.name, path.stem)):
                         self._found.setdefault(name, []).append(path)
+                else:
+                    for name in (path.name, path.stem) if suffix in UNREAD else (path.name,):
+                        self._others.setdefault(name, path)
 
     def called(self, name: str) -> Sequence[Path]:
         """The files with the last part of a name, with or without their suffix."""
@@ -52,6 +57,15 @@ class Pictures:
         for name, paths in self._found.items():
             folded.setdefault(_fold(name), []).extend(paths)
         return folded
+
+    def instead(self, name: str) -> str:
+        """What lies there in place of an image without a file: a picture that is not read, or one that differs in its
+        suffix; empty where nothing does."""
+        last = parts(name)[-1]
+        stem = PurePath(last).stem
+        if (other := self._others.get(last) or self._others.get(stem)) and other.is_file():
+            return f"{other.name} is there, but showtell {does_not_read(other)}"
+        return f"{self._found[stem][0].name} is there" if stem in self._found else ""
 
     def names(self) -> Set[str]:
         """What files are called, with and without their suffix."""
@@ -130,6 +144,12 @@ class Pictures:
             shared.setdefault((len(list(near)), len(set(said) & set(folders))), []).append(path)
         most = max(shared, default=(0, 0))
         return shared[most] if any(most) else ()
+
+
+def does_not_read(path: Path) -> str:
+    """Why a file is no image of the data, for "showtell …"; what to do, if it is a picture."""
+    suffix = path.suffix.lower()
+    return f"does not read {suffix or 'names without a suffix'}" + "; convert it to JPEG" * (suffix in UNREAD)
 
 
 def image_folders(root: Path) -> list[Path]:

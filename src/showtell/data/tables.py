@@ -15,6 +15,7 @@ from showtell.data.files import candidates, head, numbered_lines, parse_json, sp
 from showtell.data.pictures import Pictures
 from showtell.data.splits import SPLIT_NAMES
 from showtell.delimited import Header
+from showtell.errors import meant
 
 # The first of these that a row has is used: file names before numbers.
 _IMAGE_KEYS = (
@@ -49,6 +50,37 @@ def find_tables(path: Path) -> list[Path]:
     return list(_tables(path))
 
 
+def lacking(path: Path) -> str:
+    """What the first table at `path` lacks that has a column for the image or one for the caption and not both, or JSON
+    lines that have neither; in brackets, empty where there is none."""
+    for file in candidates(path, (".csv", ".tsv", ".jsonl")):
+        lines = file.suffix == ".jsonl"
+        columns = [*dict.fromkeys(filter(None, (_keys if lines else _header)(file)))]
+        image = next((column for column in columns if column in _IMAGE_KEYS), None)
+        caption = next((column for column in columns if _hold_captions([column])), None)
+        what, listed = ("key", "keys") if lines else ("column", "columns")
+        if (image is None) != (caption is None):
+            wanted, has = ("caption", image) if caption is None else ("image", caption)
+            others = [column for column in columns if column != has]
+            near = _nearest(others, (wanted, *(_CAPTION_KEYS if caption is None else _IMAGE_KEYS)))
+            said = f"the {what} '{has}' and none for the {wanted}: its {listed} are {_shown(columns)}{near}"
+            return f" ({file.name} has {said})"
+        if lines and columns and image is None:
+            return f" ({file.name} has the {listed} {_shown(columns)})"
+    return ""
+
+
+def _nearest(wrong: Iterable[str], names: Sequence[str]) -> str:
+    """A question that suggests the nearest of `names` to the first of `wrong` that is near one; empty where none is."""
+    asked = (meant(name, names, "") for name in wrong)
+    return next((f"; {question}" for question in asked if question), "")
+
+
+def _shown(columns: Sequence[str]) -> str:
+    shown = ", ".join("".join(c for c in column[:40] if c.isprintable()) for column in columns[:8])
+    return shown + ", …" * (len(columns) > 8)
+
+
 def _read(tables: list[Path], root: Path, *, beside: Sequence[Path] = ()) -> Draft | None:
     if not tables:
         return None
@@ -68,7 +100,7 @@ def _read(tables: list[Path], root: Path, *, beside: Sequence[Path] = ()) -> Dra
 def _tables(path: Path) -> dict[Path, set[str]]:
     """The tables at `path` that may hold captions, each with its columns."""
     found = {
-        file: (_keys if file.suffix == ".jsonl" else _header)(file)
+        file: set((_keys if file.suffix == ".jsonl" else _header)(file))
         for file in candidates(path, (".jsonl", ".csv", ".tsv", ".txt", ""))
     }
     return {
@@ -115,7 +147,8 @@ def _read_rows(draft: Draft, file: Path, split: str, *, within: str) -> None:
             name = f"{within}/{name}"
         for caption in captions:
             draft.add(name, text_of(caption), file=file, line=number)
-        draft.assign(name, _value(row, SPLIT_KEYS) or split, file=file, line=number)
+        column = next((key for key in SPLIT_KEYS if row.get(key) is not None), SPLIT_KEYS[0])
+        draft.assign(name, row.get(column) or split, file=file, line=number, column=column)
 
 
 def captions_in(row: dict[str, Any]) -> list[Any] | None:
@@ -160,23 +193,23 @@ def _is_empty(caption: object) -> bool:
     return isinstance(caption, str) and not caption.strip()
 
 
-def _header(file: Path) -> set[str]:
+def _header(file: Path) -> list[str]:
     first = head(file).partition("\n")[0].lower()
-    return {cell.strip().strip('"') for cell in re.split(r"[,\t;|]", first)}
+    return [cell.strip().strip('"') for cell in re.split(r"[,\t;|]", first)]
 
 
-def _keys(file: Path) -> set[str]:
+def _keys(file: Path) -> list[str]:
     """The keys of the first row that is an object."""
     for line in head(file).split("\n"):
         try:
             row = parse_json(line)
         except ValueError:
             if len(line) > 3000:  # a row longer than the head is assumed to be an image with captions
-                return {_IMAGE_KEYS[0], _CAPTION_KEYS[0]}
+                return [_IMAGE_KEYS[0], _CAPTION_KEYS[0]]
             continue
         if isinstance(row, dict):
-            return {str(key).lower() for key in row}
-    return set()
+            return [str(key).lower() for key in row]
+    return []
 
 
 def _table_rows(draft: Draft, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:

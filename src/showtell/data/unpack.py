@@ -23,7 +23,7 @@ from showtell.data.packed import (
     printable,
 )
 from showtell.data.parquet import read_parquet
-from showtell.data.splits import SPLIT_NAMES
+from showtell.data.splits import SPLIT_NAMES, SPLITS
 from showtell.data.tars import read_tar
 from showtell.errors import DataError, ImageError
 from showtell.images import MAX_BYTES, SUFFIXES, suffix_of
@@ -176,7 +176,8 @@ class _Writer:
         with (self._folder / CAPTIONS).open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             for record in self.records.values():
                 row = {"file_name": record.file_name, "captions": record.captions}
-                row |= {"split": record.split} if record.split else {}
+                # What is no split may be a part of something else; under "split", reading would refuse it.
+                row |= {"split" if record.split in SPLITS else "subset": record.split} if record.split else {}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def _write(self, sample: Sample, content: bytes) -> str:
@@ -203,7 +204,8 @@ class _Writer:
         return name
 
 
-_SPELT = {".jpg": (".jpg", ".jpeg"), ".tif": (".tif", ".tiff"), ".ppm": (".ppm", ".pgm")}  # a suffix -> its spellings
+# A suffix -> its spellings
+_SPELT = {".jpg": (".jpg", ".jpeg", ".jpe", ".jfif"), ".tif": (".tif", ".tiff"), ".ppm": (".ppm", ".pgm")}
 
 
 def _content(image: bytes | Path) -> bytes:
