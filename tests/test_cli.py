@@ -428,6 +428,58 @@ def test_pictures_that_are_passed_over_are_told_of_once(
         assert (result.exit_code, result.stderr) == (0, "3 files ending in .heic or .jp2 were not read\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("caption BUNDLE PHOTO --out LOCKED/new.csv", "--out: "),
+        ("caption BUNDLE PHOTO --attention LOCKED/drawn.png", "--attention"),
+        ("caption BUNDLE PHOTO --attention LOCKED/deep/drawn", "--attention"),
+        ("evaluate BUNDLE --data SCENES --captions LOCKED/scored.json", "--captions"),
+        ("explain BUNDLE PHOTO --out LOCKED/drawn.png", "--out"),
+        ("report BUNDLE --data SCENES --out LOCKED/page.html", "--out"),
+        ("export BUNDLE --onnx LOCKED", "--onnx"),
+        ("export BUNDLE --onnx LOCKED/deep/onnx", "--onnx"),
+        ("data unpack PACKED --to LOCKED/unpacked", "--to"),
+        ("data get flickr8k --to LOCKED/flickr8k --from SCENES", "--to"),
+        ("train scenes --data SCENES --out LOCKED/deep/run", "--out"),
+        ("tune scenes --data SCENES --vary decoder.hidden=[16,32] --out LOCKED/tuned", "--out"),
+        ("decoding LOCKED --data SCENES", "--dry-run"),
+    ],
+)
+def test_a_place_that_may_not_be_written_to_is_named_before_any_work(
+    command: str, option: str, tiny_bundle: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, may = tmp_path / "locked", os.access
+    if "decoding" in command:
+        shutil.copytree(tiny_bundle, locked)
+    else:
+        locked.mkdir()
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: may(path, mode) and not (mode & os.W_OK and Path(path) == locked)
+    )
+    photo = next((scenes / "images").iterdir())
+    names = {"BUNDLE": tiny_bundle, "PHOTO": photo, "SCENES": scenes, "PACKED": tmp_path / "x.tar", "LOCKED": locked}
+    words = [re.sub("|".join(names), lambda name: str(names[name[0]]), word) for word in command.split()]
+    (tmp_path / "x.tar").touch()
+    before = sorted(locked.iterdir())
+    refused(run(*words), option, f"nothing may be written into {locked}; ")
+    assert sorted(locked.iterdir()) == before
+
+
+def test_captions_are_appended_where_the_file_alone_may_be_written_to(
+    tiny_bundle: Path, captioned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, out, may = sorted((captioned / "images").iterdir()), tmp_path / "captions.jsonl", os.access
+    assert run("caption", tiny_bundle, images[0], "--out", out).exit_code == 0
+    locked = {tmp_path}
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: may(path, mode) and not (mode & os.W_OK and Path(path) in locked)
+    )
+    assert "1 images captioned, 1 were" in run("caption", tiny_bundle, *images[:2], "--out", out).stdout
+    locked.add(out)
+    refused(run("caption", tiny_bundle, *images[:3], "--out", out), f"--out {out}: this file may not be written to")
+
+
 def test_caption_refuses_wrong_input(tiny_bundle: Path, tmp_path: Path) -> None:
     refused(run("caption", tmp_path, tmp_path / "x.png"), "config.json")
     refused(run("caption", tiny_bundle.parent, tmp_path / "x.png"), "did you mean")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -61,6 +63,19 @@ def pair(
     save_bundle(folder, model=model, vocabulary=vocabulary, recipe=recipe, training={})
     out = export_onnx(folder, folder.parent / "onnx")
     return Captioner.load(folder, device="cpu"), Captioner.load(out)
+
+
+def test_an_error_names_the_folder_that_was_given(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(loaded: object, folder: Path, note: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "encoder.onnx"))
+
+    monkeypatch.setattr("showtell.export._export_graphs", full)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as told:
+        export_onnx(tiny_bundle, tmp_path / "onnx")
+    assert (told.value.filename, told.value.errno) == (str(tmp_path / "onnx"), errno.ENOSPC)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -56,6 +56,9 @@ class MissingExtraError(ShowtellError):
         super().__init__(f"{feature} needs the extra '{extra}': run  pip install 'showtell[{extra}]'")
 
 
+_ELSEWHERE = "name another place, or change its permissions"
+
+
 def captioner_path(path: object) -> Path:
     """`path` as a `Path`; `BundleError` for what is no path at all."""
     if not isinstance(path, str | os.PathLike):
@@ -63,13 +66,33 @@ def captioner_path(path: object) -> Path:
     return Path(path)
 
 
-def check_target(path: Path, endings: tuple[str, ...] = (), *, option: str, what: str = "captions are") -> None:
+def check_target(
+    path: Path, endings: tuple[str, ...] = (), *, option: str, what: str = "captions are", appended: bool = False
+) -> None:
     """Raises `DataError` unless `path`, the value of `option`, can be a file with one of the `endings`; `what` is written
-    to it."""
+    to it. A file that is there is replaced, for which its folder must be writable, or `appended` to."""
     if endings and path.suffix.lower() not in endings and not path.is_dir():
         raise DataError(f"{option} {path}: {what} written as {' or '.join(endings)}; name a file that ends so")
     if path.is_dir() or not path.parent.is_dir():
         raise DataError(f"{option} {path}: expected a file's name in a folder that exists")
+    if appended and path.exists():
+        if not os.access(path, os.W_OK):
+            raise DataError(f"{option} {path}: this file may not be written to; {_ELSEWHERE}")
+    else:
+        check_place(path.parent, option=option)
+
+
+def check_place(folder: Path, *, option: str) -> None:
+    """Raises `DataError` where nothing may be written into `folder`, which `option` leads to; if it is still to be made,
+    into the nearest folder above."""
+    there = next((place for place in (folder, *folder.parents) if os.path.exists(place)), folder)
+    if there.is_dir() and not may_write(there):
+        raise DataError(f"{option}: nothing may be written into {there}; {_ELSEWHERE}")
+
+
+def may_write(folder: str | Path) -> bool:
+    """Whether files may be made in a folder."""
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def first_line(error: BaseException | str) -> str:

@@ -31,6 +31,7 @@ from showtell.writing import SPECIAL
 EXPORT_VERSION = 1
 Precision = Literal["float32", "float16", "int8"]
 CALIBRATION_IMAGES = 64
+_BESIDE = ".export-"  # how the folder's name begins in which the files are written
 # The first convolutions, on few channels, make a quarter of the error and take a fiftieth of the time.
 WHOLE_CONVOLUTIONS = 2
 QUANTISED = ["Conv", "Relu", "Concat", "MaxPool", "AveragePool"]  # between convolutions, values stay in 8 bits too
@@ -84,7 +85,7 @@ def export_onnx(
     if loaded.search.get("consensus", 0) > 1 or loaded.search.get("views", 1) > 1:
         note("the bundle ranks by consensus or looks at several views; the export searches once and looks once")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as temporary:
+    with _called(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=_BESIDE) as temporary:
         folder = Path(temporary)
         memory, state = _export_graphs(loaded, folder, note)
         if precision == "int8":
@@ -98,6 +99,17 @@ def export_onnx(
         for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
             shutil.move(path, out / path.name)
     return out
+
+
+@contextlib.contextmanager
+def _called(out: Path) -> Iterator[None]:
+    """Calls the temporary folder beside `out`, and what is in it, by the name that the user gave, in an `OSError`."""
+    try:
+        yield
+    except OSError as error:
+        if _BESIDE not in str(error.filename):
+            raise
+        raise OSError(error.errno, error.strerror, str(out)) from None
 
 
 def _need_extra() -> None:

@@ -24,7 +24,7 @@ def refused(result: Result, *words: str) -> None:
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert "Traceback" not in result.stderr
     for word in words:
-        assert word in result.stderr
+        assert word in result.stderr, (word, result.stderr)
 
 
 def make_captioned(root: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from showtell.commands.inputs import Input
 from showtell.commands.rows import ranked
 from showtell.commands.terminal import escaped
-from showtell.errors import DataError
+from showtell.errors import DataError, may_write
 from showtell.paths import write_whole
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class TextFiles:
             else:
                 self.left.append((name, source))
         for folder in dict.fromkeys(os.path.dirname(name) or "." for name, _ in self.left):
-            if os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK):
+            if os.path.isdir(folder) and not may_write(folder):
                 raise DataError(
                     f"--beside: nothing may be written into {escaped(folder)}; change its permissions, or use --out"
                 )

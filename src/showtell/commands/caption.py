@@ -26,7 +26,7 @@ from showtell.commands.several import (
 )
 from showtell.commands.terminal import BATCH, CONSENSUS, DEVICE, ENSEMBLE, VIEWS, WORKERS, need_bundle, note
 from showtell.decoding import BATCH_SIZE, Wishes, sampling_asked
-from showtell.errors import DataError, ImageError
+from showtell.errors import DataError, ImageError, check_place
 
 if TYPE_CHECKING:
     from showtell.captioner import Captioner
@@ -139,6 +139,8 @@ def caption(
     _refuse_outputs(out, beside=beside, printed=format is not None or attention is not None, sample=sample, part=part)
     if out is not None:
         check_caption_file(out, n)
+    if attention is not None:
+        check_place(attention.parent if _one_drawing(attention) else attention, option="--attention")
     folder, *others = (need_bundle(name) for name in (bundle, *(ensemble or ())))
     unread = Counter[str]()
     listed = list_inputs(images, unread)

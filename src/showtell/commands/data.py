@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from showtell.commands.terminal import escaped, need_data, note, print_json, progress
+from showtell.errors import check_place
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a data set, or get one.")
 
@@ -45,6 +46,7 @@ def get(
     """Download a data set from its mirrors, resuming and verifying, and unpack it."""
     from showtell.data.download import get as get_data
 
+    check_place(to or Path(name), option="--to")
     with progress() as bar:
         folder = get_data(name, to=to or Path(name), source=source, progress=bar)
     note(f"check it with  showtell data check {folder}")
@@ -74,6 +76,7 @@ def unpack(
     from showtell.data.packed import Columns
     from showtell.data.unpack import unpack as unpack_data
 
+    check_place(to.parent, option="--to")  # it is written beside its place first
     captions = tuple(name.strip() for name in caption.split(",") if name.strip())
     try:
         with progress() as bar:

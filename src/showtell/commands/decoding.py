@@ -9,7 +9,7 @@ import typer
 
 from showtell.commands.terminal import BATCH, DEVICE, WORKERS, need_bundle, need_data, note, progress
 from showtell.decoding import BATCH_SIZE
-from showtell.errors import BundleError
+from showtell.errors import BundleError, may_write
 
 
 def decoding(
@@ -42,6 +42,8 @@ def decoding(
         raise BundleError(
             f"'{bundle}' is on the hub, and what was fetched stays as it was; add --dry-run, or copy {folder}"
         )
+    if not dry_run and not may_write(folder):
+        raise BundleError(f"nothing may be written into {folder}; add --dry-run, or change its permissions")
     from showtell.choosing import choose_bundle_decoding, keep_best_decoding
 
     find = choose_bundle_decoding if dry_run else keep_best_decoding

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from showtell.commands.terminal import need_bundle, need_data, note, progress
+from showtell.errors import check_place
 
 if TYPE_CHECKING:
     from showtell.captioner import Captioner
@@ -48,6 +49,8 @@ def export(
         raise typer.BadParameter(f"--calibrate goes with --precision int8, found {precision}")
     if reduced_range and precision != "int8":
         raise typer.BadParameter(f"--reduced-range goes with --precision int8, found {precision}")
+    for place in (onnx.parent, onnx):  # it is written beside its place first
+        check_place(place, option="--onnx")
     if data is not None:
         need_data(data)
     from showtell.images import find_images

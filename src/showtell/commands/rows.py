@@ -30,7 +30,7 @@ _BEGUN = re.compile(rb'\{"image": "(?:[^"\\]|\\.)*\\?(?:"(.*))?', re.DOTALL)  # 
 
 def check_caption_file(path: Path, n: int) -> str:
     """The format, by its ending, of a file for n captions per image; `DataError` if `CaptionFile` cannot write it."""
-    check_target(path, tuple(_ENDINGS), option="--out")
+    check_target(path, tuple(_ENDINGS), option="--out", appended=True)
     if path.exists() and not path.is_file():
         raise DataError(f"--out {path} is no file; name one that is, or a new one")
     format = _ENDINGS[path.suffix.lower()]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from showtell.commands.terminal import begun, need_bundle, need_data, need_weights, note, progress, speaks
+from showtell.errors import check_place
 
 if TYPE_CHECKING:
     from showtell.config import Recipe
@@ -75,6 +76,7 @@ def train(
 
         keep_vocabulary([override.partition("=")[0] for override in overrides or []], names[0])
     folder = out or Path("runs") / resolved.name
+    check_place(folder, option="--out")
     runs = with_seeds(resolved, seeds, out=folder) if seeds else {folder: resolved}
     results = {}
     for place, each in runs.items():

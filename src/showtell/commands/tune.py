@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from showtell.commands.terminal import begun, need_data, need_weights, note, progress
+from showtell.errors import check_place
 
 
 def tune(
@@ -49,6 +50,7 @@ def tune(
     if begin := resolved.train.start:
         resolved = begun(resolved, begin, overrides=overrides or [], encoder_weights=encoder_weights)
     folder = out or Path("runs") / f"{resolved.name}-tuned"
+    check_place(folder, option="--out")
     try:
         with progress() as bar:
             found = search(
