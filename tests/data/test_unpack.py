@@ -257,6 +257,15 @@ def test_a_text_without_its_image_and_an_ambiguous_one_are_told(tmp_path: Path) 
     assert reasons(result) == ["x.tar: b.png: there are several .txt files of this name, expected one"]
 
 
+def test_a_subset_of_something_else_is_kept_and_the_data_can_be_read(tmp_path: Path) -> None:
+    parquet(tmp_path / "x.parquet", image=cells(*FILES), caption=LISTS, subset=["web", "web", "books", "books"])
+    folder = unpacked(tmp_path / "x.parquet").folder
+    assert [(row["subset"], "split" in row) for row in rows(folder)] == [
+        (s, False) for s in ("web", "web", "books", "books")
+    ]
+    assert len(read_annotations(folder).images) == len(FILES)
+
+
 @pytest.mark.parametrize("key", ["split", "Set", "subset", "fold"])
 def test_splits_have_the_names_that_tables_give_them(key: str, tmp_path: Path) -> None:
     parquet(tmp_path / "x.parquet", image=cells("a.png"), caption=["a thing"], **{key: ["dev"]})
