@@ -23,6 +23,8 @@ from showtell.data.annotations import read_annotations
 from showtell.errors import BundleError, DataError
 from showtell.evaluation import derange
 
+pytestmark = pytest.mark.slow  # transformers takes seconds to import
+
 __all__ = ["clip_model", "hub"]
 
 CAPTIONS = ["the dog runs", "two boats at sea, and one more on the beach", "a red door", "a red door"]

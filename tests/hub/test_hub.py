@@ -106,6 +106,7 @@ def test_it_is_fetched_once_and_found_without_network(hub: Any, trained: Path, m
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ada")
 def test_a_revision_is_a_branch_or_a_commit(hub: Any, trained: Path) -> None:
     assert run("push", trained, "ada/scenes", "--license", "mit").exit_code == 0
@@ -197,6 +198,7 @@ def test_a_dry_run_sends_nothing(hub: Any, trained: Path) -> None:
     assert (trained / "README.md").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_private_and_tokens(hub: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "token").write_text("hf_ada\n")
     push = ("push", trained, "ada/scenes", "--license", "mit")

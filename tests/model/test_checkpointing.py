@@ -45,6 +45,7 @@ def _kept(encoder: Encoder, inputs: Tensor) -> int:
     return sum(kept.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "layer", "module", "size"), CASES)
 def test_features_and_gradients_are_the_same_and_less_is_kept(
     name: str, layer: str | list[str], module: str, size: int

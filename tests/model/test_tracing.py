@@ -33,7 +33,7 @@ def torchvisions(model: nn.Module, layers: dict[str, str]) -> GraphModule:
         ("test_resnet", {"features0": "layer4.0", "features1": "layer2"}),
         ("test_efficientnet", {"features": "blocks.2"}),
         ("test_convnext", {"features": "stages.1"}),
-        ("inception_v3", {"features": "Mixed_7a"}),
+        pytest.param("inception_v3", {"features": "Mixed_7a"}, marks=pytest.mark.slow),
     ],
 )
 def test_it_is_cut_as_torchvision_cuts(name: str, layers: dict[str, str]) -> None:

@@ -184,6 +184,7 @@ def test_what_does_not_go_together_is_one_sentence(recipe_file: Path, data: Path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_says_with_what_it_begins(
     recipe_file: Path, others: Path, whole: Path, tmp_path: Path
 ) -> None:
