@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from showtell.bundle import build_encoder, build_model, load_bundle, save_bundle, saved_together, unique_tensors
+from showtell.bundle import build_encoder, build_model, load_bundle, save_bundle, unique_tensors
 from showtell.data.vocabulary import Vocabulary
 from showtell.errors import BundleError
-from showtell.paths import write_whole
+from showtell.hub import HubId, prepare_upload
+from showtell.paths import saved_together, write_whole
 from showtell.recipe import load_recipe
 
 KINDS = [
@@ -167,9 +168,13 @@ def test_new_weights_beside_an_old_config_are_refused(tmp_path: Path, monkeypatc
     assert not saved_together(tmp_path / "b")
     with pytest.raises(BundleError, match="--resume"):
         load_bundle(tmp_path / "b")
+    with pytest.raises(BundleError, match="--resume"):
+        prepare_upload(tmp_path / "b", HubId("ada/b", None), license="mit")
     save(2)
     assert load_bundle(tmp_path / "b").config["training"] == {"epoch": 2}
     config = json.loads(before)
     del config["saved"]  # as earlier versions wrote it
     (tmp_path / "b" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert not saved_together(tmp_path / "b")
+    save_file(load_file(tmp_path / "b" / "model.safetensors"), tmp_path / "b" / "model.safetensors")
     assert load_bundle(tmp_path / "b").config["training"] == {"epoch": 1}

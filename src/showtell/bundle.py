@@ -19,12 +19,12 @@ import showtell
 from showtell.card import model_card
 from showtell.config import MOST_UPRIGHT_VIEWS, Recipe, SearchConfig
 from showtell.data.vocabulary import Vocabulary
-from showtell.errors import BundleError, RecipeError, captioner_path, first_line
+from showtell.errors import BundleError, RecipeError, captioner_path, first_line, torn
 from showtell.images import ImageTransform
 from showtell.model.captioner import CaptionerModel
 from showtell.model.decoders import Decoder, build_decoder
 from showtell.model.encoder import Encoder
-from showtell.paths import BUNDLE_FILES, EXPORT_FILES, write_whole
+from showtell.paths import BUNDLE_FILES, EXPORT_FILES, saved_together, write_whole
 from showtell.recipe import parse_recipe
 
 FORMAT_VERSION = 1
@@ -90,18 +90,6 @@ def save_bundle(
     _write_json(folder / "config.json", config | {"saved": saved})
 
 
-def saved_together(folder: Path) -> bool:
-    """Whether a bundle's weights and its config.json are of one saving; also where there is no bundle, and for one that
-    does not say."""
-    try:
-        with safe_open(folder / "model.safetensors", framework="pt") as file:
-            weights = (file.metadata() or {}).get("saved")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("saved")
-    except (SafetensorError, OSError, ValueError, AttributeError):
-        return True  # `load_bundle` says what is wrong
-    return weights is None or config is None or weights == config
-
-
 def made_with(device: torch.device, processes: int) -> dict[str, Any]:
     """What a captioner was trained with, for its `training`: versions, kind of device, number of processes."""
     return {
@@ -132,10 +120,7 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
     encoder = build_encoder(recipe, pretrained=False)
     _check_sizes(folder, recipe, encoder, len(vocabulary))
     if not saved_together(folder):
-        raise BundleError(
-            f"{folder}: config.json is not of the epoch that the weights are of, as when a run is killed while it saves; "
-            "continue the run with --resume, or copy the bundle again"
-        )
+        raise torn(folder)
     model = build_model(recipe, encoder, len(vocabulary))
     load_weights(folder, model)
     model.eval().requires_grad_(False).to(device)

@@ -66,6 +66,14 @@ def captioner_path(path: object) -> Path:
     return Path(path)
 
 
+def torn(folder: Path) -> BundleError:
+    """What to say of a bundle whose files are not of one saving."""
+    return BundleError(
+        f"{folder}: config.json is not of the epoch that the weights are of, as when a run is killed while it saves; "
+        "continue the run with --resume, or copy the bundle again"
+    )
+
+
 def check_target(
     path: Path, endings: tuple[str, ...] = (), *, option: str, what: str = "captions are", appended: bool = False
 ) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import showtell
-from showtell.errors import BundleError, DownloadError, RecipeError, captioner_path, first_line
-from showtell.paths import BUNDLE_FILES, EXPORT_FILES, why_no_hub
+from showtell.errors import BundleError, DownloadError, RecipeError, captioner_path, first_line, torn
+from showtell.paths import BUNDLE_FILES, EXPORT_FILES, saved_together, why_no_hub
 
 if TYPE_CHECKING:
     from showtell.config import Recipe
@@ -133,6 +133,8 @@ def prepare_upload(
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise BundleError(f"'{folder}' is incomplete: {', '.join(missing)} is missing; copy or export it again")
+    if not saved_together(folder):
+        raise torn(folder)
     beside = sorted(folder.glob("*.onnx.data")) if "onnx" in config else []
     recipe = parse_recipe(config["recipe"], where=str(folder / "config.json"))
     card = model_card(

@@ -3,6 +3,7 @@ files, and why the hub is silent."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import IO
@@ -10,6 +11,7 @@ from typing import IO
 BUNDLE_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 CACHE_FILES = ("cache.json", "features.f16", "index.jsonl", "of.txt")
 EXPORT_FILES = ("encoder.onnx", "prepare.onnx", "step.onnx", "vocabulary.json")  # beside config.json
+_LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 
 
 def cache_folder(wanted: str, fingerprint: str) -> Path:
@@ -31,6 +33,20 @@ def is_cache(folder: Path) -> bool:
 def cache_home() -> Path:
     """The user's folder of feature caches: below `SHOWTELL_CACHE`, by default `~/.cache/showtell`."""
     return Path(os.environ.get("SHOWTELL_CACHE") or Path.home() / ".cache" / "showtell") / "features"
+
+
+def saved_together(folder: Path) -> bool:
+    """Whether a bundle's weights and its config.json are of one saving. Also true where the weights do not say, as those
+    of earlier versions, and where there are none: an export, or what `load_bundle` refuses."""
+    try:
+        with (folder / "model.safetensors").open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, _LARGEST_HEADER)))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        weights = header.get("__metadata__", {}).get("saved")
+        return weights is None or weights == config.get("saved")
+    except (OSError, ValueError, AttributeError):
+        return True
 
 
 def entries(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from showtell.config import MOST_UPRIGHT_VIEWS, PhaseConfig, Recipe
-from showtell.decoding import MOST_PENALTY
+from showtell.decoding import MOST_PENALTY, TEMPERATURES
 from showtell.errors import RecipeError, meant
 
 _BUILT_IN = Path(__file__).parent / "recipes"
@@ -42,7 +42,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def refuse_for_training(recipe: Recipe, *, where: str) -> None:
-    """Raises `RecipeError` where a phase sets what does nothing in it, and for too large a length penalty.
+    """Raises `RecipeError` where a phase sets what does nothing in it, for too large a length penalty, and for a
+    temperature at which nothing can be drawn.
 
     Bundles with such recipes can still be read.
     """
@@ -51,7 +52,12 @@ def refuse_for_training(recipe: Recipe, *, where: str) -> None:
             f"{where}: 'search.length_penalty' is {recipe.search.length_penalty:g}: expected 0 to {MOST_PENALTY:g}, as more would "
             "leave the range of float32"
         )
+    low, high = TEMPERATURES
     for number, phase in enumerate(recipe.phases()):
+        if not low <= phase.temperature <= high:
+            raise RecipeError(
+                f"{where}: {phase_key(number, 'temperature')} is {phase.temperature:g}: expected {low:g} to {high:g}"
+            )
         for key, why in phase.idle().items():
             value = getattr(phase, key)
             if value != PhaseConfig.model_fields[key].default:

@@ -53,6 +53,7 @@ def test_a_picture_with_captions_that_is_not_read_is_named(tmp_path: Path) -> No
         ("b.xyz", "b.xyz", " (b.xyz is there, but showtell does not read .xyz)"),
         ("b", "b", " (b is there, but showtell does not read names without a suffix)"),
         ("b.png", "b.jpg", " (b.jpg is there)"),
+        ("b.v2", "b.jpg", ""),
         ("b.jpg", "b.json", ""),
         ("b.jpg", "c.txt", ""),
     ],
@@ -122,3 +123,18 @@ def test_a_problem_says_a_name_once(tmp_path: Path) -> None:
     assert broken.count("a.jpg") == broken.count("cannot be") == 1
     assert empty == "b.jpg: cannot be read as an image (it is empty)"
     assert bare == "c.jpg: has no caption; it is left out"
+
+
+def test_a_files_split_counts_where_its_rows_name_none(tmp_path: Path) -> None:
+    """A column of something else that is called split; and a file that is told of by its own name."""
+    paint(tmp_path / "a.png", tmp_path / "b.png")
+    for split, name in (("train", "a.png"), ("val", "b.png")):
+        write(tmp_path / f"{split}.csv", f"image,split,caption\n{name},web,a dog\n")
+    assert {image.path.name: image.split for image in read_annotations(tmp_path).images} == {
+        "a.png": "train", "b.png": "val"
+    }  # fmt: skip
+    write(tmp_path / "other.csv", "image,split,caption\na.png,web,a dog\n")
+    with pytest.raises(DataError) as refused:
+        read_annotations(tmp_path / "other.csv")
+    assert str(refused.value).startswith(f"{tmp_path / 'other.csv'} was read as")
+    assert "subset" in str(refused.value)

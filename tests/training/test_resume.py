@@ -24,6 +24,7 @@ from showtell.config import Recipe
 from showtell.data.annotations import read_annotations
 from showtell.data.scenes import draw_scenes
 from showtell.errors import BundleError, DataError, RecipeError
+from showtell.paths import saved_together
 from showtell.recipe import load_recipe, parse_recipe
 from showtell.training.checkpoint import read_checkpoint, write_checkpoint
 from showtell.training.folder import _changed, alone_in
@@ -352,16 +353,17 @@ def test_a_bundle_that_was_half_written_over_is_written_anew(
             patch.setattr(bundle, "_write_json", killed)
             with pytest.raises(SystemExit):
                 train(recipe, data=data, out=out, resume=epoch > 2)
-        assert not bundle.saved_together(out / "bundle")
+        assert not saved_together(out / "bundle")
         position = read_checkpoint(out / "checkpoint.safetensors")[1]
         assert position.best_epoch == epoch - 1
     monkeypatch.undo()
     monkeypatch.setattr("showtell.training.checkpoint.Position.better", lambda place, _: place.best_epoch == 0)
     train(recipe, data=data, out=out, resume=True)
-    assert bundle.saved_together(out / "bundle")
+    assert saved_together(out / "bundle")
     assert bundle.load_bundle(out / "bundle").config["training"]["epoch"] == 3
 
 
+@pytest.mark.skipif(os.name == "nt", reason="folders cannot be locked")
 def test_a_folder_in_which_another_run_trains_is_refused(
     whole: Path, recipe_file: Path, data: Path, tmp_path: Path
 ) -> None:

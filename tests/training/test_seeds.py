@@ -72,6 +72,17 @@ def test_a_row_of_seeds_goes_on_and_tells_how_far_apart_they_end(
     assert kept["spread"]["cider"] == pytest.approx({"mean": 0.6, "deviation": 0.1, "least": 0.5, "greatest": 0.7})
 
 
+def test_a_later_seeds_folder_that_is_taken_is_refused_before_any_training(
+    fake: list[tuple[int, str, bool]], scenes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "seed-2").mkdir()
+    (tmp_path / "seed-2" / "recipe.json").write_text("{}")
+    result = run("train", "scenes", "--seeds", "3", "--data", scenes, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "seed-2 already holds a run; add --resume" in result.stderr
+    assert not fake
+
+
 def test_one_seed_is_no_row(scenes: Path) -> None:
     result = run("train", "scenes", "--seeds", "1", "--data", scenes)
     assert result.exit_code == 2

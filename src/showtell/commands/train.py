@@ -77,7 +77,7 @@ def train(
         keep_vocabulary([override.partition("=")[0] for override in overrides or []], names[0])
     folder = out or Path("runs") / resolved.name
     check_place(folder, option="--out")
-    runs = with_seeds(resolved, seeds, out=folder) if seeds else {folder: resolved}
+    runs = with_seeds(resolved, seeds, out=folder, resume=resume) if seeds else {folder: resolved}
     results = {}
     for place, each in runs.items():
         result = _run(

@@ -86,7 +86,7 @@ def read_annotations(
     """
     draft = read_draft(path)
     if draft.unknown_splits and not draft.has_splits:
-        raise DataError(_unknown(draft))
+        raise DataError(_unknown(draft, Path(path)))
     marked = _remove_markers(draft)
     images, missing = _images(draft)
     drawn = complete(
@@ -97,7 +97,7 @@ def read_annotations(
     if require_images:
         images = [image for image in images if image.image_id not in missing]
     if not images:
-        raise DataError(_nothing(draft))
+        raise DataError(_nothing(draft, Path(path)))
     return Annotations(
         draft.format, Path(path), draft.root, tuple(images), tuple(draft.problems), drawn.how, (*marked, *drawn.notes), draft.has_splits, drawn.moved
     )  # fmt: skip
@@ -141,18 +141,21 @@ def _images(draft: Draft) -> tuple[list[CaptionedImage], set[str]]:
     return images, missing
 
 
-def _nothing(draft: Draft) -> str:
+def _nothing(draft: Draft, source: Path) -> str:
     kinds = Counter(problem.kind for problem in draft.problems)
     found = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no captions"
     found += f"; first {draft.problems[0]}" if draft.problems else ""
-    looked = "; images are looked for by name in this folder and two levels below" if "missing-image" in kinds else ""
-    return f"{draft.root} was read as {draft.format} and holds no image with a caption ({found}); expected both{looked}"
+    where = "its" if source.is_file() else "this"
+    looked = (
+        f"; images are looked for by name in {where} folder and two levels below" if "missing-image" in kinds else ""
+    )
+    return f"{source} was read as {draft.format} and holds no image with a caption ({found}); expected both{looked}"
 
 
-def _unknown(draft: Draft) -> str:
+def _unknown(draft: Draft, source: Path) -> str:
     values = list(draft.unknown_splits)
     shown = ", ".join(f"'{value[:40]}'" for value in values[:5]) + ", …" * (len(values) > 5)
     return (
-        f"{draft.root} was read as {draft.format}; of its splits, {shown}, none is known: expected {', '.join(SPLIT_NAMES)}, "
-        "or no splits at all, and showtell draws them"
+        f"{source} was read as {draft.format}; of its splits, {shown}, none is known: expected {', '.join(SPLIT_NAMES)}; "
+        "rename them, or call them by another word than 'split', as 'subset', and showtell draws splits"
     )

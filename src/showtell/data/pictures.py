@@ -62,7 +62,8 @@ class Pictures:
         """What lies there in place of an image without a file: a picture that is not read, or one that differs in its
         suffix; empty where nothing does."""
         last = parts(name)[-1]
-        stem = PurePath(last).stem
+        path = PurePath(last)
+        stem = path.stem if path.suffix.lower() in SUFFIXES | UNREAD else last  # "dog.v2" is no kind of picture
         if (other := self._others.get(last) or self._others.get(stem)) and other.is_file():
             return f"{other.name} is there, but showtell {does_not_read(other)}"
         return f"{self._found[stem][0].name} is there" if stem in self._found else ""

@@ -148,7 +148,10 @@ def _read_rows(draft: Draft, file: Path, split: str, *, within: str) -> None:
         for caption in captions:
             draft.add(name, text_of(caption), file=file, line=number)
         column = next((key for key in SPLIT_KEYS if row.get(key) is not None), SPLIT_KEYS[0])
-        draft.assign(name, row.get(column) or split, file=file, line=number, column=column)
+        said = row.get(column)
+        draft.assign(name, split if said in (None, "") else said, file=file, line=number, column=column)
+        if split and name not in draft.splits:  # what the row says is no split, and the file's name is
+            draft.assign(name, split, file=file, line=number)
 
 
 def captions_in(row: dict[str, Any]) -> list[Any] | None:

@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from showtell.bundle import load_weights, made_with, save_bundle, saved_together, unique_tensors
+from showtell.bundle import load_weights, made_with, save_bundle, unique_tensors
 from showtell.choosing import keep_best_decoding
 from showtell.config import PhaseConfig, Recipe
 from showtell.data.annotations import CaptionedImage
 from showtell.errors import RecipeError, first_line
 from showtell.metrics import Protocol, Report, describe
 from showtell.model.decoders import check_decoder
+from showtell.paths import saved_together
 from showtell.progress import Progress, silent
 from showtell.training.checkpoint import Position, read_checkpoint, write_checkpoint
 from showtell.training.folder import alone_in, check_folder, new_folder, save_recipe

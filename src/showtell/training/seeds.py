@@ -33,17 +33,23 @@ class Spread:
         return cls(statistics.fmean(values), statistics.stdev(values), min(values), max(values))
 
 
-def with_seeds(recipe: Recipe, many: int, *, out: Path) -> dict[Path, Recipe]:
+def with_seeds(recipe: Recipe, many: int, *, out: Path, resume: bool = False) -> dict[Path, Recipe]:
     """The runs of a recipe with `many` seeds from `train.seed` on, by their folders: `out/seed-0`, `out/seed-1`, …
 
-    `RecipeError` if `out` itself is a run's folder.
+    `RecipeError` if `out` itself is a run's folder, or, unless these are to `resume`, if one of them is.
     """
     if (out / "recipe.json").exists():
         raise RecipeError(
             f"{out} holds a run, and runs with several seeds need a folder of their own; name one with --out"
         )
     seeds = range(recipe.train.seed, recipe.train.seed + many)
-    return {out / f"seed-{seed}": recipe.seeded(seed) for seed in seeds}
+    runs = {out / f"seed-{seed}": recipe.seeded(seed) for seed in seeds}
+    begun = next((folder for folder in runs if (folder / "recipe.json").exists()), None)
+    if begun and not resume:  # found out now, and not when its turn comes
+        raise RecipeError(
+            f"{begun} already holds a run; add --resume to continue it, or name another folder with --out"
+        )
+    return runs
 
 
 def spreads(results: Sequence[TrainResult]) -> dict[str, Spread]:
