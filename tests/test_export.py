@@ -155,7 +155,7 @@ def test_commands_take_either_kind_of_folder(exported: Path, scenes: Path, tmp_p
     result = CliRunner().invoke(app, ["report", str(exported), "--data", str(scenes), "--out", str(page)])
     assert result.exit_code == 0, result.stderr
     told = page.read_text(encoding="utf-8")
-    assert f"<td>BLEU-1</td>\n<td>{100 * scored['bleu_1']:.1f} <small>" in told
+    assert f'<th scope="row" class="whole">BLEU-1</th>\n<td>{100 * scored["bleu_1"]:.1f} <small>' in told
     assert all(html.escape(image.captions[0]) in told for image in read_annotations(scenes).split("test"))
 
 
