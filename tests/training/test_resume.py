@@ -146,7 +146,7 @@ def kill_after_progress(command: Sequence[str], checkpoint: Path, seconds: float
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments(recipe_file: Path, data: Path, tmp_path: Path) -> None:
-    kills = int(os.environ.get("SHOWTELL_KILLS", "2"))
+    kills = int(os.environ.get("SHOWTELL_KILLS", "1"))
     phases = f'train.phases=[{{epochs={2 * kills}, lr=5e-3}}, {{epochs={kills}, encoder_from="layers"}}]'
     command = [
         sys.executable, "-m", "showtell", "train", str(recipe_file), "--data", str(data), "--resume",
@@ -158,7 +158,7 @@ def test_kill_9_at_random_moments(recipe_file: Path, data: Path, tmp_path: Path)
         kill_after_progress([*command, str(out)], out / "checkpoint.safetensors", draw.uniform(0.0, 0.3))
         for _ in range(kills)
     ]
-    assert all(killed[: kills // 2])  # a very fast machine may be done before the last one
+    assert all(killed[: max(1, kills // 2)])  # a very fast machine may be done before the last one
     subprocess.run([*command, str(out)], check=True, capture_output=True)
     same(tmp_path / "whole", out)
 
