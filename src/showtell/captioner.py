@@ -191,7 +191,8 @@ class Captioner:
         `places` are those of the images among all that they came with, from 0, by default those in the batch: what is
         drawn depends on them.
         """
-        return self._caption_seen(seen, range(len(seen)) if places is None else places, options, sampling)
+        found = self.engine.search(seen, range(len(seen)) if places is None else places, options, sampling)
+        return [replace(best, alternatives=tuple(others)) for best, *others in found]
 
     def _caption_batch(
         self, loaded: list[Any], first: int, options: SearchOptions, sampling: Sampling | None
@@ -199,14 +200,8 @@ class Captioner:
         good = {place: item for place, item in enumerate(loaded, first) if not isinstance(item, ImageError)}
         captions: Iterator[Caption] = iter(())
         if good:
-            captions = iter(self._caption_seen(list(good.values()), list(good), options, sampling))
+            captions = iter(self.caption_seen(list(good.values()), options, sampling=sampling, places=list(good)))
         yield from (item if isinstance(item, ImageError) else next(captions) for item in loaded)
-
-    def _caption_seen(
-        self, seen: Sequence[Any], places: Sequence[int], options: SearchOptions, sampling: Sampling | None
-    ) -> list[Caption]:
-        found = self.engine.search(seen, places, options, sampling)
-        return [replace(best, alternatives=tuple(others)) for best, *others in found]
 
     def _load(self, source: Source, options: SearchOptions) -> Any:
         try:

@@ -74,6 +74,11 @@ def torn(folder: Path) -> BundleError:
     )
 
 
+def occupied(out: Path) -> RecipeError:
+    """What to say of a folder for a new run that has one already."""
+    return RecipeError(f"{out} already holds a run; add --resume to continue it, or name another folder with --out")
+
+
 def check_target(
     path: Path, endings: tuple[str, ...] = (), *, option: str, what: str = "captions are", appended: bool = False
 ) -> None:

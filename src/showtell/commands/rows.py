@@ -120,10 +120,8 @@ def ranked(best: Caption, n: int) -> list[Caption]:
 def _lock(file: BinaryIO, path: Path) -> None:
     """Locks the file until it is closed, where supported: two processes would cut off each other's rows."""
     try:
-        free = lock(file)
-        free = (
-            free and os.fstat(file.fileno()).st_nlink > 0
-        )  # else its writer, who had no caption for it, has removed it
+        # No name is left of a file that its writer, who had no caption for it, has removed meanwhile.
+        free = lock(file) and os.fstat(file.fileno()).st_nlink > 0
     except OSError:  # some network file systems
         return
     if not free:

@@ -84,9 +84,10 @@ def read_annotations(
     captions ("startseq … endseq") are removed where at least half of the captions begin, or end, with one.
     Raises `DataError` where nothing can be read, and where the data name splits of which none is known.
     """
-    draft = read_draft(path)
+    source = Path(path)  # callers from Python may give a text
+    draft = read_draft(source)
     if draft.unknown_splits and not draft.has_splits:
-        raise DataError(_unknown(draft, Path(path)))
+        raise DataError(_unknown(draft, source))
     marked = _remove_markers(draft)
     images, missing = _images(draft)
     drawn = complete(
@@ -97,9 +98,9 @@ def read_annotations(
     if require_images:
         images = [image for image in images if image.image_id not in missing]
     if not images:
-        raise DataError(_nothing(draft, Path(path)))
+        raise DataError(_nothing(draft, source))
     return Annotations(
-        draft.format, Path(path), draft.root, tuple(images), tuple(draft.problems), drawn.how, (*marked, *drawn.notes), draft.has_splits, drawn.moved
+        draft.format, source, draft.root, tuple(images), tuple(draft.problems), drawn.how, (*marked, *drawn.notes), draft.has_splits, drawn.moved
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from showtell.config import PhaseConfig, Recipe
-from showtell.errors import RecipeError
+from showtell.errors import RecipeError, occupied
 from showtell.paths import lock, write_whole
 from showtell.training.checkpoint import read_position
 
@@ -49,7 +49,7 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
     if out.exists() and not out.is_dir():
         raise RecipeError(f"--out {out} is a file; expected a folder, or a name that is free")
     if (out / "recipe.json").exists() and not resume:
-        raise RecipeError(f"{out} already holds a run; add --resume to continue it, or name another folder with --out")
+        raise occupied(out)
     if not (out / "checkpoint.safetensors").exists():
         log = out / "log.jsonl"  # a run killed in its first epoch has no checkpoint yet
         if (out / "bundle" / "config.json").exists() and log.is_file() and log.read_bytes().count(b"\n") > 1:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from showtell.config import Recipe
-from showtell.errors import RecipeError
+from showtell.errors import RecipeError, occupied
 from showtell.paths import write_whole
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ def with_seeds(recipe: Recipe, many: int, *, out: Path, resume: bool = False) ->
     runs = {out / f"seed-{seed}": recipe.seeded(seed) for seed in seeds}
     begun = next((folder for folder in runs if (folder / "recipe.json").exists()), None)
     if begun and not resume:  # found out now, and not when its turn comes
-        raise RecipeError(
-            f"{begun} already holds a run; add --resume to continue it, or name another folder with --out"
-        )
+        raise occupied(begun)
     return runs
 
 
